@@ -1,0 +1,28 @@
+# Two commands: `make train` and `make test`. Needs python3 (3.10 or newer) with its venv module, and the network once.
+PYTHON ?= python3
+
+.DEFAULT_GOAL := help
+.PHONY: help train test lab release
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
+
+train: .venv/installed ## train a language model with the course's solutions, on the CPU, into outputs/
+	.venv/bin/python -m course_utils.export notebooks/0[1-5]*/*.ipynb --to build/solutions
+	.venv/bin/python -m course_utils.run_notebook notebooks/06_train_gsm8k/train_gsm8k.ipynb --exercises build/solutions
+
+test: .venv/installed ## everything that proves the project
+	.venv/bin/python -m pytest
+
+lab: release ## your workspace/ with the exercises, in JupyterLab; never overwrites your work
+	.venv/bin/python -m course_utils.workspace workspace --release autograder/release --configs configs
+	cd workspace && PATH="$(CURDIR)/.venv/bin:$$PATH" jupyter lab
+
+release: .venv/installed ## the student notebooks, from notebooks/ into autograder/release/
+	.venv/bin/nbgrader generate_assignment '0[1-6]_*' --force
+
+# Made again when the dependencies change.
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install -c constraints.txt -e '.[course,dev]'
+	touch .venv/installed
