@@ -1,0 +1,151 @@
+"""Problems to solve, the prompts made of them, and the order in which training sees the prompts."""
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from course_utils.config import DatasetConfig
+from course_utils.embedded import problems as embedded
+from course_utils.reward import strict_answer
+
+EMBEDDED_TRAIN, EMBEDDED_HELD_OUT = 4000, 1000  # how many embedded problems a split has
+
+
+class DataError(Exception):
+    """Problems that cannot be read; the message says where and what to do."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    question: str
+    answer: str  # a solution in GSM8K's form: reasoning, then `#### 72` in the last line
+
+    @property
+    def gold(self) -> str:
+        """The right number as the data set writes it, e.g. "70,000"."""
+        return self.answer.partition("####")[2].strip()
+
+
+@dataclass(frozen=True)
+class Prompt:
+    problem: Problem
+    input_ids: list[int]  # tokens of the whole prompt, chat template included
+
+
+def load_problems(dataset: DatasetConfig, split: str) -> list[Problem]:
+    """All problems of a split, in the order of their source: generator, folder of JSONL files, or Hub.
+
+    Raises:
+        DataError: if the source or the split is not there, or one of its rows is not a problem.
+    """
+    if dataset.name == "embedded":
+        rows = _embedded_rows(split)
+    elif Path(dataset.name).expanduser().is_dir():
+        rows = _jsonl_rows(Path(dataset.name).expanduser(), split)
+    else:
+        rows = _hub_rows(dataset.name, dataset.config, split)
+    problems = [_problem(row, place) for place, row in rows]
+    if not problems:
+        raise DataError(f"split {split!r} of {dataset.name} holds no problems")
+    return problems
+
+
+def make_prompts(problems: list[Problem], tokenizer: PreTrainedTokenizerBase,
+                 dataset: DatasetConfig) -> tuple[list[Prompt], int]:
+    """The prompts of at most dataset.max_prompt_length tokens, and the number of longer ones left out.
+
+    dataset.prompt_format, filled in, is the user's message where the tokenizer has a chat template, else all.
+
+    Raises:
+        DataError: if every prompt is too long.
+    """
+    texts = [dataset.prompt_format.replace("{question}", problem.question) for problem in problems]
+    if tokenizer.chat_template:
+        chats = [[{"role": "user", "content": text}] for text in texts]
+        texts = tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
+    # A chat template writes the special tokens itself.
+    all_ids = tokenizer(texts, add_special_tokens=not tokenizer.chat_template).input_ids
+    prompts = [Prompt(problem, ids) for problem, ids in zip(problems, all_ids)
+               if len(ids) <= dataset.max_prompt_length]
+    if not prompts:
+        raise DataError(f"all {len(problems)} prompts are longer than dataset.max_prompt_length="
+                        f"{dataset.max_prompt_length} tokens; the shortest has {min(map(len, all_ids))}")
+    return prompts, len(problems) - len(prompts)
+
+
+class PromptStream:
+    """The prompts in random order, epoch after epoch, each epoch in an order of its own.
+
+    The order depends on (seed, epoch) alone, so `position`, the number of prompts taken so far, is all that a
+    checkpoint has to keep: PromptStream(prompts, seed, position) goes on where the other stopped.
+    """
+
+    def __init__(self, prompts: list[Prompt], seed: int, position: int = 0):
+        self.prompts, self.seed, self.position = prompts, seed, position
+
+    def take(self, count: int) -> list[Prompt]:
+        """The next `count` prompts. None comes twice before all have come once."""
+        taken = []
+        while len(taken) < count:
+            epoch, start = divmod(self.position, len(self.prompts))
+            order = random.Random(f"{self.seed} {epoch}").sample(self.prompts, len(self.prompts))
+            part = order[start:start + count - len(taken)]
+            taken += part
+            self.position += len(part)
+        return taken
+
+
+def _embedded_rows(split: str) -> Iterator[tuple[str, dict]]:
+    try:
+        draws = embedded.draws(split, EMBEDDED_TRAIN if split == "train" else EMBEDDED_HELD_OUT)
+    except ValueError as error:
+        raise DataError(str(error)) from error
+    for number, draw in enumerate(draws, 1):
+        yield f"embedded problem {number}", {"question": draw.question, "answer": draw.answer()}
+
+
+def _jsonl_rows(folder: Path, split: str) -> Iterator[tuple[str, object]]:
+    file = folder / f"{split}.jsonl"
+    if not file.is_file():
+        found = ", ".join(sorted(path.name for path in folder.glob("*.jsonl"))) or "no .jsonl file"
+        raise DataError(f"there is no {file}, the folder has {found}. Rename a file or choose another split.")
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            place = f"{file} line {number}"
+            try:
+                yield place, json.loads(line)
+            except ValueError as error:  # broken JSON or broken UTF-8
+                raise DataError(f"{place} is not valid JSON: {error}") from error
+
+
+def _hub_rows(name: str, config: str | None, split: str) -> Iterator[tuple[str, dict]]:
+    import datasets  # here, because it takes a second and most runs do without it
+
+    try:
+        rows = datasets.load_dataset(name, config, split=split)
+    except Exception as error:  # the library raises anything from OSError to its own classes
+        raise DataError(
+            f"cannot load split {split!r} of data set {name!r} (config {config!r}) from the Hub.\n"
+            f"  {type(error).__name__}: {error}\n"
+            "  Check dataset.name, dataset.config, the split and the network.\n"
+            "  A gated data set: accept its terms on its page, then run `hf auth login`.\n"
+            "  No network: download train.jsonl and test.jsonl elsewhere, set dataset.name to their folder."
+        ) from error
+    for number, row in enumerate(rows, 1):
+        yield f"row {number} of {name} ({split})", row
+
+
+def _problem(row: object, place: str) -> Problem:
+    """The row as a Problem, after a look at everything that later code relies on."""
+    if not isinstance(row, dict):
+        raise DataError(f"{place} must be an object with the keys question and answer, not {row!r:.60}")
+    for key in ("question", "answer"):
+        if not isinstance(row.get(key), str):
+            fault = f"must be a text, not {row[key]!r:.60}" if key in row else "is missing"
+            raise DataError(f"{place}: the key {key!r} {fault}")
+    if strict_answer(row["answer"]) is None:
+        raise DataError(f"{place}: the answer has no `#### number` at its end: {row['answer'][-60:]!r}")
+    return Problem(row["question"], row["answer"])
