@@ -1,0 +1,83 @@
+"""Checkpoints that other programs can load and that a killed run can go on from.
+
+A folder step_N/ holds the language model and tokenizer as save_pretrained writes them, so AutoModelForCausalLM
+loads it, and beside them what only PPO needs: value head, optimizer, scheduler, step and random state. It is written under
+another name and renamed when it is complete and on the disk: a folder that is there is whole.
+"""
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from course_utils.policy import ActorCritic
+
+
+class CheckpointError(Exception):
+    """A checkpoint that cannot be written or read, and what is still safe."""
+
+
+def save(folder: Path, actor: ActorCritic, tokenizer, optimizer, lr_scheduler, state: dict) -> Path:
+    """Writes `folder` in one step. `state` is plain data (step, seed): it goes into trainer_state.json.
+
+    Raises:
+        CheckpointError: the disk is full or cannot be written; checkpoints written before are untouched.
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        actor.model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        save_file({name: tensor.contiguous() for name, tensor in actor.value_head.state_dict().items()},
+                  partial / "value_head.safetensors")
+        torch.save({"optimizer": optimizer.state_dict(), "scheduler": lr_scheduler.state_dict(),
+                    "rng": torch.get_rng_state()}, partial / "optimizer.pt")
+        (partial / "trainer_state.json").write_text(json.dumps(state, indent=2) + "\n")
+        _to_disk(partial)
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.rename(folder)
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
+        shutil.rmtree(partial, ignore_errors=True)
+        kept = latest(folder.parent)
+        reason = "the disk is full" if getattr(error, "errno", None) == errno.ENOSPC else str(error)
+        raise CheckpointError(
+            f"could not write {folder}: {reason}. "
+            + (f"The last good checkpoint is {kept}. " if kept else "There is no earlier checkpoint. ")
+            + "Free some space or choose another training.output_dir, then go on with training.resume=auto."
+        ) from error
+    return folder
+
+
+def _to_disk(folder: Path) -> None:
+    if os.name != "posix":
+        return  # Windows cannot open a folder, and flushes when a file is closed
+    for path in [*folder.rglob("*"), folder]:
+        handle = os.open(path, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
+
+
+def latest(run_dir: Path) -> Path | None:
+    """The step_N folder with the largest N."""
+    found = [path for path in run_dir.glob("step_*") if path.name.removeprefix("step_").isdigit()]
+    return max(found, key=lambda path: int(path.name.removeprefix("step_")), default=None)
+
+
+def restore(folder: Path, actor: ActorCritic, optimizer, lr_scheduler) -> dict:
+    """Puts value head, optimizer, scheduler and random state back; returns trainer_state.json. (The language model
+    itself is loaded from the folder when the actor is made.)"""
+    try:
+        actor.value_head.load_state_dict(load_file(folder / "value_head.safetensors"))
+        saved = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
+        optimizer.load_state_dict(saved["optimizer"])
+        lr_scheduler.load_state_dict(saved["scheduler"])
+        torch.set_rng_state(saved["rng"])
+        return json.loads((folder / "trainer_state.json").read_text())
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{folder} is not a checkpoint that can be resumed: {error}. "
+                              "Delete it to go on from the one before, or set training.resume=never.") from error

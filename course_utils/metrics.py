@@ -1,0 +1,46 @@
+"""metrics.jsonl, one line a PPO step, and the numbers in it that the update does not return itself."""
+import json
+import os
+from pathlib import Path
+
+from torch import Tensor
+
+
+def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
+    return (x * mask).sum() / mask.sum()
+
+
+def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
+    """1 − Var(returns − values) / Var(returns) over the mask: 1 a perfect critic, 0 one that says a constant.
+
+    All (N, R). Where the returns do not vary there is nothing to explain: 0.
+    """
+    def variance(x: Tensor) -> Tensor:
+        return masked_mean((x - masked_mean(x, mask)) ** 2, mask)
+
+    spread = variance(returns)
+    return (1 - variance(returns - values) / spread).item() if spread > 0 else 0.0
+
+
+class MetricsLog:
+    """Appends one JSON line a step and keeps what was written if the process dies."""
+
+    def __init__(self, path: Path, last_step: int = 0):
+        """Opens `path` to go on after `last_step`: later lines, of steps that will be done again, are dropped."""
+        self.path = path
+        kept = [line for line in read_metrics(path) if line["step"] <= last_step] if path.exists() else []
+        partial = path.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        partial.replace(path)
+
+    def append(self, metrics: dict) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps(metrics) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def read_metrics(path: Path) -> list[dict]:
+    """The lines of a metrics.jsonl. A last line that a killed process left unfinished is not one of them."""
+    lines = path.read_text().split("\n")[:-1]
+    return [json.loads(line) for line in lines]

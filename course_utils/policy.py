@@ -1,0 +1,132 @@
+"""The actor, its value head and the frozen reference: any causal language model of transformers, wrapped thinly."""
+import inspect
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.cache_utils import Cache
+
+from course_utils.config import Config, ConfigError, check_context
+
+EMBEDDED_MODEL = Path(__file__).parent / "embedded" / "model"
+
+
+class ModelError(Exception):
+    """A model or tokenizer that cannot be loaded or used, and what to do about it."""
+
+
+class ActorCritic(nn.Module):
+    """A causal LM and a value head on its last hidden state.
+
+    The logits that it returns are those of the policy: already divided by the sampling temperature, so whoever
+    samples from them and whoever scores with them means the same distribution. Weights are float32; `compute_dtype`
+    is the type in which the language model's matrix products run (autocast). Logits and values come as float32.
+    """
+
+    def __init__(self, model: nn.Module, temperature: float = 1.0, compute_dtype: torch.dtype = torch.float32):
+        super().__init__()
+        head = model.get_output_embeddings()
+        if head is None:
+            raise ModelError(f"{type(model).__name__} has no language-model head; use a causal language model")
+        self.model = model
+        self.temperature = temperature
+        self.compute_dtype = compute_dtype
+        # Zeros, so that every value is 0 until the critic has seen a return.
+        self.value_head = nn.Linear(head.in_features, 1)
+        nn.init.zeros_(self.value_head.weight)
+        nn.init.zeros_(self.value_head.bias)
+        # What goes into the LM head is the last hidden state in every architecture, at just the positions asked for.
+        head.register_forward_pre_hook(self._keep_hidden)
+        self._accepted = inspect.signature(model.forward).parameters
+
+    def _keep_hidden(self, _module, inputs: tuple[Tensor, ...]) -> None:
+        self._hidden = inputs[0]
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, past_key_values: Cache | None = None,
+                logits_to_keep: int = 0) -> tuple[Tensor, Tensor]:
+        """Logits and values at every position, or at the last `logits_to_keep` positions.
+
+        Args:
+            input_ids: (B, T) tokens; with a cache, only those that the cache does not hold yet.
+            attention_mask: (B, T), with a cache (B, cached + T): 1 on tokens, 0 on padding, wherever it stands.
+        Returns:
+            logits (B, T, V) of the next token at sampling temperature, values (B, T); float32.
+        """
+        if torch.is_grad_enabled():
+            self.last_batch = input_ids  # what to show if the update meets a NaN
+        positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, -input_ids.shape[1]:]
+        extra = {"position_ids": positions, "logits_to_keep": logits_to_keep}
+        extra = {name: value for name, value in extra.items() if name in self._accepted}
+        with torch.autocast(input_ids.device.type, self.compute_dtype, enabled=self.compute_dtype != torch.float32):
+            output = self.model(input_ids=input_ids, attention_mask=attention_mask, past_key_values=past_key_values,
+                                use_cache=past_key_values is not None, **extra)
+        logits, hidden = output.logits, self._hidden
+        self._hidden = None  # or the graph of this pass would live until the next
+        if logits_to_keep and "logits_to_keep" not in self._accepted:
+            logits, hidden = logits[:, -logits_to_keep:], hidden[:, -logits_to_keep:]
+        values = self.value_head(hidden.float()).squeeze(-1)
+        return logits.float() / self.temperature, values
+
+
+def load_tokenizer(cfg: Config) -> PreTrainedTokenizerBase:
+    """The tokenizer, padding on the left. Without a pad token it pads with EOS, which masks by position allow."""
+    tokenizer = _load(AutoTokenizer, cfg.model.tokenizer_name or cfg.model.name, cfg)
+    tokenizer.padding_side = "left"
+    if tokenizer.eos_token_id is None:
+        raise ModelError(f"the tokenizer of {cfg.model.name} has no end-of-sequence token, so no response could end; "
+                         "set model.tokenizer_name to one that has it")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_actor(cfg: Config, folder: str | Path | None = None) -> ActorCritic:
+    """The model to train, with dropout off; from a checkpoint's folder if one is given."""
+    model = _load_model(cfg, folder)
+    if cfg.training.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return ActorCritic(model, cfg.generation.temperature, compute_dtype(cfg))
+
+
+def load_reference(cfg: Config) -> ActorCritic:
+    """The frozen copy that the KL penalty is measured against: the model as it was before PPO."""
+    return ActorCritic(_load_model(cfg), cfg.generation.temperature, compute_dtype(cfg)).requires_grad_(False).eval()
+
+
+def compute_dtype(cfg: Config) -> torch.dtype:
+    """model.torch_dtype as a type; `auto` is bfloat16 on a GPU that has it and float32 elsewhere."""
+    if cfg.model.torch_dtype == "auto":
+        on_gpu = cfg.training.device != "cpu" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if on_gpu else torch.float32
+    return getattr(torch, cfg.model.torch_dtype)
+
+
+def _load_model(cfg: Config, folder: str | Path | None = None) -> nn.Module:
+    model = _load(AutoModelForCausalLM, folder or cfg.model.name, cfg, dtype=torch.float32)
+    context = getattr(model.config, "max_position_embeddings", None)
+    if context:
+        check_context(cfg, context)
+    for module in model.modules():
+        # Zero rather than eval(): a learner's actor_model.train() must not bring dropout back, or the ratio
+        # would differ from 1 before the first step.
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    for name in ("attention_dropout", "attn_pdrop", "dropout", "attention_probs_dropout_prob"):
+        for module in model.modules():
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+    return model
+
+
+def _load(auto_class, name: str | Path, cfg: Config, **options):
+    """from_pretrained with the reason and the remedy in one message."""
+    source = EMBEDDED_MODEL if str(name) == "embedded" else name
+    try:
+        return auto_class.from_pretrained(source, trust_remote_code=cfg.model.trust_remote_code, **options)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"cannot load {name!r}: {str(error).splitlines()[0]}\n"
+            "Check model.name (a Hub id or a folder with config.json). Without a network use model.name=embedded or "
+            "a downloaded folder. For a gated model accept its licence on its page, then run `hf auth login`."
+        ) from error

@@ -1,0 +1,95 @@
+"""Executes the training notebook from the terminal and leaves everything that it made in the run's folder.
+
+    python -m course_utils.run_notebook notebooks/06_train_gsm8k/train_gsm8k.ipynb --exercises build/solutions
+
+`make train` calls this. The notebook is executed as a learner would, cell by cell, with papermill; a progress bar
+follows the run's metrics.jsonl.
+"""
+import argparse
+import logging
+import sys
+import threading
+from pathlib import Path
+
+import papermill
+from nbconvert import HTMLExporter
+from tqdm import tqdm
+
+from course_utils.config import ConfigError, load_config
+from course_utils.metrics import read_metrics
+from course_utils.run_folder import last_run
+from course_utils.train import summary
+
+
+def follow(output_dir: str, total: int, already: Path | None, done: threading.Event) -> None:
+    """Shows the finished PPO steps of the run until `done` is set."""
+    with tqdm(total=total, desc="PPO steps", unit="step") as bar:
+        while not done.wait(0.5):
+            folder = last_run(output_dir)
+            if folder and folder != already and (folder / "metrics.jsonl").exists():
+                _show(bar, read_metrics(folder / "metrics.jsonl"))
+
+
+def _show(bar: tqdm, history: list[dict]) -> None:
+    bar.n = len(history)
+    if history:
+        bar.set_postfix_str(f"reward {history[-1]['rollout/reward_mean']:.2f}", refresh=False)
+    bar.refresh()
+
+
+def execute(notebook: Path, config: str, exercises: str, overrides: list[str]) -> Path:
+    """Runs the notebook and returns the run's folder, which then also holds the notebook as .ipynb and .html.
+
+    Raises:
+        papermill.PapermillExecutionError: a cell failed; the notebook with its error is at the path printed.
+    """
+    cfg = load_config(config, overrides)
+    output_dir = str(Path(cfg.training.output_dir).resolve())
+    # With training.resume=auto the run that goes on is an old one, and its folder is the one to follow.
+    already = None if cfg.training.resume == "auto" else last_run(output_dir)
+    executed = Path(output_dir).parent / f".{notebook.name}.running"
+    executed.parent.mkdir(parents=True, exist_ok=True)
+    parameters = {"CONFIG": str(Path(config).resolve()), "EXERCISES": str(Path(exercises).resolve()),
+                  "OVERRIDES": [*overrides, f"training.output_dir={output_dir}"]}
+    done = threading.Event()
+    bar = threading.Thread(target=follow, args=(output_dir, cfg.training.total_ppo_steps, already, done))
+    bar.start()
+    try:
+        papermill.execute_notebook(notebook, executed, parameters, cwd=notebook.parent, progress_bar=False)
+    finally:
+        done.set()
+        bar.join()
+        folder = last_run(output_dir)
+        if folder and folder != already and executed.exists():
+            keep(executed, folder / notebook.name)
+    return folder
+
+
+def keep(executed: Path, target: Path) -> None:
+    """Moves the executed notebook into the run's folder and writes it as HTML beside."""
+    executed.replace(target)
+    html, _ = HTMLExporter().from_filename(str(target))
+    target.with_suffix(".html").write_text(html, encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("notebook", type=Path)
+    parser.add_argument("--config", default="configs/config_debug.yaml")
+    parser.add_argument("--exercises", default="exercises", help="folder of exported modules (default: %(default)s)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    args = parser.parse_args()
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    try:
+        folder = execute(args.notebook, args.config, args.exercises, args.overrides)
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
+    except papermill.PapermillExecutionError as error:
+        sys.exit(f"error: cell {error.exec_count} of {args.notebook} failed\n{error.ename}: {error.evalue}")
+    print(summary(folder))
+    print(f"notebook     {folder / args.notebook.name}\n"
+          f"as a page    {(folder / args.notebook.name).with_suffix('.html')}")
+
+
+if __name__ == "__main__":
+    main()

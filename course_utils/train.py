@@ -1,0 +1,75 @@
+"""PPO from the command line, with the functions that notebook 6 uses.
+
+    python -m course_utils.train --config configs/config_debug.yaml --solutions training.total_ppo_steps=20
+    python -m course_utils.train --config configs/config.yaml --exercises exercises ppo.learning_rate=5e-7
+    accelerate launch --num_processes 2 -m course_utils.train --config configs/config.yaml
+"""
+import argparse
+import sys
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from course_utils.checkpoint import CheckpointError
+from course_utils.config import ConfigError, load_config
+from course_utils.exercises import EXERCISES, ExerciseError, load_exercises
+from course_utils.export import ExportError, export_notebook
+from course_utils.metrics import read_metrics
+from course_utils.plots import save_training_figure
+from course_utils.policy import ModelError
+from course_utils.problems import DataError
+from course_utils.samples import accuracy_of
+from course_utils.trainer import Trainer, TrainingError
+
+EXPECTED_ERRORS = (ConfigError, ModelError, DataError, ExerciseError, ExportError, CheckpointError,
+                   TrainingError, OSError)  # OSError: such as a full disk
+SOLUTIONS = "build/solutions"
+
+
+def run(config: str, exercises: str, overrides: list[str]) -> Path:
+    """Trains to the end and returns the run's folder. Notebook 6 gives this to notebook_launcher."""
+    trainer = Trainer(load_config(config, overrides), load_exercises(exercises))
+    main = trainer.accelerator.is_main_process
+    trainer.accelerator.print(f"run folder: {trainer.folder}")
+    total, every = trainer.cfg.training.total_ppo_steps, trainer.cfg.training.log_interval
+    with tqdm(total=total, initial=trainer.step, desc="PPO steps", disable=not main) as bar:
+        for metrics in trainer.train():
+            bar.update()
+            if metrics["step"] % every == 0:
+                bar.set_postfix_str(f"reward {metrics['rollout/reward_mean']:.2f}, KL {metrics['rollout/kl']:.2f}")
+    if main:
+        save_training_figure(read_metrics(trainer.folder / "metrics.jsonl"), trainer.folder / "training.png")
+        trainer.accelerator.print(summary(trainer.folder))
+    return trainer.folder
+
+
+def summary(folder: Path) -> str:
+    """Held-out accuracy before and after, and where everything is."""
+    before, after = (accuracy_of(folder / f"samples_{when}.jsonl") for when in ("before", "after"))
+    return (f"held-out accuracy {before:.1%} -> {after:.1%}\n"
+            f"metrics      {folder / 'metrics.jsonl'}\n"
+            f"figure       {folder / 'training.png'}\n"
+            f"final model  {folder / 'final'}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, help="a YAML file, e.g. configs/config_debug.yaml")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--exercises", default="exercises", metavar="FOLDER",
+                       help="folder of your exported exercises (default: %(default)s)")
+    which.add_argument("--solutions", action="store_const", dest="exercises", const=SOLUTIONS,
+                       help=f"the solutions in notebooks/, exported to {SOLUTIONS} first")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="any setting, e.g. ppo.learning_rate=5e-7")
+    args = parser.parse_args()
+    try:
+        if args.exercises == SOLUTIONS:
+            for exercise in EXERCISES.values():
+                export_notebook(exercise.notebook, SOLUTIONS)
+        run(args.config, args.exercises, args.overrides)
+    except EXPECTED_ERRORS as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,322 @@
+"""The PPO cycle: rollout -> KL penalties and GAE -> update epochs -> repeat, with five functions given from outside.
+
+    trainer = Trainer(load_config("configs/config_debug.yaml"), load_exercises("exercises"))
+    for metrics in trainer.train():
+        print(metrics["rollout/reward_mean"])
+
+What belongs to the machine is here and not in the learner's code: devices, processes, mixed precision, checkpoints,
+the check for NaN. `run_ppo_update_epoch` calls loss.backward() and optimizer.step() as on a single CPU.
+"""
+import json
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object, is_wandb_available, set_seed
+from torch import Tensor
+
+from course_utils import checkpoint, policy
+from course_utils.config import Config, ConfigError, save_config
+from course_utils.evaluate import Evaluation, evaluate
+from course_utils.exercises import ExerciseError, Exercises
+from course_utils.metrics import MetricsLog, explained_variance, masked_mean
+from course_utils.optimizer import make_optimizer, make_scheduler
+from course_utils.problems import Prompt, PromptStream, load_problems, make_prompts
+from course_utils.reward import Score, score
+from course_utils.rollout import collate, collect, score_logprobs, texts_of
+from course_utils.run_folder import open_run
+
+UPDATE_METRICS = ("loss/policy", "loss/value", "loss/entropy", "loss/total", "params/policy_clip_frac",
+                  "params/value_clip_frac", "params/approx_kl", "params/grad_norm")
+
+
+class TrainingError(Exception):
+    """A run that had to stop: in which step, why, what to try, and what is safe on the disk."""
+
+
+class Trainer:
+    """One run of PPO. `train()` yields the metrics of each step; `step` counts the finished ones."""
+
+    def __init__(self, cfg: Config, exercises: Exercises):
+        self.cfg, self.exercises = cfg, exercises
+        exercises.connect()
+        self.accelerator = make_accelerator(cfg)
+        self.device = self.accelerator.device
+        set_seed(cfg.training.seed)
+        self.tokenizer = policy.load_tokenizer(cfg)
+        self.prompts = self._prompts_of(cfg.dataset.split, cfg.training.num_samples)
+        self.eval_prompts = self._prompts_of(cfg.dataset.eval_split, cfg.dataset.eval_samples)
+
+        self.folder, resume_from = self._open_folder()
+        actor = policy.load_actor(cfg, resume_from)
+        self.reference = policy.load_reference(cfg).to(self.device) if cfg.ppo.kl_coeff else None
+        self.actor = self.accelerator.prepare_model(actor)
+        self.optimizer = make_optimizer(cfg, actor, self.device, self.accelerator.print)
+        self.optimizer.register_step_pre_hook(self._refuse_non_finite_gradients)
+        self.lr_scheduler = make_scheduler(cfg, self.optimizer)
+        self.step = 0
+        if resume_from:
+            self.step = checkpoint.restore(resume_from, actor, self.optimizer, self.lr_scheduler)["step"]
+        if self.accelerator.is_main_process:
+            self.log = MetricsLog(self.folder / "metrics.jsonl", self.step)
+            save_config(cfg, self.folder / "effective_config.yaml")
+
+    # ---------------------------------------------------------------- the cycle
+
+    def train(self) -> Iterator[dict]:
+        """Runs the steps that are left. Stop it where you like: finished steps are in metrics.jsonl, and calling it
+        again goes on."""
+        if self.step == 0:
+            self._save_samples("samples_before.jsonl", self.evaluate())
+        while self.step < self.cfg.training.total_ppo_steps:
+            metrics = self.ppo_step(self.step + 1)
+            self.step += 1
+            self._record(metrics)
+            yield metrics
+        self.accelerator.end_training()
+
+    def ppo_step(self, step: int) -> dict:
+        """One rollout and the update epochs on it."""
+        # A seed for each step: a resumed run draws what an uninterrupted one would have drawn.
+        set_seed(self.cfg.training.seed + 1000 * step + self.accelerator.process_index)
+        clock, start = Clock(), time.perf_counter()
+        with clock("rollout"):
+            buffer, scores = self.rollout(step)
+        with clock("reference"):
+            kl = self.add_advantages(buffer)
+        metrics = {"step": step, **describe_rollout(buffer, scores, kl)}
+        metrics["params/max_ratio_deviation"] = self.ratio_deviation(buffer)
+        with clock("update"):
+            metrics |= self.update(buffer)
+        seconds = time.perf_counter() - start
+        metrics |= {f"time/{name}_share": spent / seconds for name, spent in clock.spent.items()}
+        tokens = buffer["response_attention_mask"].sum().item()
+        return metrics | {"time/step_seconds": seconds, "time/tokens_per_second": tokens / seconds}
+
+    def rollout(self, step: int) -> tuple[dict[str, Tensor], list[Score]]:
+        """Samples cfg.ppo.rollout_samples responses, shared out over the processes, and scores them."""
+        cfg, mine = self.cfg, slice(self.accelerator.process_index, None, self.accelerator.num_processes)
+        prompts = PromptStream(self.prompts, cfg.training.seed, (step - 1) * cfg.ppo.rollout_samples).take(
+            cfg.ppo.rollout_samples)
+        noise = torch.Generator().manual_seed(cfg.training.seed + 1000 * step)
+        uniforms = torch.rand(len(prompts), cfg.generation.max_new_tokens, generator=noise)
+        buffer = collect(self.unwrapped, prompts[mine], self.tokenizer, cfg, uniforms[mine], self.device)
+        if self.unwrapped.compute_dtype != torch.float32:
+            # In half precision a pass with a cache rounds otherwise than the update's pass without one: score as the
+            # update does, or the ratio would not begin at 1.
+            buffer["logprobs"] = score_logprobs(self.unwrapped, buffer, cfg.ppo.mini_batch_size)
+        buffer = self._gather(buffer)
+        scores = [score(text, prompt.problem.gold, cfg.reward)
+                  for text, prompt in zip(texts_of(buffer, self.tokenizer), prompts)]
+        buffer["rewards"] = torch.tensor([s.reward for s in scores], device=self.device)
+        return buffer, scores
+
+    def add_advantages(self, buffer: dict[str, Tensor]) -> Tensor:
+        """Adds ref_logprobs, advantages and returns (N, R) to the buffer; returns log π − log π_ref (N, R)."""
+        ppo, mask = self.cfg.ppo, buffer["response_attention_mask"]
+        if self.reference:
+            buffer["ref_logprobs"] = score_logprobs(self.reference, buffer, ppo.batch_size)
+        else:
+            buffer["ref_logprobs"] = buffer["logprobs"].clone()
+        kl = (buffer["logprobs"] - buffer["ref_logprobs"]) * mask
+        result = self.exercises.compute_gae_advantages(
+            buffer["rewards"], ppo.kl_coeff * kl, buffer["values"], mask, ppo.gamma, ppo.lam)
+        buffer["advantages"], buffer["returns"] = check_advantages(result, mask.shape)
+        return kl
+
+    def update(self, buffer: dict[str, Tensor]) -> dict[str, float]:
+        """cfg.ppo.epochs passes of run_ppo_update_epoch over this process's share; the mean of their metrics."""
+        share = {name: tensor[self.accelerator.process_index::self.accelerator.num_processes]
+                 for name, tensor in buffer.items()}
+        epochs = []
+        self.actor.train()
+        for epoch in range(1, self.cfg.ppo.epochs + 1):
+            self._where = f"PPO step {self.step + 1}, epoch {epoch}"
+            metrics = self.exercises.run_ppo_update_epoch(
+                self.actor, self.optimizer, self.lr_scheduler, share, self.cfg_of_process, self.device)
+            epochs.append(check_update_metrics(metrics))
+            bad = [name for name, value in epochs[-1].items() if not math.isfinite(value)]
+            if bad:
+                self._stop(f"{', '.join(bad)} is not finite")
+        means = torch.tensor([sum(e[name] for e in epochs) / len(epochs) for name in UPDATE_METRICS],
+                             device=self.device)
+        means = self.accelerator.reduce(means, reduction="mean")
+        return dict(zip(UPDATE_METRICS, means.tolist()))
+
+    def ratio_deviation(self, buffer: dict[str, Tensor]) -> float:
+        """max |π/π_old − 1| before the first update, on one mini-batch: 0 but for rounding, or sampling and scoring
+        do not mean the same policy."""
+        size = self.cfg.ppo.mini_batch_size
+        part = {name: tensor[:size] for name, tensor in buffer.items()}
+        log_ratio = score_logprobs(self.unwrapped, part, size) - part["logprobs"]
+        return (log_ratio.exp() - 1).abs().mul(part["response_attention_mask"]).max().item()
+
+    # ---------------------------------------------------------------- evaluation, checkpoints
+
+    def evaluate(self, split: str | None = None) -> Evaluation:
+        """Greedy accuracy on cfg.dataset.eval_split, or on as many problems of another split."""
+        prompts = self._prompts_of(split, self.cfg.dataset.eval_samples) if split else self.eval_prompts
+        return evaluate(self.unwrapped, prompts, self.tokenizer, self.cfg, self.device)
+
+    def save(self, name: str) -> Path:
+        """Writes a checkpoint of the finished steps; on the main process only."""
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            checkpoint.save(self.folder / name, self.unwrapped, self.tokenizer, self.optimizer, self.lr_scheduler,
+                            {"step": self.step, "seed": self.cfg.training.seed})
+        return self.folder / name
+
+    @property
+    def unwrapped(self) -> policy.ActorCritic:
+        return self.accelerator.unwrap_model(self.actor)
+
+    def _record(self, metrics: dict) -> None:
+        training = self.cfg.training
+        last = self.step == training.total_ppo_steps
+        if last or self.step % training.eval_interval == 0:
+            result = self.evaluate()
+            metrics |= {"eval/accuracy": result.accuracy, "eval/low": result.low, "eval/high": result.high,
+                        "eval/flexible_accuracy": result.flexible_accuracy, "eval/well_formed": result.well_formed}
+            self._save_samples("samples_after.jsonl", result)
+        if self.accelerator.is_main_process:
+            self.log.append(metrics)
+        if self.step % training.log_interval == 0:
+            self.accelerator.log(metrics, step=self.step)
+        if last or self.step % training.save_interval == 0:
+            self.save(f"step_{self.step}")
+        if last:
+            self.save("final")
+
+    def _save_samples(self, name: str, result: Evaluation) -> None:
+        if self.accelerator.is_main_process:
+            lines = [json.dumps(sample, ensure_ascii=False) + "\n" for sample in result.samples]
+            (self.folder / name).write_text("".join(lines), encoding="utf-8")
+
+    # ---------------------------------------------------------------- set-up and safety
+
+    def _prompts_of(self, split: str, count: int | None) -> list[Prompt]:
+        """The first `count` problems of a split as prompts; those that are too long are skipped, and said."""
+        data = self.cfg.dataset
+        problems = load_problems(data, split)[:count]
+        prompts, skipped = make_prompts(problems, self.tokenizer, data)
+        if skipped:
+            self.accelerator.print(f"{skipped} of {len(problems)} problems of {split} are longer than "
+                                   f"dataset.max_prompt_length={data.max_prompt_length} tokens and are skipped")
+        return prompts
+
+    def _open_folder(self) -> tuple[Path, Path | None]:
+        found = [open_run(self.cfg) if self.accelerator.is_main_process else None]
+        return broadcast_object_list(found)[0]
+
+    def _gather(self, buffer: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The rows of all processes in the order of the prompts, on every process."""
+        processes = self.accelerator.num_processes
+        if processes == 1:
+            return buffer
+        parts = gather_object([{name: tensor.cpu() for name, tensor in buffer.items()}])
+        joined = collate(parts, self.tokenizer.pad_token_id)
+        rows = torch.arange(len(joined["values"])).view(processes, -1).T.flatten()
+        return {name: tensor[rows].to(self.device) for name, tensor in joined.items()}
+
+    @property
+    def cfg_of_process(self) -> Config:
+        """The config with this process's share of a mini-batch."""
+        size = self.cfg.ppo.mini_batch_size // self.accelerator.num_processes
+        return replace(self.cfg, ppo=replace(self.cfg.ppo, mini_batch_size=size))
+
+    def _refuse_non_finite_gradients(self, optimizer, _args, _kwargs) -> None:
+        norms = [p.grad.norm() for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if norms and not torch.stack(norms).isfinite().all():
+            self._stop("a gradient is not finite (NaN or Inf)")
+
+    def _stop(self, what: str) -> None:
+        kept = checkpoint.latest(self.folder)
+        batch = self.folder / f"non_finite_step_{self.step + 1}.json"
+        batch.write_text(json.dumps(self.tokenizer.batch_decode(self.unwrapped.last_batch), indent=1))
+        raise TrainingError(
+            f"{self._where}: {what}. The mini-batch is in {batch}. "
+            + (f"The last good checkpoint is {kept}. " if kept else "No checkpoint was written yet. ")
+            + "Try a smaller ppo.learning_rate or ppo.max_grad_norm, model.torch_dtype=float32, or check your losses "
+            "for a division by zero or a log of 0; then go on with training.resume=auto.")
+
+
+def make_accelerator(cfg: Config) -> Accelerator:
+    """Accelerate on the device that the config names.
+
+    Raises:
+        ConfigError: a GPU is asked for where there is none; a mini-batch that the processes cannot share out.
+    """
+    wanted = cfg.training.device
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"training.device={wanted}, but PyTorch finds no CUDA GPU here. Use training.device=cpu or "
+                          "auto (and a small model, e.g. configs/config_debug.yaml)")
+    if ":" in wanted:
+        torch.cuda.set_device(wanted)
+    tracker = "wandb" if cfg.wandb.report_to_wandb else None
+    if tracker and not is_wandb_available():
+        raise ConfigError("wandb.report_to_wandb=true needs the package: pip install wandb, then `wandb login`; or set "
+                          "it to false: metrics.jsonl is always written")
+    accelerator = Accelerator(cpu=wanted == "cpu", log_with=tracker)
+    if tracker:
+        accelerator.init_trackers(cfg.wandb.project, init_kwargs={"wandb": {"name": cfg.wandb.name}})
+    for key in ("mini_batch_size", "rollout_samples"):
+        if getattr(cfg.ppo, key) % accelerator.num_processes:
+            raise ConfigError(f"ppo.{key}={getattr(cfg.ppo, key)} cannot be shared by "
+                              f"{accelerator.num_processes} processes; make it a multiple")
+    return accelerator
+
+
+def describe_rollout(buffer: dict[str, Tensor], scores: list[Score], kl: Tensor) -> dict[str, float]:
+    """The metrics of a rollout, before the update."""
+    mask, count = buffer["response_attention_mask"], len(scores)
+    return {
+        "rollout/reward_mean": buffer["rewards"].mean().item(),
+        "rollout/accuracy": sum(s.correct for s in scores) / count,
+        "rollout/flexible_accuracy": sum(s.flexible_correct for s in scores) / count,
+        "rollout/well_formed": sum(s.well_formed for s in scores) / count,
+        "rollout/kl": kl.sum(1).mean().item(),  # nats a response, by the k1 estimator
+        "rollout/response_length": mask.sum(1).float().mean().item(),
+        "rollout/value_mean": masked_mean(buffer["values"], mask).item(),
+        "rollout/explained_variance": explained_variance(buffer["values"], buffer["returns"], mask),
+    }
+
+
+def check_advantages(result, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """The two tensors (N, R) of exercise 4, or an ExerciseError that says what came instead."""
+    if not (isinstance(result, tuple) and len(result) == 2 and all(isinstance(x, Tensor) for x in result)):
+        raise ExerciseError(f"compute_gae_advantages must return (advantages, returns), two tensors, not {result!r:.80}")
+    for name, tensor in zip(("advantages", "returns"), result):
+        if tensor.shape != shape:
+            raise ExerciseError(f"compute_gae_advantages returned {name} of shape {tuple(tensor.shape)}; "
+                                f"it must be (rollouts, response tokens) = {tuple(shape)}")
+        if not tensor.isfinite().all():
+            raise ExerciseError(f"compute_gae_advantages returned {name} that are not finite (NaN or Inf)")
+    return result[0].detach(), result[1].detach()
+
+
+def check_update_metrics(metrics) -> dict[str, float]:
+    """The metrics of exercise 5 as floats, or an ExerciseError that names what is missing."""
+    if not isinstance(metrics, dict):
+        raise ExerciseError(f"run_ppo_update_epoch must return a dict of metrics, not {metrics!r:.80}")
+    missing = [name for name in UPDATE_METRICS if name not in metrics]
+    if missing:
+        raise ExerciseError(f"the dict that run_ppo_update_epoch returned lacks {', '.join(missing)}")
+    return {name: float(metrics[name]) for name in UPDATE_METRICS}
+
+
+class Clock:
+    """Seconds spent in each named part."""
+
+    def __init__(self):
+        self.spent: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str):
+        start = time.perf_counter()
+        yield
+        self.spent[name] = time.perf_counter() - start

@@ -1,0 +1,38 @@
+"""What several test files share: the solutions as modules, and a run small enough for a test."""
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reached for the network would hang, not fail
+os.environ.setdefault("MPLBACKEND", "agg")
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def solutions(tmp_path_factory) -> Path:
+    """A folder with the five solutions, exported from the notebooks in this tree."""
+    from course_utils.exercises import EXERCISES
+    from course_utils.export import export_notebook
+
+    folder = tmp_path_factory.mktemp("solutions")
+    for exercise in EXERCISES.values():
+        export_notebook(ROOT / exercise.notebook, folder)
+    return folder
+
+
+@pytest.fixture
+def small_run(tmp_path):
+    """A function that gives the overrides of a run of seconds, with more of them as arguments."""
+    def overrides(*more: str) -> list[str]:
+        return ["ppo.rollout_samples=16", "ppo.batch_size=16", "ppo.mini_batch_size=8", "ppo.epochs=2",
+                "training.total_ppo_steps=3", "training.eval_interval=3", "training.save_interval=2",
+                "dataset.eval_samples=8", "dataset.max_gen_length=24", f"training.output_dir={tmp_path / 'run'}",
+                *more]
+    return overrides
+
+
+@pytest.fixture
+def small_config(small_run):
+    from course_utils.config import load_config
+    return lambda *more: load_config(ROOT / "configs/config_debug.yaml", small_run(*more))

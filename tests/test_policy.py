@@ -1,0 +1,124 @@
+"""The actor: values that start at 0, padding that changes nothing, and any causal LM of transformers."""
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from course_utils import policy
+from course_utils.config import ConfigError
+
+SMALL = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+         "num_key_value_heads": 2, "intermediate_size": 64, "head_dim": 16}
+ARCHITECTURES = {
+    "llama": SMALL, "qwen2": SMALL, "mistral": SMALL, "gemma2": SMALL | {"sliding_window": 64}, "phi": SMALL,
+    "gpt_neox": SMALL, "gpt2": {"vocab_size": 50, "n_embd": 32, "n_layer": 2, "n_head": 2},
+    "opt": {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 64,
+            "word_embed_proj_dim": 32, "max_position_embeddings": 64},
+    "bloom": {"vocab_size": 50, "hidden_size": 32, "n_layer": 2, "n_head": 2},
+}
+
+
+def small_actor(architecture: str, temperature: float = 1.0) -> policy.ActorCritic:
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(architecture, **ARCHITECTURES[architecture])
+    config.pad_token_id = config.eos_token_id = config.bos_token_id = 0
+    return policy.ActorCritic(AutoModelForCausalLM.from_config(config), temperature).eval()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_left_padding_changes_neither_logits_nor_values(architecture):
+    actor = small_actor(architecture)
+    torch.nn.init.normal_(actor.value_head.weight)
+    tokens = torch.randint(1, 50, (1, 7))
+    padded = torch.cat([torch.zeros(1, 5, dtype=torch.long), tokens], dim=1)
+    mask = (torch.arange(12) >= 5).long().unsqueeze(0)
+    with torch.no_grad():
+        logits, values = actor(tokens, torch.ones_like(tokens))
+        padded_logits, padded_values = actor(padded, mask)
+    torch.testing.assert_close(padded_logits[:, 5:], logits, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(padded_values[:, 5:], values, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_last_positions_alone_are_the_last_positions_of_all(architecture):
+    actor = small_actor(architecture)
+    torch.nn.init.normal_(actor.value_head.weight)
+    tokens = torch.randint(1, 50, (2, 6))
+    with torch.no_grad():
+        logits, values = actor(tokens, torch.ones_like(tokens))
+        last_logits, last_values = actor(tokens, torch.ones_like(tokens), logits_to_keep=2)
+    torch.testing.assert_close(last_logits, logits[:, -2:], atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(last_values, values[:, -2:], atol=1e-6, rtol=1e-5)
+
+
+def test_values_start_at_zero_and_the_value_head_learns():
+    actor = small_actor("llama")
+    tokens = torch.randint(1, 50, (2, 6))
+    _, values = actor(tokens, torch.ones_like(tokens))
+    assert values.shape == (2, 6) and (values == 0).all()
+    (values - 1).square().mean().backward()
+    assert actor.value_head.weight.grad.abs().sum() > 0
+
+
+def test_logits_are_divided_by_the_temperature():
+    tokens = torch.randint(1, 50, (1, 4))
+    with torch.no_grad():
+        cool, _ = small_actor("llama", temperature=0.5)(tokens, torch.ones_like(tokens))
+        plain, _ = small_actor("llama")(tokens, torch.ones_like(tokens))
+    torch.testing.assert_close(cool, 2 * plain)
+
+
+def test_logits_are_those_of_the_model_itself():
+    actor = small_actor("gpt2")
+    tokens = torch.randint(1, 50, (2, 5))
+    with torch.no_grad():
+        torch.testing.assert_close(actor(tokens, torch.ones_like(tokens))[0], actor.model(tokens).logits)
+
+
+def test_half_precision_computes_but_weights_gradients_and_outputs_are_float32():
+    actor = small_actor("llama")
+    actor.compute_dtype = torch.bfloat16
+    tokens = torch.randint(1, 50, (1, 4))
+    logits, values = actor(tokens, torch.ones_like(tokens))
+    exact, _ = small_actor("llama")(tokens, torch.ones_like(tokens))
+    assert 0 < (logits - exact).abs().max() < 0.1  # it did compute in bfloat16
+    logits.square().mean().backward()
+    assert {logits.dtype, values.dtype} == {torch.float32}
+    assert {p.dtype for p in actor.parameters()} | {p.grad.dtype for p in actor.model.parameters()} == {torch.float32}
+
+
+def test_dropout_stays_off_in_training_mode(small_config, tmp_path):
+    config = AutoConfig.for_model("gpt2", **ARCHITECTURES["gpt2"], resid_pdrop=0.5, attn_pdrop=0.5, embd_pdrop=0.5,
+                                  n_positions=128, bos_token_id=0, eos_token_id=0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
+    actor = policy.load_actor(small_config(f"model.name={tmp_path / 'model'}")).train()
+    tokens = torch.randint(1, 50, (2, 6))
+    once, again = (actor(tokens, torch.ones_like(tokens))[0] for _ in range(2))
+    torch.testing.assert_close(once, again, rtol=0, atol=0)
+
+
+def test_gradient_checkpointing_gives_the_same_gradients(small_config):
+    tokens = torch.randint(2, 600, (2, 6))
+    found = []
+    for switch in ("true", "false"):
+        actor = policy.load_actor(small_config(f"training.gradient_checkpointing={switch}")).train()
+        actor(tokens, torch.ones_like(tokens))[0].square().mean().backward()
+        found.append(actor.model.get_input_embeddings().weight.grad)
+    torch.testing.assert_close(*found)
+
+
+def test_an_unknown_model_says_what_to_do(small_config):
+    with pytest.raises(policy.ModelError, match="no-such-owner/no-such-model.*(?s:.*)model.name=embedded"):
+        policy.load_actor(small_config("model.name=no-such-owner/no-such-model"))
+
+
+def test_a_prompt_budget_beyond_the_context_is_refused(small_config):
+    with pytest.raises(ConfigError, match="256"):
+        policy.load_actor(small_config("dataset.max_prompt_length=300"))
+
+
+def test_a_tokenizer_without_an_end_is_refused(small_config, tmp_path):
+    tokenizer = policy.load_tokenizer(small_config())
+    tokenizer.eos_token = None
+    tokenizer.save_pretrained(tmp_path / "endless")
+    with pytest.raises(policy.ModelError, match="end-of-sequence"):
+        policy.load_tokenizer(small_config(f"model.tokenizer_name={tmp_path / 'endless'}"))

@@ -1,0 +1,30 @@
+"""Two processes learn what one learns."""
+import subprocess
+import sys
+
+import pytest
+
+from course_utils.metrics import read_metrics
+from tests.conftest import ROOT
+
+
+@pytest.mark.slow
+def test_two_cpu_processes_give_the_result_of_one(small_run, solutions, tmp_path):
+    # Responses of one length and one mini-batch an epoch: then the mean over processes of their means over tokens
+    # is the mean over all tokens, and the shuffling within a process changes nothing.
+    settings = ("generation.min_new_tokens=12", "dataset.max_gen_length=12", "ppo.mini_batch_size=16",
+                "ppo.learning_rate=1e-3")
+    histories = []
+    for processes in (1, 2):
+        folder = tmp_path / f"processes_{processes}"
+        launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes), "--num_machines",
+                  "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
+                  "-m", "course_utils.train"]
+        subprocess.run([sys.executable, *launch, "--config", "configs/config_debug.yaml", "--exercises",
+                        str(solutions), *small_run(*settings, f"training.output_dir={folder}")], cwd=ROOT, check=True)
+        histories.append(read_metrics(folder / "metrics.jsonl"))
+    one, two = histories
+    assert len(one) == len(two) == 3
+    for alone, shared in zip(one, two):
+        for name in alone.keys() - {name for name in alone if name.startswith("time/")}:
+            assert shared[name] == pytest.approx(alone[name], rel=2e-3, abs=2e-4), (alone["step"], name)

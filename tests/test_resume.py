@@ -1,0 +1,88 @@
+"""A run that is killed and resumed ends with exactly the metrics of one that was not."""
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from course_utils.checkpoint import CheckpointError
+from course_utils.config import ConfigError
+from course_utils.exercises import load_exercises
+from course_utils.metrics import MetricsLog, read_metrics
+from course_utils.trainer import Trainer
+from tests.conftest import ROOT
+
+
+def command(solutions, overrides) -> list[str]:
+    return [sys.executable, "-m", "course_utils.train", "--config", "configs/config_debug.yaml",
+            "--exercises", str(solutions), *overrides]
+
+
+def without_times(history: list[dict]) -> list[dict]:
+    return [{name: value for name, value in line.items() if not name.startswith("time/")} for line in history]
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_is_uninterrupted(small_run, solutions, tmp_path):
+    settings = ("training.total_ppo_steps=5", "training.save_interval=2")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run(command(solutions, small_run(*settings, f"training.output_dir={whole}")), cwd=ROOT, check=True)
+
+    def in_step_four() -> bool:
+        return (killed / "metrics.jsonl").exists() and len(read_metrics(killed / "metrics.jsonl")) == 3
+
+    def while_a_checkpoint_is_written() -> bool:
+        return (killed / ".step_4.partial").exists()
+
+    again = command(solutions, small_run(*settings, "training.resume=auto", f"training.output_dir={killed}"))
+    for moment in (in_step_four, while_a_checkpoint_is_written):
+        process = subprocess.Popen(again, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while not moment():
+            assert process.poll() is None, "it ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert (killed / "step_2").exists() and not (killed / "step_4").exists()
+    subprocess.run(again, cwd=ROOT, check=True)
+
+    expected, found = (without_times(read_metrics(folder / "metrics.jsonl")) for folder in (whole, killed))
+    assert found == expected
+    weights = [(folder / "final" / "model.safetensors").read_bytes() for folder in (whole, killed)]
+    assert weights[0] == weights[1]
+    assert not list(killed.glob(".*"))
+
+
+def test_a_finished_run_is_not_resumed_but_a_longer_one_goes_on(small_config, solutions):
+    exercises = load_exercises(solutions)
+    list(Trainer(small_config("training.total_ppo_steps=1"), exercises).train())
+    longer = Trainer(small_config("training.total_ppo_steps=2", "training.resume=auto"), exercises)
+    assert longer.step == 1 and [line["step"] for line in longer.train()] == [2]
+    fresh = Trainer(small_config("training.total_ppo_steps=2", "training.resume=auto"), exercises)
+    assert fresh.step == 0 and fresh.folder != longer.folder
+
+
+def test_resuming_with_other_settings_is_refused(small_config, solutions):
+    exercises = load_exercises(solutions)
+    next(Trainer(small_config("training.save_interval=1"), exercises).train())
+    with pytest.raises(ConfigError, match=r"ppo.clip_ratio: 0.2 -> 0.3"):
+        Trainer(small_config("training.resume=auto", "training.save_interval=1", "ppo.clip_ratio=0.3"), exercises)
+
+
+def test_a_damaged_checkpoint_is_named(small_config, solutions):
+    exercises = load_exercises(solutions)
+    trainer = Trainer(small_config("training.save_interval=1"), exercises)
+    next(trainer.train())
+    (trainer.folder / "step_1" / "optimizer.pt").write_bytes(b"no checkpoint")
+    with pytest.raises(CheckpointError, match="step_1 is not a checkpoint that can be resumed"):
+        Trainer(small_config("training.resume=auto", "training.save_interval=1"), exercises)
+
+
+def test_a_half_written_last_line_of_the_metrics_is_dropped(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3, "rew')
+    MetricsLog(path, last_step=2).append({"step": 3})
+    assert [line["step"] for line in read_metrics(path)] == [1, 2, 3]

@@ -1,0 +1,219 @@
+"""The cycle: what each part hands to the next, what stops a run, and what a run leaves behind."""
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from course_utils.checkpoint import CheckpointError, latest
+from course_utils.config import ConfigError
+from course_utils.exercises import ExerciseError, load_exercises
+from course_utils.metrics import read_metrics
+from course_utils.trainer import Trainer, TrainingError
+
+SEED_METRICS = {"loss/policy", "loss/value", "loss/entropy", "loss/total", "params/policy_clip_frac",
+                "params/value_clip_frac", "params/approx_kl", "params/grad_norm", "rollout/reward_mean"}
+
+
+@pytest.fixture
+def make_trainer(small_config, solutions):
+    """A trainer of a small run; keyword arguments replace single exercises."""
+    def make(*overrides, **functions):
+        return Trainer(small_config(*overrides), replace(load_exercises(solutions), **functions))
+    return make
+
+
+def test_a_run_writes_what_the_course_promises(make_trainer):
+    trainer = make_trainer()
+    history = list(trainer.train())
+    assert [line["step"] for line in history] == [1, 2, 3]
+    assert SEED_METRICS <= history[0].keys()
+    assert {"rollout/kl", "rollout/response_length", "rollout/explained_variance", "time/tokens_per_second",
+            "time/rollout_share", "time/reference_share", "time/update_share"} <= history[0].keys()
+    assert "eval/accuracy" in history[-1] and "eval/accuracy" not in history[0]
+    assert read_metrics(trainer.folder / "metrics.jsonl") == history
+    assert {"metrics.jsonl", "effective_config.yaml", "samples_before.jsonl", "samples_after.jsonl", "step_2",
+            "step_3", "final"} == {path.name for path in trainer.folder.iterdir()}
+    model = AutoModelForCausalLM.from_pretrained(trainer.folder / "final")
+    tokens = AutoTokenizer.from_pretrained(trainer.folder / "final")("Question: 1", return_tensors="pt")
+    torch.testing.assert_close(model(tokens.input_ids).logits, trainer.unwrapped.model(tokens.input_ids).logits)
+
+
+def test_the_first_ratio_is_one_in_every_step(make_trainer):
+    assert all(line["params/max_ratio_deviation"] < 5e-5 for line in make_trainer().train())
+
+
+def test_the_policy_starts_at_the_reference_and_leaves_it_while_the_reference_stays(make_trainer):
+    trainer = make_trainer("ppo.learning_rate=1e-3")
+    before = {name: p.clone() for name, p in trainer.reference.named_parameters()}
+    kl = [line["rollout/kl"] for line in trainer.train()]
+    assert abs(kl[0]) < 1e-4 and abs(kl[-1]) > 1e-3
+    assert all(torch.equal(p, before[name]) for name, p in trainer.reference.named_parameters())
+
+
+def test_gae_gets_rewards_penalties_times_the_coefficient_and_the_critics_values(make_trainer, solutions):
+    seen = []
+    gae = load_exercises(solutions).compute_gae_advantages
+
+    def spy(*arguments):
+        seen.append([a.clone() if isinstance(a, torch.Tensor) else a for a in arguments])
+        return gae(*arguments)
+
+    trainer = make_trainer("ppo.kl_coeff=0.5", "ppo.gamma=0.9", "ppo.lam=0.8", "ppo.learning_rate=1e-3",
+                           compute_gae_advantages=spy)
+    history = list(trainer.train())
+    assert len(seen) == 3  # once a rollout, not once an epoch
+    rewards, penalties, values, mask, gamma, lam = seen[-1]
+    assert (gamma, lam) == (0.9, 0.8)
+    assert rewards.mean().item() == pytest.approx(history[-1]["rollout/reward_mean"])
+    assert (penalties / 0.5).sum(1).mean().item() == pytest.approx(history[-1]["rollout/kl"], rel=1e-4)
+    assert (penalties[mask == 0] == 0).all() and (values[mask == 0] == 0).all()
+    assert (seen[0][2] == 0).all() and values.abs().max() > 0  # the critic begins at 0 and has learned since
+
+
+def test_the_same_advantages_serve_every_epoch_and_the_given_losses_are_used(make_trainer, solutions):
+    update, calls, buffers = load_exercises(solutions).run_ppo_update_epoch, [], []
+    import inspect
+    original = inspect.unwrap(update).__globals__["compute_policy_loss"]
+
+    def counted(*arguments):
+        calls.append(arguments)
+        return original(*arguments)
+
+    trainer = make_trainer("ppo.epochs=3", "training.total_ppo_steps=1", compute_policy_loss=counted)
+    learner = trainer.exercises.run_ppo_update_epoch
+
+    def spy(actor, optimizer, scheduler, buffer, cfg, device):
+        buffers.append({name: tensor.clone() for name, tensor in buffer.items()})
+        return learner(actor, optimizer, scheduler, buffer, cfg, device)
+
+    trainer.exercises.run_ppo_update_epoch = spy
+    list(trainer.train())
+    assert len(buffers) == 3 and len(calls) == 3 * 2  # epochs, and mini-batches of 8 of 16 in each
+    for name in ("advantages", "returns", "logprobs", "values"):
+        assert torch.equal(buffers[0][name], buffers[2][name])
+
+
+def test_prompts_go_on_from_step_to_step(make_trainer):
+    trainer = make_trainer("training.num_samples=40", "training.total_ppo_steps=2")
+    rows = [trainer.rollout(step)[0]["prompt_input_ids"] for step in (1, 2)]
+    texts = [tuple(trainer.tokenizer.batch_decode(ids, skip_special_tokens=True)) for ids in rows]
+    assert len(set(texts[0]) | set(texts[1])) == 32  # 2 × 16 of 40 problems, none twice
+
+
+def test_the_scheduler_counts_every_optimizer_step_of_the_run(make_trainer):
+    # 16 rollouts in mini-batches of 5 are 4, in groups of 3 are 2 optimizer steps, 2 epochs, 3 PPO steps.
+    trainer = make_trainer("ppo.mini_batch_size=5", "ppo.gradient_accumulation_steps=3", "ppo.scheduler=linear",
+                           "ppo.warmup_steps=0")
+    list(trainer.train())
+    assert trainer.lr_scheduler.last_epoch == 12
+    assert trainer.lr_scheduler.get_last_lr()[0] == pytest.approx(0, abs=1e-12)
+
+
+def test_gradient_checkpointing_changes_nothing_but_the_memory(make_trainer):
+    runs = [list(make_trainer(f"training.gradient_checkpointing={switch}").train()) for switch in ("true", "false")]
+    for line, other in zip(*runs):
+        assert {k: pytest.approx(v, rel=1e-4, abs=1e-6) for k, v in line.items() if not k.startswith("time/")} == {
+            k: v for k, v in other.items() if not k.startswith("time/")}
+
+
+def test_in_half_precision_the_first_ratio_is_near_one(make_trainer):
+    line = next(make_trainer("model.torch_dtype=bfloat16", "training.total_ppo_steps=1").train())
+    assert line["params/max_ratio_deviation"] < 1e-3
+
+
+def test_without_a_kl_coefficient_no_reference_is_loaded(make_trainer):
+    trainer = make_trainer("ppo.kl_coeff=0", "training.total_ppo_steps=1")
+    assert trainer.reference is None
+    assert next(trainer.train())["rollout/kl"] == 0
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_nan_stops_the_run_and_keeps_the_last_checkpoint(make_trainer, solutions, where):
+    policy_loss = load_exercises(solutions).compute_policy_loss
+    poisoned_from = 2 * 2 * 2 + 2  # two steps of two epochs of two mini-batches; then the second epoch of step 3
+    calls = []
+
+    def poison(*arguments):
+        calls.append(1)
+        loss, clip_frac, kl = policy_loss(*arguments)
+        if len(calls) > poisoned_from:
+            # sqrt at 0: the loss is finite, its gradient is not.
+            loss = loss * torch.nan if where == "loss" else loss + torch.sqrt(loss - loss)
+        return loss, clip_frac, kl
+
+    trainer = make_trainer(compute_policy_loss=poison)
+    with pytest.raises(TrainingError) as stopped:
+        list(trainer.train())
+    message = str(stopped.value)
+    assert "PPO step 3, epoch 2" in message and "ppo.learning_rate" in message and "step_2" in message
+    assert len(json.loads((trainer.folder / "non_finite_step_3.json").read_text())) == 8  # the mini-batch
+    assert all(p.isfinite().all() for p in trainer.unwrapped.parameters())
+    assert [line["step"] for line in read_metrics(trainer.folder / "metrics.jsonl")] == [1, 2]
+    assert latest(trainer.folder).name == "step_2"
+
+
+def test_a_full_disk_loses_nothing(make_trainer, monkeypatch):
+    trainer = make_trainer("training.save_interval=1")
+    steps = trainer.train()
+    next(steps)
+
+    def full(*_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(CheckpointError, match="the disk is full.*step_1.*resume=auto"):
+        next(steps)
+    assert latest(trainer.folder).name == "step_1" and not list(trainer.folder.glob(".*"))
+    assert [line["step"] for line in read_metrics(trainer.folder / "metrics.jsonl")] == [1, 2]
+
+
+@pytest.mark.parametrize("result, complaint", [
+    ((torch.zeros(16, 3), torch.zeros(16, 3)), "shape"),
+    (torch.zeros(16, 24), "two tensors"),
+])
+def test_advantages_of_the_wrong_form_are_named(make_trainer, result, complaint):
+    trainer = make_trainer(compute_gae_advantages=lambda *_: result)
+    with pytest.raises(ExerciseError, match=f"compute_gae_advantages.*{complaint}"):
+        next(trainer.train())
+
+
+def test_advantages_that_are_not_finite_are_named(make_trainer):
+    trainer = make_trainer(compute_gae_advantages=lambda r, k, values, *_: (values + math.nan, values))
+    with pytest.raises(ExerciseError, match="advantages that are not finite"):
+        next(trainer.train())
+
+
+def test_an_update_without_its_metrics_is_named(make_trainer):
+    trainer = make_trainer(run_ppo_update_epoch=lambda *_: {"loss/policy": 0.0})
+    with pytest.raises(ExerciseError, match="lacks loss/value"):
+        next(trainer.train())
+
+
+def test_a_gpu_config_on_a_cpu_says_so(make_trainer):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(ConfigError, match="training.device=cuda.*no CUDA GPU"):
+        make_trainer("training.device=cuda")
+
+
+def test_8bit_adam_on_a_cpu_is_a_note_not_an_error(make_trainer, capsys):
+    trainer = make_trainer("ppo.use_8bit_adam=true")
+    assert isinstance(trainer.optimizer, torch.optim.AdamW)
+    assert capsys.readouterr().out.count("32-bit AdamW") == 1
+
+
+def test_a_new_run_never_writes_into_an_old_folder(make_trainer):
+    first = make_trainer("training.total_ppo_steps=1")
+    list(first.train())
+    second = make_trainer("training.total_ppo_steps=1")
+    assert second.folder.name == f"{first.folder.name}-2"
+
+
+def test_a_stopped_loop_goes_on_where_it_stopped(make_trainer):
+    trainer = make_trainer()
+    for _ in trainer.train():
+        break
+    assert [line["step"] for line in trainer.train()] == [2, 3]
