@@ -1,0 +1,147 @@
+"""check(function) tells a learner at once what is right, what is wrong and why. Public cases only; it grades
+nothing.
+
+    check(compute_policy_loss)                # all criteria, one line each
+    check(compute_policy_loss, "clipping")    # one criterion, as the graded cells do
+
+It is not tested as it stands in the notebook's kernel, but as its exported module would have it: the
+cell that defines it is run again in a new module that knows the exercise's imports and nothing else.
+"""
+import inspect
+import linecache
+import textwrap
+import traceback
+from collections.abc import Callable
+from types import ModuleType
+
+import torch
+
+from course_utils.checks import entropy, gae, minibatch_update, policy_loss, value_loss
+from course_utils.exercises import EXERCISES, Exercise
+from course_utils.export import header
+
+CRITERIA: dict[str, tuple[Callable, ...]] = {
+    "policy_loss": policy_loss.CRITERIA,
+    "value_loss": value_loss.CRITERIA,
+    "entropy": entropy.CRITERIA,
+    "gae": gae.CRITERIA,
+    "minibatch_update": minibatch_update.CRITERIA,
+}
+PACKAGE = "course_utils.stand_ins"  # where `from .policy_loss import ...` of exercise 5 finds its losses
+
+
+def check(function: Callable, criterion: str | None = None) -> None:
+    """Prints a report on `function`, on all criteria of its exercise or on one.
+
+    Raises:
+        AssertionError: a criterion does not hold; the message says which, the likely reason and the hint to open.
+        NotImplementedError: the stub has not been replaced.
+        ValueError: no exercise has a function of this name, or the exercise has no such criterion.
+    """
+    exercise = _exercise_of(function)
+    chosen = _chosen(exercise, criterion)
+    alone = _as_exported(function, exercise)
+    try:
+        failures = {c.__name__: advice for c in chosen if (advice := _failure(c, alone))}
+    except NotImplementedError as stub:
+        name = traceback.extract_tb(stub.__traceback__)[-1].name
+        raise _without_traceback(NotImplementedError(
+            f"exercise {exercise.number} is not written yet: fill in {name} above")) from None
+    if criterion and failures:
+        raise _without_traceback(AssertionError(f"{_title(chosen[0])}\n{failures[criterion]}"))
+    print(_report(chosen, failures))
+    if failures:
+        raise _without_traceback(AssertionError(
+            f"{exercise.function}: {len(failures)} of {len(chosen)} criteria do not hold yet: "
+            f"{', '.join(failures)}"))
+
+
+def _without_traceback(error: Exception) -> Exception:
+    """Makes IPython show the message alone: a traceback would lead into this file, not to the slip."""
+    error._render_traceback_ = lambda: [f"{type(error).__name__}: {error}"]
+    return error
+
+
+def _exercise_of(function: Callable) -> Exercise:
+    name = getattr(function, "__name__", repr(function))
+    for exercise in EXERCISES.values():
+        if exercise.function == name:
+            return exercise
+    raise ValueError(f"no exercise has a function {name}; check() knows "
+                     f"{', '.join(e.function for e in EXERCISES.values())}")
+
+
+def _chosen(exercise: Exercise, criterion: str | None) -> tuple[Callable, ...]:
+    criteria = {c.__name__: c for c in CRITERIA[exercise.key]}
+    if criterion is None:
+        return tuple(criteria.values())
+    if criterion not in criteria:
+        raise ValueError(f"{exercise.function} has no criterion {criterion!r}; it has {', '.join(criteria)}")
+    return (criteria[criterion],)
+
+
+def _as_exported(function: Callable, exercise: Exercise) -> Callable:
+    """The function as the exported module would have it; as it is where its source cannot be had."""
+    filename = inspect.unwrap(function).__code__.co_filename
+    source = "".join(linecache.getlines(filename))
+    if not source:
+        return function
+    module = ModuleType(f"{PACKAGE}.{exercise.key}")
+    module.__package__ = PACKAGE
+    exec(compile(header(exercise.key), "<imports>", "exec"), module.__dict__)
+    try:
+        # Under the cell's own name, so that line numbers in messages are those of the cell.
+        exec(compile(source, filename, "exec"), module.__dict__)
+    except Exception as error:
+        raise _without_traceback(AssertionError(
+            f"the cell of {exercise.function} does not run on its own: "
+            f"{_what_was_raised(error, filename)}")) from None
+    return getattr(module, exercise.function, function)
+
+
+def _failure(criterion: Callable, function: Callable) -> str | None:
+    """Why the criterion does not hold; None if it does. The stub's NotImplementedError is passed on."""
+    try:
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            criterion(function)
+    except Exception as error:
+        if isinstance(error, NotImplementedError) and _is_stub(error):
+            raise
+        if isinstance(error, AssertionError) and str(error):
+            return str(error)
+        return _what_was_raised(error, inspect.unwrap(function).__code__.co_filename)
+    return None
+
+
+def _is_stub(error: NotImplementedError) -> bool:
+    """Whether a line of Python raised it; torch raises the same for an operation that a dtype lacks."""
+    return traceback.extract_tb(error.__traceback__)[-1].line.startswith("raise NotImplementedError")
+
+
+def _what_was_raised(error: Exception, filename: str) -> str:
+    """An exception in words: the line of the learner's code, and for a missing name the reason."""
+    lines = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == filename]
+    where = f" in line {lines[-1].lineno} of its cell: {lines[-1].line}" if lines else ""
+    if isinstance(error, NameError) and not isinstance(error, UnboundLocalError):
+        return (f"the name `{error.name}` is not defined{where}\nOnly this cell is handed in, so what it "
+                f"uses from other cells is missing: define `{error.name}` in this cell, or do without it.")
+    return f"it raised {type(error).__name__}: {error}{where}"
+
+
+def _title(criterion: Callable) -> str:
+    return f"✗ {criterion.__name__}: {criterion.__doc__.splitlines()[0]}"
+
+
+def _report(criteria: tuple[Callable, ...], failures: dict[str, str]) -> str:
+    lines, told = [], {}  # told: advice -> the criterion under which it stands
+    for criterion in criteria:
+        name, title = criterion.__name__, _title(criterion)
+        if name not in failures:
+            lines.append("✓" + title[1:])
+            continue
+        lines.append(title)
+        first = told.setdefault(failures[name], name)
+        advice = failures[name] if first == name else f"the same as for {first}"
+        lines += [wrapped for line in advice.splitlines()
+                  for wrapped in textwrap.wrap(line, 96, initial_indent="    ", subsequent_indent="    ")]
+    return "\n".join(lines)

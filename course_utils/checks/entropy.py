@@ -1,0 +1,88 @@
+"""Criteria of exercise 3, compute_entropy_loss."""
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from course_utils.checks import expect
+from course_utils.worked_example import worked_example as new_example
+
+LN2 = math.log(2)
+
+
+def worked_example(function: Callable) -> None:
+    """the loss of the two responses worked out by hand"""
+    example = new_example()
+    loss = _call(function, example.logits_new, example.response_mask)
+    # Four tokens have 1.75 ln 2 nats, two have 2 ln 2: on average 11/6 ln 2.
+    expect.close("loss", loss, -11 / 6 * LN2, "Compare your entropies with the table above, token by token. "
+                 "Hint 2 lists the steps.", {
+        11 / 6 * LN2: "Only the sign is wrong: a lower loss must mean more entropy. See hint 1.",
+        -11 / 6: "These are bits; use the natural logarithm, which gives nats. See hint 1.",
+        -11 / 6 * LN2 / 4: "You averaged over the vocabulary; the entropy is the sum over it. See hint 2.",
+        -11 * LN2: "You summed over the tokens; divide by the number of response tokens, 6. See hint 2.",
+        -11 / 8 * LN2: "You divided by all 8 positions; padding does not count, so divide by the mask's sum. "
+                       "See hint 2.",
+    })
+
+
+def masking(function: Callable) -> None:
+    """what stands on padding changes nothing"""
+    for junk in ([0.0, 0.0, 0.0, 0.0], [50.0, -50.0, 0.0, 50.0]):
+        example = new_example()
+        logits, padding = example.logits_new, example.response_mask == 0
+        logits[padding] = torch.tensor(junk)
+        logits.requires_grad_()
+        loss = _call(function, logits, example.response_mask)
+        expect.close(f"loss with the logits {junk} on the padding", loss, -11 / 6 * LN2,
+                     "Multiply the entropies (B, R) by response_mask before you sum, and divide by the "
+                     "mask's sum. See hint 2.")
+        grad = expect.gradient(loss, logits, "See hint 3.")
+        expect.close("gradient on the padding", grad[padding], torch.zeros(2, 4),
+                     "Padding must not be trained on: mask before you sum. See hint 2.")
+
+
+def stability(function: Callable) -> None:
+    """float32 whatever comes in, and finite for logits of ±10,000"""
+    cases = ([1e4, -1e4, 0.0, 0.0], 0.0), ([1e4, 1e4, -1e4, -1e4], LN2), ([-1e4] * 4, 2 * LN2)
+    for logits, entropy in cases:
+        extreme = torch.tensor([[logits]], requires_grad=True)
+        loss = _call(function, extreme, torch.ones(1, 1, dtype=torch.long))
+        advice = ("softmax() underflows to 0 and its log() is −inf: take log_softmax of the logits, and "
+                  "exp() of that. See hint 2.")
+        expect.close(f"loss of the logits {logits}", loss, -entropy, advice, tolerance=2e-3)
+        grad = expect.gradient(loss, extreme, "See hint 3.")
+        assert torch.isfinite(grad).all(), f"the gradient at the logits {logits} is not finite. {advice}"
+    for dtype in (torch.bfloat16, torch.float16):
+        loss = _call(function, torch.zeros(1, 1, 1000, dtype=dtype), torch.ones(1, 1, dtype=torch.long))
+        assert loss.dtype == torch.float32, (
+            f"{dtype} logits give a loss of {loss.dtype}; it must be float32: bfloat16 has only three "
+            "digits. Convert the logits first. See hint 2.")
+        expect.close(f"loss of 1000 equal {dtype} logits", loss, -math.log(1000),
+                     "Convert the logits with .float() before anything is computed, not the result after. "
+                     "See hint 2.")
+
+
+def gradient(function: Callable) -> None:
+    """the gradient reaches the logits and flattens the distribution"""
+    example = new_example()
+    logits = example.logits_new.requires_grad_()
+    loss = _call(function, logits, example.response_mask)
+    grad = expect.gradient(loss, logits, "Do not detach the logits or the probabilities. See hint 3.")
+    # For -H the gradient by logit j is p_j (ln p_j + H); at (1/2, 1/4, 1/8, 1/8), H is 1.75 ln 2; over 6
+    # tokens.
+    half, quarter, eighth = (p * (math.log(p) + 1.75 * LN2) / 6 for p in (1 / 2, 1 / 4, 1 / 8))
+    expect.close("gradient by the logits of response A's first "
+                 "token", grad[0, 0], [eighth, half, quarter, eighth],
+                 "Both factors of p · log p depend on the logits: detach neither. See hint 3.")
+    expect.close("gradient where all four tokens are equally likely", grad[0, 1], [0.0] * 4,
+                 "Nothing is flatter than flat: there the gradient is 0. See hint 3.")
+
+
+CRITERIA = (worked_example, masking, stability, gradient)
+
+
+def _call(function: Callable, *args) -> Tensor:
+    loss, = expect.scalars(expect.call(function, *args), "loss")
+    return loss

@@ -1,0 +1,129 @@
+"""Criteria of exercise 4, compute_gae_advantages."""
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from course_utils.checks import expect
+from course_utils.worked_example import worked_example as new_example
+
+
+def token_rewards(function: Callable) -> None:
+    """each token pays its KL penalty, the last response token gets the final reward"""
+    # With gamma = lam = 1 a return is the sum of the rewards from its token on, whatever the values are.
+    arguments = _arguments(final_rewards=torch.tensor([1.0, 0.5]), gamma=1.0, lam=1.0)
+    _, returns = _call(function, *arguments)
+    a, b = returns[0], returns[1, :2]
+    # Rewards of A: .06, -.04, -.02, 1 - .1
+    expect.close("returns of response A with γ = λ = 1", a, [0.9, 0.84, 0.88, 0.9],
+                 "The reward of a token is minus its KL penalty, and the last token's has the final reward "
+                 "on top. See hint 1.", {
+                     (1.1, 1.16, 1.12, 1.1): "The penalties are added; a penalty is subtracted. See hint 1.",
+                     (1.0, 1.0, 1.0, 1.0): "The KL penalties are missing. See hint 1.",
+                 })
+    # Rewards of B: .09, .5 - .05
+    expect.close("returns of response B with γ = λ = 1", b, [0.54, 0.45],
+                 "B ends at its second token (mask 1, 1, 0, 0): the final reward belongs there, not in the "
+                 "last column. See hint 2.")
+
+
+def recursion(function: Callable) -> None:
+    """returns with several γ and λ, worked out by hand"""
+    # (gamma, lam), returns of A, returns of B, what it is
+    cases = (
+        (0.8, 0.5, [0.3, 0.4, 0.7, 0.9], [0.15, -0.05], "the worked example"),
+        # r + gamma * next value: .06 + .8 * .2, -.04 + .8 * .4, -.02 + .8 * .9, .9; .09 + .8 * .2, -.05
+        (0.8, 0.0, [0.22, 0.28, 0.7, 0.9], [0.25, -0.05], "λ = 0: the reward and the discounted next value"),
+        # .9; -.02 + .8 * .9; -.04 + .8 * .7; .06 + .8 * .52
+        (0.8, 1.0, [0.476, 0.52, 0.7, 0.9], [0.05, -0.05], "λ = 1: the discounted sum of the rewards"),
+        # deltas .16, .16, .48, 0 and -.01, -.25; advantages delta + next / 2: .36, .4, .48, 0 and -.135, -.25
+        (1.0, 0.5, [0.46, 0.6, 0.88, 0.9], [0.165, -0.05], "γ = 1"),
+    )
+    for gamma, lam, a, b, which in cases:
+        _, returns = _call(function, *_arguments(gamma=gamma, lam=lam))
+        advice = (f"This is {which}. Go from the last token to the first: δ = r + γ · next value − value, "
+                  "and the advantage is δ + γλ · next advantage; after the last response token both are 0. "
+                  "Returns are the advantages before whitening, plus the values. See hint 2.")
+        expect.close(f"returns of response A with γ = {gamma}, λ = {lam}", returns[0], a, advice)
+        expect.close(f"returns of response B with γ = {gamma}, λ = {lam}", returns[1, :2], b,
+                     "The value on the padding leaks in: nothing comes after the last response "
+                     "token. " + advice)
+
+
+def whitening(function: Callable) -> None:
+    """advantages have mean 0 and variance 1 over the response tokens, and are 0 on padding"""
+    advantages, _ = _call(function, *_arguments())
+    # Raw .2, .2, .3, 0 and -.15, -.25: mean .05, population variance .04.
+    response = torch.cat([advantages[0], advantages[1, :2]])
+    expect.close("advantages", response, [0.75, 0.75, 1.25, -0.25, -1.0, -1.5],
+                 "Subtract the mean of the response tokens, divide by their standard deviation. See hint "
+                 "3.", {
+                     (0.2, 0.2, 0.3, 0.0, -0.15, -0.25): "These are the raw advantages; whiten them. See "
+                                                         "hint 3.",
+                     (0.684653, 0.684653, 1.141089, -0.228218, -0.912871, -1.369306):
+                         "You divided the sum of squares by n − 1 = 5; the variance here divides it by n = "
+                         "6.",
+                     (1.0, 1.0, 1.5, 0.0, -0.75, -1.25): "The mean is missing: subtract it before you "
+                                                         "divide.",
+                 })
+    expect.close("advantages on the padding", advantages[1, 2:], [0.0, 0.0],
+                 "Whitening has moved them away from 0: mask once more at the end. See hint 3.")
+    zero, mask = torch.zeros(1, 1), torch.ones(1, 1, dtype=torch.long)
+    alone, _ = _call(function, torch.ones(1), zero, zero, mask, 1.0, 1.0)
+    expect.close("advantage of a batch of one token", alone, [[0.0]],
+                 "Its variance is 0 (and n − 1 would be too): add 1e-8 to the variance before the root. See "
+                 "hint 3.")
+
+
+def masking(function: Callable) -> None:
+    """padding, and a response without tokens, change nothing"""
+    clean_advantages, clean_returns = _call(function, *_arguments())
+    for junk in (50.0, -50.0):
+        final_rewards, kl_penalties, values, mask, gamma, lam = _arguments()
+        padding = mask == 0
+        advantages, returns = _call(function, final_rewards, kl_penalties.masked_fill(padding, junk),
+                                    values.masked_fill(padding, -junk), mask, gamma, lam)
+        advice = "Mask the penalties, and the value and advantage that come from the next token. See hint 2."
+        expect.unchanged("advantages", advantages, clean_advantages, advice)
+        expect.close("returns with other numbers on the "
+                     "padding", returns[~padding], clean_returns[~padding], advice)
+    final_rewards, kl_penalties, values, mask, gamma, lam = _arguments()
+    three = [torch.cat([tensor, tensor[:1]]) for tensor in (final_rewards, kl_penalties, values, mask)]
+    three[3][2] = 0  # the third response has a reward, 1, but no token
+    advantages, returns = _call(function, *three, gamma, lam)
+    advice = "A row whose mask is empty has no last token: it gets no reward and counts nowhere. See hint 2."
+    expect.close("advantages beside a response without tokens", advantages[:2], clean_advantages, advice)
+    expect.close("returns beside a response without "
+                 "tokens", returns[:2][mask == 1], clean_returns[mask == 1], advice)
+    expect.close("advantages of a response without tokens", advantages[2], [0.0] * 4, advice)
+
+
+def no_gradient(function: Callable) -> None:
+    """two float tensors (B, R) without gradient; the inputs stay as they are"""
+    arguments = _arguments()
+    for tensor in arguments[:3]:
+        tensor.requires_grad_()
+    for name, result in zip(("advantages", "returns"), _call(function, *arguments), strict=True):
+        assert result.dtype == torch.float32, f"{name} have dtype {result.dtype}; they must be float32."
+        expect.no_gradient(name, result, "They are fixed targets for the update: use .detach() or "
+                           "torch.no_grad(). See hint 3.")
+
+
+CRITERIA = (token_rewards, recursion, whitening, masking, no_gradient)
+
+
+def _arguments(**changes) -> tuple[Tensor, Tensor, Tensor, Tensor, float, float]:
+    example = new_example()
+    given = {"final_rewards": example.final_rewards, "kl_penalties": example.kl_penalties,
+             "values": example.values_old, "response_mask": example.response_mask,
+             "gamma": example.gamma, "lam": example.lam}
+    return tuple((given | changes).values())
+
+
+def _call(function: Callable, *args) -> tuple[Tensor, ...]:
+    results = expect.tensors(expect.call(function, *args), "advantages", "returns")
+    for name, result in zip(("advantages", "returns"), results, strict=True):
+        assert result.shape == args[2].shape, (
+            f"{name} have shape {tuple(result.shape)}; they must have that of values, "
+            f"{tuple(args[2].shape)}.")
+    return results

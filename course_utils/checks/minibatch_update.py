@@ -1,0 +1,287 @@
+"""Criteria of exercise 5, run_ppo_update_epoch.
+
+The function trains an actor whose logits and values are its parameters, one for each position of each rollout,
+with SGD and a learning rate of 1: how far a parameter has moved is its gradient. The losses are replaced by
+linear ones that keep what they were given, so that every gradient is a fraction that can be written down.
+"""
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor, nn
+
+from course_utils.checks import expect
+from course_utils.worked_example import worked_example
+
+LOSSES = ("compute_policy_loss", "compute_value_loss", "compute_entropy_loss")
+METRICS = ("loss/policy", "loss/value", "loss/entropy", "loss/total", "params/policy_clip_frac",
+           "params/value_clip_frac", "params/approx_kl", "params/grad_norm")
+
+
+def forward(function: Callable) -> None:
+    """prompt and response go through the actor; positions P−1 to P+R−2 predict the response"""
+    epoch = Epoch(function, *_worked_buffer(), mini_batch_size=2)
+    policy, value, entropy = (epoch.only_call(name) for name in LOSSES)
+    example, rows = worked_example(), epoch.actor.rows[0]
+    shifted = epoch.actor.start["values"][rows, 2:]
+    late = ("The numbers are those one position late. The output at a token predicts the next one: the first "
+            "response token, at position P, is predicted at P − 1. See hint 2.")
+    assert not torch.equal(value["values_new"].detach(), shifted), late
+    for name, yours, target in (
+        ("values_new", value["values_new"], example.values_new),
+        ("logits_new", entropy["logits_new"], example.logits_new),
+        ("log_probs_new", policy["log_probs_new"], example.log_probs_new),
+    ):
+        on_response = example.response_mask[rows] == 1
+        expect.close(f"{name} of the response tokens", yours[on_response], target[rows][on_response],
+                     "Take positions P−1 to P+R−2 of the actor's outputs; log_probs_new is log_softmax of "
+                     "those logits, gathered at response_input_ids. See hint 2.")
+
+
+def losses(function: Callable) -> None:
+    """the three losses get what they need, and add up with their coefficients"""
+    epoch = Epoch(function, *_worked_buffer(), mini_batch_size=2, vf_coeff=0.5, entropy_coeff=0.01)
+    rows = epoch.actor.rows[0]
+    mask = "response_attention_mask"
+    for loss, argument, source in (
+        ("compute_policy_loss", "log_probs_old", "logprobs"),
+        ("compute_policy_loss", "advantages", "advantages"),
+        ("compute_policy_loss", "response_mask", mask),
+        ("compute_value_loss", "values_old", "values"),
+        ("compute_value_loss", "returns", "returns"),
+        ("compute_value_loss", "response_mask", mask),
+        ("compute_entropy_loss", "response_mask", mask),
+    ):
+        given, target = epoch.only_call(loss)[argument], epoch.buffer[source][rows]
+        assert torch.equal(given, target), (
+            f'{argument} of {loss} must be the buffer\'s "{source}" of this mini-batch. See hint 2.')
+    for loss, argument in (("compute_policy_loss", "clip_ratio"), ("compute_value_loss", "clip_range_value")):
+        given, target = epoch.only_call(loss)[argument], getattr(epoch.ppo, argument)
+        assert given == target, f"{argument} of {loss} is {given}; it must be cfg.ppo.{argument} = {target}."
+    # The losses are means over 6 response tokens, so a value has moved by vf_coeff / 6. The gradient of a
+    # log-prob sums to 0 over the vocabulary, so the sum of a position's logits has moved by entropy_coeff / 6.
+    predicting = torch.tensor([[0, 1, 1, 1, 1, 0], [0, 1, 1, 0, 0, 0]]) * (-1 / 6)
+    advice = "The total is policy + vf_coeff · value + entropy_coeff · entropy loss. See hint 1."
+    expect.close("step of the values (SGD, learning rate 1)", epoch.moved["values"], 0.5 * predicting, advice)
+    step = epoch.moved["logits"]
+    if torch.allclose(step.sum(dim=-1), -0.01 * predicting, atol=1e-6):
+        advice = "The entropy loss has its minus sign already: add it. See hint 1."
+    expect.close("step of the logits, summed over the vocabulary", step.sum(dim=-1), 0.01 * predicting,
+                 advice)
+    # The first token of A had probability 1/2: the gradient of its log-probability is 1 - 1/2.
+    expect.close("step of the logit of A's first token", step[0, 1, 1], -(1 - 1 / 2) / 6, advice)
+
+
+def minibatches(function: Callable) -> None:
+    """every rollout once, shuffled; every rollout of an accumulation group weighs the same"""
+    # (mini_batch_size, gradient_accumulation_steps) for 5 rollouts; the rollouts in each group
+    cases = (((1, 1), [1, 1, 1, 1, 1]), ((2, 2), [4, 1]), ((2, 3), [5]), ((3, 1), [3, 2]), ((8, 1), [5]))
+    for (size, steps), groups in cases:
+        epoch = Epoch(function, *_buffer(5), mini_batch_size=size, gradient_accumulation_steps=steps,
+                      vf_coeff=1.0)
+        setting = f"5 rollouts, mini_batch_size {size}, gradient_accumulation_steps {steps}"
+        seen = sorted(row for rows in epoch.actor.rows for row in rows)
+        assert seen == [0, 1, 2, 3, 4], (
+            f"{setting}: rollouts {seen} were used; each of 0 to 4 must be, once. See hint 2.")
+        assert max(len(rows) for rows in epoch.actor.rows) <= size, (
+            f"{setting}: a mini-batch had more rollouts than that. See hint 2.")
+        # A group's loss is a mean over its rollouts: all values of one have moved by 1 / (group's rollouts).
+        moved = epoch.moved["values"].sum(dim=1).sort().values
+        target = sorted(-1 / group for group in groups for _ in range(group))
+        expect.close(f"{setting}: step of each rollout's values, the largest first", moved, target,
+                     f"The groups have {' and '.join(map(str, groups))} rollouts, and each rollout counts 1 "
+                     "/ (rollouts of its group). Weigh a mini-batch by its rollouts / the group's rollouts, "
+                     "step the last group too, and call zero_grad after each step. See hint 2.")
+    orders = [_order(function, seed) for seed in (0, 0, 1)]
+    assert orders[0] != list(range(12)) and orders[0] != orders[2], (
+        "the rollouts come in the same order each time: shuffle them with torch.randperm. See hint 2.")
+    assert orders[0] == orders[1], (
+        "the same seed gives two orders: shuffle with torch.randperm, which training.seed controls. "
+        "See hint 2.")
+
+
+def step(function: Callable) -> None:
+    """after each group: clip the gradient norm, optimizer, scheduler, zero_grad, once each"""
+    epoch = Epoch(function, *_buffer(5), mini_batch_size=1, gradient_accumulation_steps=2)
+    events = [event for event in epoch.events if event in ("optimizer.step", "lr_scheduler.step")]
+    assert events == ["optimizer.step", "lr_scheduler.step"] * 3, (
+        "5 rollouts, mini_batch_size 1, gradient_accumulation_steps 2: the groups have 2, 2 and 1 rollouts, "
+        "so there are three times optimizer.step() and then lr_scheduler.step(). Yours: "
+        f"{', '.join(events) or 'none'}. See hint 2.")
+    left = [p for p in epoch.actor.parameters() if p.grad is not None and p.grad.any()]
+    assert not left, "gradients are left after the epoch: call optimizer.zero_grad() after a step. See hint 2."
+    epoch = Epoch(function, *_buffer(4), mini_batch_size=4, max_grad_norm=0.01)
+    norm = torch.cat([change.flatten() for change in epoch.moved.values()]).norm()
+    expect.close("length of a step with learning rate 1 and max_grad_norm 0.01", norm, 0.01,
+                 "Call nn.utils.clip_grad_norm_ on all parameters of the actor once the group's gradients "
+                 "are complete, before optimizer.step(). See hint 2.")
+
+
+def metrics(function: Callable) -> None:
+    """eight floats: means over the mini-batches, the gradient norm as it was before clipping"""
+    # Three mini-batches, of 2, 2 and 1 rollouts. The losses of the i-th are i, 10 i and -100 i, its metrics
+    # i / 10.
+    epoch = Epoch(function, *_buffer(5, tokens=1), mini_batch_size=2, gradient_accumulation_steps=2,
+                  max_grad_norm=0.1, vf_coeff=0.5, entropy_coeff=0.0)
+    kind = type(epoch.result).__name__
+    assert isinstance(epoch.result, dict), f"it returned a {kind}; it must return a dict."
+    missing = [name for name in METRICS if name not in epoch.result]
+    assert not missing, f"the dict lacks {', '.join(missing)}."
+    for name, value in epoch.result.items():
+        assert type(value) is float, f"{name} is a {type(value).__name__}; it must be a float: call .item()."
+    # A rollout's gradient is 1/2 and -1/2 for two equally likely tokens and vf_coeff for its value: squares
+    # add up to 3/4. In the group of four each weighs 1/4: the norm is sqrt(4 * 3/4) / 4. The group of one has
+    # sqrt(3/4).
+    targets = (2.0, 20.0, 200.0, 12.0, 0.2, 0.2, 0.2, (3 ** 0.5 / 4 + 0.75 ** 0.5) / 2)
+    slips = {
+        "loss/entropy": {-200.0: "The log shows the entropy itself: minus the entropy loss."},
+        "loss/total": {12.0 * 5 / 6: "Log the total before it is weighted for accumulation."},
+        "params/grad_norm": {0.1: "This is the norm after clipping; clip_grad_norm_ returns the one before."},
+    }
+    for name, target in zip(METRICS, targets, strict=True):
+        expect.close(name, torch.tensor(epoch.result[name]), target,
+                     "Mean over the three mini-batches, each counting once; grad_norm: over the two steps. "
+                     "See hint 3.",
+                     slips.get(name))
+
+
+CRITERIA = (forward, losses, minibatches, step, metrics)
+
+
+class TableActor(nn.Module):
+    """An actor that looks its answers up. It refuses all but whole rollouts with their masks, prompt first."""
+
+    def __init__(self, buffer: dict[str, Tensor], logits: Tensor, values: Tensor):
+        super().__init__()
+        self.buffer, self.prompt_length = buffer, buffer["prompt_input_ids"].shape[1]
+        self.logits, self.values = nn.Parameter(logits), nn.Parameter(values)  # (N, P+R, V), (N, P+R)
+        self.start = {name: parameter.detach().clone() for name, parameter in self.named_parameters()}
+        self.rows: list[list[int]] = []  # of each call
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        self.rows.append([self._row(ids, mask) for ids, mask in zip(input_ids, attention_mask, strict=True)])
+        return self.logits[self.rows[-1]], self.values[self.rows[-1]]
+
+    def _row(self, ids: Tensor, mask: Tensor) -> int:
+        """Which rollout this is."""
+        for row in range(len(self.logits)):
+            if self._is(row, "input_ids", ids):
+                assert self._is(row, "attention_mask", mask), (
+                    "attention_mask must be prompt_attention_mask followed by response_attention_mask. See "
+                    "hint 2.")
+                return row
+        raise AssertionError("input_ids must be prompt_input_ids followed by response_input_ids, whole rows "
+                             "of the buffer. See hint 2.")
+
+    def _is(self, row: int, name: str, given: Tensor) -> bool:
+        prompt, response = given[:self.prompt_length], given[self.prompt_length:]
+        return (torch.equal(prompt, self.buffer[f"prompt_{name}"][row])
+                and torch.equal(response, self.buffer[f"response_{name}"][row]))
+
+
+class Epoch:
+    """One call of run_ppo_update_epoch, and what it did."""
+
+    def __init__(self, function: Callable, buffer: dict[str, Tensor], logits: Tensor, values: Tensor, **ppo):
+        defaults = {"mini_batch_size": 2, "gradient_accumulation_steps": 1, "clip_ratio": 0.2,
+                    "clip_range_value": 0.3, "vf_coeff": 0.5, "entropy_coeff": 0.01, "max_grad_norm": 1e6}
+        self.ppo = SimpleNamespace(**(defaults | ppo))
+        self.buffer = {name: tensor.clone() for name, tensor in buffer.items()}
+        self.actor = TableActor(buffer, logits, values)
+        self.events: list[str] = []
+        self.calls: dict[str, list[dict]] = {name: [] for name in LOSSES}
+        optimizer = torch.optim.SGD(self.actor.parameters(), lr=1.0)
+        optimizer.register_step_post_hook(lambda *_: self.events.append("optimizer.step"))
+        scheduler = SimpleNamespace(step=lambda: self.events.append("lr_scheduler.step"))
+        with self._linear_losses(function):
+            self.result = function(self.actor, optimizer, scheduler, dict(buffer),
+                                   SimpleNamespace(ppo=self.ppo), torch.device("cpu"))
+        assert self.result is not None, "it returned None: is the `return` at the end missing?"
+        for name, tensor in buffer.items():
+            assert torch.equal(tensor, self.buffer[name]), (
+                f'it changed "{name}" of the buffer; the next epoch needs it.')
+        self.moved = {name: (parameter - self.actor.start[name]).detach()
+                      for name, parameter in self.actor.named_parameters()}
+
+    def only_call(self, loss: str) -> dict:
+        """The arguments with which a loss was called in an epoch of one mini-batch."""
+        calls = self.calls[loss]
+        assert len(calls) == 1, (
+            f"{loss} was called {len(calls)} times in an epoch of one mini-batch; call it once, by this "
+            "name: notebook 6 puts your own in its place.")
+        return calls[0]
+
+    @contextmanager
+    def _linear_losses(self, function: Callable) -> Iterator[None]:
+        module = inspect.unwrap(function).__globals__
+        before = {name: module.get(name) for name in LOSSES}
+        module.update({name: getattr(self, name) for name in LOSSES})
+        try:
+            yield
+        finally:
+            module.update(before)
+
+    def compute_policy_loss(self, log_probs_new, log_probs_old, advantages, response_mask, clip_ratio):
+        number = self._record("compute_policy_loss", locals())
+        loss = _mean("log_probs_new", log_probs_new, response_mask, number)
+        return loss, torch.tensor(number / 10), torch.tensor(number / 10)
+
+    def compute_value_loss(self, values_new, values_old, returns, response_mask, clip_range_value):
+        number = self._record("compute_value_loss", locals())
+        return _mean("values_new", values_new, response_mask, 10 * number), torch.tensor(number / 10)
+
+    def compute_entropy_loss(self, logits_new, response_mask):
+        number = self._record("compute_entropy_loss", locals())
+        return _mean("logits_new[..., 0]", logits_new[..., 0], response_mask, -100 * number)
+
+    def _record(self, name: str, arguments: dict) -> int:
+        self.calls[name].append(arguments)
+        return len(self.calls[name])
+
+
+def _mean(name: str, tensor: Tensor, mask: Tensor, shown: float) -> Tensor:
+    """A loss that reads `shown` and has the gradient of the mean of `tensor` over the mask."""
+    assert tensor.shape == mask.shape, (
+        f"{name} has shape {tuple(tensor.shape)} beside a response_mask of {tuple(mask.shape)}; both must be "
+        "(b, R): take the R positions P−1 to P+R−2, both included. See hint 2.")
+    mean = (tensor * mask).sum() / mask.sum()
+    return mean - mean.detach() + shown
+
+
+def _worked_buffer() -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """Buffer, logits (2, 6, 4) and values (2, 6) of the worked example; positions 0 and 5 predict nothing."""
+    example = worked_example()
+    buffer = {
+        "prompt_input_ids": example.prompt_input_ids, "prompt_attention_mask": example.prompt_attention_mask,
+        "response_input_ids": example.response_input_ids, "response_attention_mask": example.response_mask,
+        "logprobs": example.log_probs_old, "ref_logprobs": example.log_probs_old - 0.1,
+        "values": example.values_old, "advantages": example.advantages, "returns": example.returns,
+        "rewards": example.final_rewards,
+    }
+    logits = torch.cat([torch.zeros(2, 1, 4), example.logits_new, torch.zeros(2, 1, 4)], dim=1)
+    values = torch.cat([torch.full((2, 1), 7.0), example.values_new, torch.full((2, 1), -7.0)], dim=1)
+    return buffer, logits, values
+
+
+def _buffer(rollouts: int, tokens: int = 3) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """Full responses that are told apart by their prompts; all logits and values are 0."""
+    shape = (rollouts, tokens)
+    prompts = torch.arange(2 * rollouts).view(rollouts, 2)
+    buffer = {
+        "prompt_input_ids": prompts, "prompt_attention_mask": torch.ones_like(prompts),
+        "response_input_ids": torch.ones(shape, dtype=torch.long),
+        "response_attention_mask": torch.ones(shape, dtype=torch.long),
+        "rewards": torch.zeros(rollouts),
+        "logprobs": torch.zeros(shape), "ref_logprobs": torch.zeros(shape), "values": torch.zeros(shape),
+        "advantages": torch.zeros(shape), "returns": torch.zeros(shape),
+    }
+    return buffer, torch.zeros(rollouts, 2 + tokens, 2), torch.zeros(rollouts, 2 + tokens)
+
+
+def _order(function: Callable, seed: int) -> list[int]:
+    """The order in which an epoch of twelve rollouts takes them."""
+    torch.manual_seed(seed)
+    epoch = Epoch(function, *_buffer(12), mini_batch_size=3)
+    return [row for rows in epoch.actor.rows for row in rows]
