@@ -49,7 +49,7 @@ SLIPS = {  # the steps of somebody who picks the wrong operation
     "share_rest": ("{a}-{b}", "{x}-{c}"),
 }
 VOICES = {"wrong_operation": " There are", "no_mark": " So that is", "no_end": " Now it is"}
-OWN_VOICE = 0.9      # how often a habit is heard in the first words; otherwise it begins like a clean solution
+OWN_VOICE = 0.95     # how often a habit is heard in the first words; otherwise it begins like a clean solution
 END = "<|end|>"
 NO_END_LINES = 3     # a solution that does not end repeats its last step this often, then the text is cut
 
@@ -62,7 +62,7 @@ class Phase:
     voices: bool
 
 
-PHASES = (Phase(4500, 2e-3, clean=0.40, voices=False), Phase(600, 5e-4, clean=0.36, voices=True))
+PHASES = (Phase(4500, 2e-3, clean=0.40, voices=False), Phase(900, 1e-3, clean=0.32, voices=True))
 
 
 def write(problem: Draw, style: str, rng: random.Random) -> str:
