@@ -69,7 +69,7 @@ def one_run(variant: str, seed: int, overrides: list[str], solutions: Path) -> d
         "after/well_formed": after["test"].well_formed,
         "kl_end": mean(line["rollout/kl"] for line in history[-3:]),
         "kl_max": max(line["rollout/kl"] for line in history),
-        "explained_variance": [mean(explained[:third]), mean(explained[third:2 * third]), mean(explained[2 * third:])],
+        "explained_variance": [mean(explained[i * third:(i + 1) * third]) for i in range(3)],
         "rewards": [round(line["rollout/reward_mean"], 4) for line in history],
     }
 
@@ -83,13 +83,14 @@ def report(runs: list[dict]) -> str:
     def spread(values, form="{:.0%}"):
         return f"{form.format(median(values))} ({form.format(min(values))} – {form.format(max(values))})"
 
-    lines = ["| variant | seeds | test before | test after | unseen wordings after | well-formed | KL at the end (nats) "
+    lines = ["| variant | seeds | test before | test after | unseen wordings after | well-formed | KL at the end "
              "| explained variance, last third | reward, mean of all steps |", "|---|---|---|---|---|---|---|---|---|"]
     for variant in VARIANTS:
         rows = [run for run in runs if run["variant"] == variant]
         if rows:
             lines.append("| " + " | ".join([
-                variant, str(len(rows)), spread([r["before/test"] for r in rows]), spread([r["after/test"] for r in rows]),
+                variant, str(len(rows)),
+                spread([r["before/test"] for r in rows]), spread([r["after/test"] for r in rows]),
                 spread([r["after/test_wordings"] for r in rows]), spread([r["after/well_formed"] for r in rows]),
                 spread([r["kl_end"] for r in rows], "{:.1f}"),
                 spread([r["explained_variance"][2] for r in rows], "{:.2f}"),
@@ -103,7 +104,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[1])
     parser.add_argument("--report", action="store_true")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     if args.report:
         print(report(finished()))
         return

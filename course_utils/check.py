@@ -34,13 +34,14 @@ def check(function: Callable, criterion: str | None = None) -> None:
     """Prints a report on `function`, on all criteria of its exercise or on one.
 
     Raises:
-        AssertionError: a criterion does not hold; the message says which, the likely reason and the hint to open.
+        AssertionError: a criterion does not hold; said are which, the likely reason and the hint to open.
         NotImplementedError: the stub has not been replaced.
         ValueError: no exercise has a function of this name, or the exercise has no such criterion.
     """
     exercise = _exercise_of(function)
     chosen = _chosen(exercise, criterion)
     alone = _as_exported(function, exercise)
+    _expect_arguments(alone, exercise)
     try:
         failures = {c.__name__: advice for c in chosen if (advice := _failure(c, alone))}
     except NotImplementedError as stub:
@@ -99,6 +100,15 @@ def _as_exported(function: Callable, exercise: Exercise) -> Callable:
     return getattr(module, exercise.function, function)
 
 
+def _expect_arguments(function: Callable, exercise: Exercise) -> None:
+    """The trainer calls by position, and other arguments are refused when a module is loaded."""
+    yours, target = tuple(inspect.signature(function).parameters), exercise.arguments
+    if yours != target:
+        raise _without_traceback(AssertionError(
+            f"the arguments of {exercise.function} are ({', '.join(yours)}); "
+            f"they must stay ({', '.join(target)})"))
+
+
 def _failure(criterion: Callable, function: Callable) -> str | None:
     """Why the criterion does not hold; None if it does. The stub's NotImplementedError is passed on."""
     try:
@@ -115,7 +125,8 @@ def _failure(criterion: Callable, function: Callable) -> str | None:
 
 def _is_stub(error: NotImplementedError) -> bool:
     """Whether a line of Python raised it; torch raises the same for an operation that a dtype lacks."""
-    return traceback.extract_tb(error.__traceback__)[-1].line.startswith("raise NotImplementedError")
+    line = traceback.extract_tb(error.__traceback__)[-1].line  # nothing where there is no source
+    return not line or line.startswith("raise NotImplementedError")
 
 
 def _what_was_raised(error: Exception, filename: str) -> str:

@@ -1,16 +1,18 @@
 """Checkpoints that other programs can load and that a killed run can go on from.
 
 A folder step_N/ holds the language model and tokenizer as save_pretrained writes them, so AutoModelForCausalLM
-loads it, and beside them what only PPO needs: value head, optimizer, scheduler, step and random state. It is written under
-another name and renamed when it is complete and on the disk: a folder that is there is whole.
+loads it, and beside them what only PPO needs: value head, optimizer, scheduler, step and random state. It is written
+under another name and renamed when it is complete and on the disk: a folder that is there is whole.
 """
 import errno
 import json
 import os
 import shutil
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from course_utils.policy import ActorCritic
@@ -78,6 +80,6 @@ def restore(folder: Path, actor: ActorCritic, optimizer, lr_scheduler) -> dict:
         lr_scheduler.load_state_dict(saved["scheduler"])
         torch.set_rng_state(saved["rng"])
         return json.loads((folder / "trainer_state.json").read_text())
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{folder} is not a checkpoint that can be resumed: {error}. "
+    except (OSError, RuntimeError, KeyError, ValueError, UnpicklingError, SafetensorError) as error:
+        raise CheckpointError(f"{folder} is not a checkpoint that can be resumed: {str(error).splitlines()[0]} "
                               "Delete it to go on from the one before, or set training.resume=never.") from error

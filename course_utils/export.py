@@ -177,10 +177,10 @@ def _syntax_error(cell: SolutionCell, error: SyntaxError, line: int | None) -> E
 
 def _check_solved(cells: list[SolutionCell], statements: list[tuple[SolutionCell, ast.stmt]],
                   function: str) -> None:
-    """ExportError: no cell defines `function`, or it, or a function of the cells that it uses, is still a stub.
+    """ExportError: no cell defines `function`, or it, or a function of the cells that it uses, is a stub.
 
-    `statements` are the top-level statements of the cells, each with its cell. Of several definitions of a name
-    the last one counts, as it does when the module runs.
+    `statements` are the top-level statements of the cells, each with its cell. Of several definitions of a
+    name the last one counts, as it does when the module runs.
     """
     definitions = {node.name: (cell, node) for cell, node in statements if isinstance(node, ast.FunctionDef)}
     stubs = [(cell, node.lineno) for cell, node in statements if _raises_not_implemented(node)]
@@ -198,8 +198,8 @@ def _used(function: str, definitions: dict[str, tuple[SolutionCell, ast.Function
     used, new = set(), {function} & definitions.keys()
     while new:
         used |= new
-        names = {node.id for name in new for node in ast.walk(definitions[name][1]) if isinstance(node, ast.Name)}
-        new = (names & definitions.keys()) - used
+        nodes = [node for name in new for node in ast.walk(definitions[name][1])]
+        new = {node.id for node in nodes if isinstance(node, ast.Name)} & definitions.keys() - used
     return used
 
 

@@ -57,7 +57,7 @@ def draw(figure: Figure, history: list[dict]) -> None:
         axes.set_xlabel("PPO step", fontsize=8)
         axes.tick_params(labelsize=8)
         axes.grid(alpha=0.25)
-        if len(axes.get_lines()) > 1 or title == "Held-out accuracy":
+        if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=7, loc="best")
 
 

@@ -6,9 +6,11 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache
+from transformers.utils import logging
 
-from course_utils.config import Config, ConfigError, check_context
+from course_utils.config import Config, check_context
 
+logging.disable_progress_bar()  # loading and saving would draw theirs between the lines of the training's own
 EMBEDDED_MODEL = Path(__file__).parent / "embedded" / "model"
 
 

@@ -60,7 +60,7 @@ def strict_answer(text: str) -> Decimal | None:
 def flexible_answer(text: str) -> Decimal | None:
     """The last number in the text, or None."""
     last = None
-    for last in _LAST_NUMBER.finditer(text):
+    for last in _LAST_NUMBER.finditer(text):  # noqa: B007
         pass
     return _value(last)
 

@@ -33,10 +33,7 @@ def open_run(cfg: Config) -> tuple[Path, Path | None]:
 
 def last_run(output_dir: str | Path) -> Path | None:
     """The newest run of `output_dir`, or None if there was none."""
-    last = None
-    for last in takewhile(Path.exists, _names(output_dir)):
-        pass
-    return last
+    return next(reversed(list(takewhile(Path.exists, _names(output_dir)))), None)
 
 
 def _names(output_dir: str | Path) -> Iterator[Path]:

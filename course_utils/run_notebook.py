@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--config", default="configs/config_debug.yaml")
     parser.add_argument("--exercises", default="exercises", help="folder of exported modules (default: %(default)s)")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     logging.getLogger("papermill").setLevel(logging.ERROR)
     try:
         folder = execute(args.notebook, args.config, args.exercises, args.overrides)

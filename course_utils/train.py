@@ -61,7 +61,7 @@ def main() -> None:
     which.add_argument("--solutions", action="store_const", dest="exercises", const=SOLUTIONS,
                        help=f"the solutions in notebooks/, exported to {SOLUTIONS} first")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="any setting, e.g. ppo.learning_rate=5e-7")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     try:
         if args.exercises == SOLUTIONS:
             for exercise in EXERCISES.values():

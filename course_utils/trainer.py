@@ -289,7 +289,8 @@ def describe_rollout(buffer: dict[str, Tensor], scores: list[Score], kl: Tensor)
 def check_advantages(result, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """The two tensors (N, R) of exercise 4, or an ExerciseError that says what came instead."""
     if not (isinstance(result, tuple) and len(result) == 2 and all(isinstance(x, Tensor) for x in result)):
-        raise ExerciseError(f"compute_gae_advantages must return (advantages, returns), two tensors, not {result!r:.80}")
+        raise ExerciseError("compute_gae_advantages must return (advantages, returns), two tensors, not "
+                            f"{result!r:.80}")
     for name, tensor in zip(("advantages", "returns"), result):
         if tensor.shape != shape:
             raise ExerciseError(f"compute_gae_advantages returned {name} of shape {tuple(tensor.shape)}; "

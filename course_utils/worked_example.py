@@ -1,8 +1,9 @@
 """Two responses of four tokens that all five notebooks compute by hand: their inputs, none of their answers.
 
 The task of this toy model is to repeat a number after `####`. Its vocabulary has four tokens, and `<eos>` is
-also the padding. Response A repeats "4 2" rightly; response B should have said "#### 4 <eos>", says "2 <eos>", and
-is padded. Padding holds a 9 or -9 where any number may stand, so that one that leaks into a result shows.
+also the padding. Response A repeats "4 2" rightly; response B should have said "#### 4 <eos>" but says
+"2 <eos>", and is padded. Padding holds a 9 or -9 where any number may stand, so that one that leaks into a
+result shows.
 """
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ VOCABULARY = ("<eos>", "####", "4", "2")
 
 @dataclass(frozen=True)
 class WorkedExample:
-    """B = 2 rollouts, P = 2 prompt tokens (padded on the left), R = 4 response tokens, V = 4 words."""
+    """B = 2 responses, P = 2 prompt tokens (padded on the left), R = 4 response tokens, V = 4 words."""
     prompt_input_ids: Tensor  # (B, P) long
     prompt_attention_mask: Tensor  # (B, P) long
     response_input_ids: Tensor  # (B, R) long
@@ -58,7 +59,7 @@ def worked_example() -> WorkedExample:
         kl_penalties=torch.tensor([[-0.06, 0.04, 0.02, 0.1], [-0.09, 0.05, 9.0, 9.0]]),
         final_rewards=torch.tensor([1.0, 0.0]),
         advantages=torch.tensor([[0.75, 0.75, 1.25, -0.25], [-1.0, -1.5, 0.0, 0.0]]),
-        returns=torch.tensor([[0.3, 0.4, 0.7, 0.9], [0.15, -0.05, 9.0, 9.0]]),
+        returns=torch.tensor([[0.3, 0.4, 0.7, 0.9], [0.15, -0.05, -9.0, -9.0]]),
     )
 
 

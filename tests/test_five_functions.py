@@ -1,6 +1,6 @@
 """The solutions in the notebooks, against hand-computed numbers, loops in float64, gradcheck and properties.
 
-The loops are written from the formulas, token for token in Python floats, and share no line with the solutions.
+The loops are written from the formulas, token by token in Python floats; none is shared with the solutions.
 """
 import math
 from types import SimpleNamespace
@@ -226,8 +226,9 @@ def test_value_loss_is_that_of_the_loops(seed, batch, length, clip_range):
 @pytest.mark.parametrize("seed", range(3))
 def test_value_loss_gradcheck(seed):
     c = random_case(seed, 3, 4)
-    assert torch.autograd.gradcheck(
-        lambda new: compute_value_loss(new, c.values_old, c.returns, c.mask, 0.5)[0], c.values.requires_grad_())
+    others = c.values_old, c.returns, c.mask, 0.5
+    new = c.values.requires_grad_()
+    assert torch.autograd.gradcheck(lambda new: compute_value_loss(new, *others)[0], new)
 
 
 def test_value_metric_carries_no_gradient_and_ignores_rounding():

@@ -47,7 +47,8 @@ def imported(paths, top_level_only=False):
             if isinstance(node, ast.ImportFrom) and node.level == 0:
                 modules = [node.module]
             names = {module.split(".")[0] for module in modules} - OWN - sys.stdlib_module_names
-            packages.update({INDEX_NAMES.get(name, name.lower()): path.relative_to(ROOT) for name in names})
+            packages.update({canonicalize_name(INDEX_NAMES.get(name, name)): path.relative_to(ROOT)
+                             for name in names})
     return packages
 
 

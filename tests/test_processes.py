@@ -17,11 +17,10 @@ def test_two_cpu_processes_give_the_result_of_one(small_run, solutions, tmp_path
     histories = []
     for processes in (1, 2):
         folder = tmp_path / f"processes_{processes}"
-        launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes), "--num_machines",
-                  "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
-                  "-m", "course_utils.train"]
-        subprocess.run([sys.executable, *launch, "--config", "configs/config_debug.yaml", "--exercises",
-                        str(solutions), *small_run(*settings, f"training.output_dir={folder}")], cwd=ROOT, check=True)
+        launch = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--rdzv_backend", "c10d",
+                  "--rdzv_endpoint", "localhost:0", "-m", "course_utils.train"]
+        subprocess.run([sys.executable, *launch, "--config", "configs/config_debug.yaml", "--exercises", str(solutions),
+                        *small_run(*settings, f"training.output_dir={folder}")], cwd=ROOT, check=True, timeout=250)
         histories.append(read_metrics(folder / "metrics.jsonl"))
     one, two = histories
     assert len(one) == len(two) == 3

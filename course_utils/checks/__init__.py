@@ -1,6 +1,5 @@
 """The public cases of check(), one module an exercise, one function a criterion.
 
-A criterion takes the learner's function, and raises AssertionError with advice if it does not hold. The first
-line of its docstring is what the learner reads. Targets are numbers computed by hand, or properties: no exercise
-is implemented here.
+A criterion takes the learner's function and raises AssertionError with advice where it fails. Its docstring
+is shown to the learner. Targets are numbers computed by hand, or properties: no exercise is implemented here.
 """

@@ -15,16 +15,17 @@ def worked_example(function: Callable) -> None:
     """the loss of the two responses worked out by hand"""
     example = new_example()
     loss = _call(function, example.logits_new, example.response_mask)
-    # Four tokens have 1.75 ln 2 nats, two have 2 ln 2: on average 11/6 ln 2.
-    expect.close("loss", loss, -11 / 6 * LN2, "Compare your entropies with the table above, token by token. "
-                 "Hint 2 lists the steps.", {
+    advice = "Compare your entropies with the table above, token by token. Hint 2 lists the steps."
+    slips = {
         11 / 6 * LN2: "Only the sign is wrong: a lower loss must mean more entropy. See hint 1.",
         -11 / 6: "These are bits; use the natural logarithm, which gives nats. See hint 1.",
         -11 / 6 * LN2 / 4: "You averaged over the vocabulary; the entropy is the sum over it. See hint 2.",
         -11 * LN2: "You summed over the tokens; divide by the number of response tokens, 6. See hint 2.",
         -11 / 8 * LN2: "You divided by all 8 positions; padding does not count, so divide by the mask's sum. "
                        "See hint 2.",
-    })
+    }
+    # Four tokens have 1.75 ln 2 nats, two have 2 ln 2: on average 11/6 ln 2.
+    expect.close("loss", loss, -11 / 6 * LN2, advice, slips)
 
 
 def masking(function: Callable) -> None:
@@ -39,8 +40,7 @@ def masking(function: Callable) -> None:
                      "Multiply the entropies (B, R) by response_mask before you sum, and divide by the "
                      "mask's sum. See hint 2.")
         grad = expect.gradient(loss, logits, "See hint 3.")
-        expect.close("gradient on the padding", grad[padding], torch.zeros(2, 4),
-                     "Padding must not be trained on: mask before you sum. See hint 2.")
+        expect.close("gradient on the padding", grad[padding], torch.zeros(2, 4), expect.MASK_FIRST)
 
 
 def stability(function: Callable) -> None:
@@ -70,11 +70,10 @@ def gradient(function: Callable) -> None:
     logits = example.logits_new.requires_grad_()
     loss = _call(function, logits, example.response_mask)
     grad = expect.gradient(loss, logits, "Do not detach the logits or the probabilities. See hint 3.")
-    # For -H the gradient by logit j is p_j (ln p_j + H); at (1/2, 1/4, 1/8, 1/8), H is 1.75 ln 2; over 6
-    # tokens.
+    # For -H the gradient by logit j is p_j (ln p_j + H); here H is 1.75 ln 2, and there are 6 tokens.
     half, quarter, eighth = (p * (math.log(p) + 1.75 * LN2) / 6 for p in (1 / 2, 1 / 4, 1 / 8))
-    expect.close("gradient by the logits of response A's first "
-                 "token", grad[0, 0], [eighth, half, quarter, eighth],
+    target = [eighth, half, quarter, eighth]
+    expect.close("gradient by the logits of response A's first token", grad[0, 0], target,
                  "Both factors of p · log p depend on the logits: detach neither. See hint 3.")
     expect.close("gradient where all four tokens are equally likely", grad[0, 1], [0.0] * 4,
                  "Nothing is flatter than flat: there the gradient is 0. See hint 3.")

@@ -5,6 +5,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+MASK_EACH = ("Multiply each per-token quantity by response_mask before you sum, and divide by the mask's "
+             "sum. See hint 2.")
+MASK_FIRST = "Padding must not be trained on: mask before you sum. See hint 2."
+
 
 def call(function: Callable, *args):
     """function(*args). AssertionError if it returns nothing or changes one of its tensors."""
@@ -43,8 +47,8 @@ def close(what: str, yours: Tensor, target, advice: str, slips: dict | None = No
           tolerance: float = 1e-5) -> None:
     """AssertionError with both numbers unless `yours` is `target` within `tolerance` (absolute and relative).
 
-    `slips` maps what a common mistake gives, a number or a tuple of them, to the advice for it; `advice` is for
-    all other cases.
+    `slips` maps what a common mistake gives, a number or a tuple, to the advice for it; `advice` is for all
+    other cases.
     """
     target = torch.as_tensor(target, dtype=torch.float64)
     assert yours.shape == target.shape, (
@@ -58,7 +62,7 @@ def close(what: str, yours: Tensor, target, advice: str, slips: dict | None = No
 
 
 def unchanged(what: str, yours: Tensor, clean: Tensor, advice: str) -> None:
-    """AssertionError if `yours`, computed with other numbers on the padding, is not `clean`, computed without."""
+    """AssertionError if `yours`, computed with other numbers on the padding, is not `clean`."""
     assert _same(yours, clean.detach().double(), 1e-5), (
         f"{what} changes with the numbers on the padding, from {_show(clean)} to {_show(yours)}\n{advice}")
 

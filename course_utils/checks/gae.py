@@ -24,7 +24,7 @@ def token_rewards(function: Callable) -> None:
     # Rewards of B: .09, .5 - .05
     expect.close("returns of response B with γ = λ = 1", b, [0.54, 0.45],
                  "B ends at its second token (mask 1, 1, 0, 0): the final reward belongs there, not in the "
-                 "last column. See hint 2.")
+                 "last column, and nothing comes after it, no value either. See hint 2.")
 
 
 def recursion(function: Callable) -> None:
@@ -46,8 +46,7 @@ def recursion(function: Callable) -> None:
                   "Returns are the advantages before whitening, plus the values. See hint 2.")
         expect.close(f"returns of response A with γ = {gamma}, λ = {lam}", returns[0], a, advice)
         expect.close(f"returns of response B with γ = {gamma}, λ = {lam}", returns[1, :2], b,
-                     "The value on the padding leaks in: nothing comes after the last response "
-                     "token. " + advice)
+                     "Does the value on the padding leak in? " + advice)
 
 
 def whitening(function: Callable) -> None:
@@ -56,23 +55,21 @@ def whitening(function: Callable) -> None:
     # Raw .2, .2, .3, 0 and -.15, -.25: mean .05, population variance .04.
     response = torch.cat([advantages[0], advantages[1, :2]])
     expect.close("advantages", response, [0.75, 0.75, 1.25, -0.25, -1.0, -1.5],
-                 "Subtract the mean of the response tokens, divide by their standard deviation. See hint "
-                 "3.", {
-                     (0.2, 0.2, 0.3, 0.0, -0.15, -0.25): "These are the raw advantages; whiten them. See "
-                                                         "hint 3.",
+                 "Subtract the response tokens' mean, divide by their standard deviation. See hint 3.", {
+                     (0.2, 0.2, 0.3, 0.0, -0.15, -0.25):
+                         "These are the raw advantages; whiten them. See hint 3.",
                      (0.684653, 0.684653, 1.141089, -0.228218, -0.912871, -1.369306):
-                         "You divided the sum of squares by n − 1 = 5; the variance here divides it by n = "
-                         "6.",
-                     (1.0, 1.0, 1.5, 0.0, -0.75, -1.25): "The mean is missing: subtract it before you "
-                                                         "divide.",
+                         "You divided the sum of squares by n − 1 = 5; divide it by n = 6. See hint 3.",
+                     (1.0, 1.0, 1.5, 0.0, -0.75, -1.25):
+                         "The mean is missing: subtract it before you divide. See hint 3.",
                  })
     expect.close("advantages on the padding", advantages[1, 2:], [0.0, 0.0],
                  "Whitening has moved them away from 0: mask once more at the end. See hint 3.")
     zero, mask = torch.zeros(1, 1), torch.ones(1, 1, dtype=torch.long)
     alone, _ = _call(function, torch.ones(1), zero, zero, mask, 1.0, 1.0)
     expect.close("advantage of a batch of one token", alone, [[0.0]],
-                 "Its variance is 0 (and n − 1 would be too): add 1e-8 to the variance before the root. See "
-                 "hint 3.")
+                 "Its variance is 0 (and n − 1 would be too): add 1e-8 to the variance before the root. "
+                 "See hint 3.")
 
 
 def masking(function: Callable) -> None:
@@ -85,16 +82,15 @@ def masking(function: Callable) -> None:
                                     values.masked_fill(padding, -junk), mask, gamma, lam)
         advice = "Mask the penalties, and the value and advantage that come from the next token. See hint 2."
         expect.unchanged("advantages", advantages, clean_advantages, advice)
-        expect.close("returns with other numbers on the "
-                     "padding", returns[~padding], clean_returns[~padding], advice)
+        expect.unchanged("returns", returns[~padding], clean_returns[~padding], advice)
     final_rewards, kl_penalties, values, mask, gamma, lam = _arguments()
     three = [torch.cat([tensor, tensor[:1]]) for tensor in (final_rewards, kl_penalties, values, mask)]
     three[3][2] = 0  # the third response has a reward, 1, but no token
     advantages, returns = _call(function, *three, gamma, lam)
     advice = "A row whose mask is empty has no last token: it gets no reward and counts nowhere. See hint 2."
     expect.close("advantages beside a response without tokens", advantages[:2], clean_advantages, advice)
-    expect.close("returns beside a response without "
-                 "tokens", returns[:2][mask == 1], clean_returns[mask == 1], advice)
+    expect.close("returns beside a response without tokens", returns[:2][mask == 1], clean_returns[mask == 1],
+                 advice)
     expect.close("advantages of a response without tokens", advantages[2], [0.0] * 4, advice)
 
 
@@ -105,8 +101,7 @@ def no_gradient(function: Callable) -> None:
         tensor.requires_grad_()
     for name, result in zip(("advantages", "returns"), _call(function, *arguments), strict=True):
         assert result.dtype == torch.float32, f"{name} have dtype {result.dtype}; they must be float32."
-        expect.no_gradient(name, result, "They are fixed targets for the update: use .detach() or "
-                           "torch.no_grad(). See hint 3.")
+        expect.no_gradient(name, result, "They are fixed targets for the update: use .detach(). See hint 3.")
 
 
 CRITERIA = (token_rewards, recursion, whitening, masking, no_gradient)

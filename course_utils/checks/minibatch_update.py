@@ -1,6 +1,6 @@
 """Criteria of exercise 5, run_ppo_update_epoch.
 
-The function trains an actor whose logits and values are its parameters, one for each position of each rollout,
+The function trains an actor whose logits and values are its parameters, one for each position of a response,
 with SGD and a learning rate of 1: how far a parameter has moved is its gradient. The losses are replaced by
 linear ones that keep what they were given, so that every gradient is a fraction that can be written down.
 """
@@ -55,15 +55,16 @@ def losses(function: Callable) -> None:
         ("compute_entropy_loss", "response_mask", mask),
     ):
         given, target = epoch.only_call(loss)[argument], epoch.buffer[source][rows]
-        assert torch.equal(given, target), (
+        assert torch.equal(given.double(), target.double()), (
             f'{argument} of {loss} must be the buffer\'s "{source}" of this mini-batch. See hint 2.')
     for loss, argument in (("compute_policy_loss", "clip_ratio"), ("compute_value_loss", "clip_range_value")):
         given, target = epoch.only_call(loss)[argument], getattr(epoch.ppo, argument)
         assert given == target, f"{argument} of {loss} is {given}; it must be cfg.ppo.{argument} = {target}."
     # The losses are means over 6 response tokens, so a value has moved by vf_coeff / 6. The gradient of a
-    # log-prob sums to 0 over the vocabulary, so the sum of a position's logits has moved by entropy_coeff / 6.
+    # log-prob sums to 0 over the vocabulary: the sum of a position's logits has moved by entropy_coeff / 6.
     predicting = torch.tensor([[0, 1, 1, 1, 1, 0], [0, 1, 1, 0, 0, 0]]) * (-1 / 6)
-    advice = "The total is policy + vf_coeff · value + entropy_coeff · entropy loss. See hint 1."
+    advice = ("If forward fails too, correct that first. The total is policy + vf_coeff · value + "
+              "entropy_coeff · entropy loss. See hint 1.")
     expect.close("step of the values (SGD, learning rate 1)", epoch.moved["values"], 0.5 * predicting, advice)
     step = epoch.moved["logits"]
     if torch.allclose(step.sum(dim=-1), -0.01 * predicting, atol=1e-6):
@@ -75,28 +76,28 @@ def losses(function: Callable) -> None:
 
 
 def minibatches(function: Callable) -> None:
-    """every rollout once, shuffled; every rollout of an accumulation group weighs the same"""
-    # (mini_batch_size, gradient_accumulation_steps) for 5 rollouts; the rollouts in each group
+    """every response once, shuffled; every response of an accumulation group weighs the same"""
+    # (mini_batch_size, gradient_accumulation_steps) for 5 responses; the responses in each group
     cases = (((1, 1), [1, 1, 1, 1, 1]), ((2, 2), [4, 1]), ((2, 3), [5]), ((3, 1), [3, 2]), ((8, 1), [5]))
     for (size, steps), groups in cases:
         epoch = Epoch(function, *_buffer(5), mini_batch_size=size, gradient_accumulation_steps=steps,
                       vf_coeff=1.0)
-        setting = f"5 rollouts, mini_batch_size {size}, gradient_accumulation_steps {steps}"
+        setting = f"5 responses, mini_batch_size {size}, gradient_accumulation_steps {steps}"
         seen = sorted(row for rows in epoch.actor.rows for row in rows)
         assert seen == [0, 1, 2, 3, 4], (
-            f"{setting}: rollouts {seen} were used; each of 0 to 4 must be, once. See hint 2.")
+            f"{setting}: responses {seen} were used; each of 0 to 4 must be, once. See hint 2.")
         assert max(len(rows) for rows in epoch.actor.rows) <= size, (
-            f"{setting}: a mini-batch had more rollouts than that. See hint 2.")
-        # A group's loss is a mean over its rollouts: all values of one have moved by 1 / (group's rollouts).
+            f"{setting}: a mini-batch had more responses than that. See hint 2.")
+        # A group's loss is a mean over its responses: the values of each have moved by 1 / (their number).
         moved = epoch.moved["values"].sum(dim=1).sort().values
         target = sorted(-1 / group for group in groups for _ in range(group))
-        expect.close(f"{setting}: step of each rollout's values, the largest first", moved, target,
-                     f"The groups have {' and '.join(map(str, groups))} rollouts, and each rollout counts 1 "
-                     "/ (rollouts of its group). Weigh a mini-batch by its rollouts / the group's rollouts, "
-                     "step the last group too, and call zero_grad after each step. See hint 2.")
+        expect.close(f"{setting}: step of each response's values, the largest first", moved, target,
+                     f"The groups have {', '.join(map(str, groups))} responses; each counts 1 / (its group's "
+                     "responses). Weigh a mini-batch by its responses / the group's, step the last group, "
+                     "and call zero_grad after each step. See hint 2.")
     orders = [_order(function, seed) for seed in (0, 0, 1)]
     assert orders[0] != list(range(12)) and orders[0] != orders[2], (
-        "the rollouts come in the same order each time: shuffle them with torch.randperm. See hint 2.")
+        "the responses come in the same order each time: shuffle them with torch.randperm. See hint 2.")
     assert orders[0] == orders[1], (
         "the same seed gives two orders: shuffle with torch.randperm, which training.seed controls. "
         "See hint 2.")
@@ -107,11 +108,11 @@ def step(function: Callable) -> None:
     epoch = Epoch(function, *_buffer(5), mini_batch_size=1, gradient_accumulation_steps=2)
     events = [event for event in epoch.events if event in ("optimizer.step", "lr_scheduler.step")]
     assert events == ["optimizer.step", "lr_scheduler.step"] * 3, (
-        "5 rollouts, mini_batch_size 1, gradient_accumulation_steps 2: the groups have 2, 2 and 1 rollouts, "
+        "5 responses, mini_batch_size 1, gradient_accumulation_steps 2: the groups have 2, 2 and 1 of them, "
         "so there are three times optimizer.step() and then lr_scheduler.step(). Yours: "
         f"{', '.join(events) or 'none'}. See hint 2.")
     left = [p for p in epoch.actor.parameters() if p.grad is not None and p.grad.any()]
-    assert not left, "gradients are left after the epoch: call optimizer.zero_grad() after a step. See hint 2."
+    assert not left, "gradients are left after the epoch: call optimizer.zero_grad() each time. See hint 2."
     epoch = Epoch(function, *_buffer(4), mini_batch_size=4, max_grad_norm=0.01)
     norm = torch.cat([change.flatten() for change in epoch.moved.values()]).norm()
     expect.close("length of a step with learning rate 1 and max_grad_norm 0.01", norm, 0.01,
@@ -121,8 +122,7 @@ def step(function: Callable) -> None:
 
 def metrics(function: Callable) -> None:
     """eight floats: means over the mini-batches, the gradient norm as it was before clipping"""
-    # Three mini-batches, of 2, 2 and 1 rollouts. The losses of the i-th are i, 10 i and -100 i, its metrics
-    # i / 10.
+    # Three mini-batches, of 2, 2 and 1 responses. The i-th has losses i, 10 i, -100 i, and metrics i / 10.
     epoch = Epoch(function, *_buffer(5, tokens=1), mini_batch_size=2, gradient_accumulation_steps=2,
                   max_grad_norm=0.1, vf_coeff=0.5, entropy_coeff=0.0)
     kind = type(epoch.result).__name__
@@ -131,27 +131,26 @@ def metrics(function: Callable) -> None:
     assert not missing, f"the dict lacks {', '.join(missing)}."
     for name, value in epoch.result.items():
         assert type(value) is float, f"{name} is a {type(value).__name__}; it must be a float: call .item()."
-    # A rollout's gradient is 1/2 and -1/2 for two equally likely tokens and vf_coeff for its value: squares
-    # add up to 3/4. In the group of four each weighs 1/4: the norm is sqrt(4 * 3/4) / 4. The group of one has
+    # A response's gradient is 1/2, -1/2 by two equally likely logits and 1/2 by its value: the squares add up
+    # to 3/4. In the group of four each weighs 1/4: the norm is sqrt(4 * 3/4) / 4. For the group of one it is
     # sqrt(3/4).
     targets = (2.0, 20.0, 200.0, 12.0, 0.2, 0.2, 0.2, (3 ** 0.5 / 4 + 0.75 ** 0.5) / 2)
     slips = {
-        "loss/entropy": {-200.0: "The log shows the entropy itself: minus the entropy loss."},
-        "loss/total": {12.0 * 5 / 6: "Log the total before it is weighted for accumulation."},
-        "params/grad_norm": {0.1: "This is the norm after clipping; clip_grad_norm_ returns the one before."},
+        "loss/entropy": {-200.0: "The log shows the entropy itself: minus the entropy loss. See hint 1."},
+        "loss/total": {9.0: "Log the total as it was before it is weighed. See hint 3."},
+        "params/grad_norm": {0.1: "This is the norm after clipping; take the one before. See hint 3."},
     }
     for name, target in zip(METRICS, targets, strict=True):
         expect.close(name, torch.tensor(epoch.result[name]), target,
-                     "Mean over the three mini-batches, each counting once; grad_norm: over the two steps. "
-                     "See hint 3.",
-                     slips.get(name))
+                     "It is the mean over the three mini-batches, each counting once; grad_norm is the mean "
+                     "over the two steps. See hint 3.", slips.get(name))
 
 
 CRITERIA = (forward, losses, minibatches, step, metrics)
 
 
 class TableActor(nn.Module):
-    """An actor that looks its answers up. It refuses all but whole rollouts with their masks, prompt first."""
+    """An actor that looks its answers up. It refuses all but whole rows of the buffer with their masks."""
 
     def __init__(self, buffer: dict[str, Tensor], logits: Tensor, values: Tensor):
         super().__init__()
@@ -165,7 +164,7 @@ class TableActor(nn.Module):
         return self.logits[self.rows[-1]], self.values[self.rows[-1]]
 
     def _row(self, ids: Tensor, mask: Tensor) -> int:
-        """Which rollout this is."""
+        """Which response this is."""
         for row in range(len(self.logits)):
             if self._is(row, "input_ids", ids):
                 assert self._is(row, "attention_mask", mask), (
@@ -265,23 +264,23 @@ def _worked_buffer() -> tuple[dict[str, Tensor], Tensor, Tensor]:
     return buffer, logits, values
 
 
-def _buffer(rollouts: int, tokens: int = 3) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+def _buffer(responses: int, tokens: int = 3) -> tuple[dict[str, Tensor], Tensor, Tensor]:
     """Full responses that are told apart by their prompts; all logits and values are 0."""
-    shape = (rollouts, tokens)
-    prompts = torch.arange(2 * rollouts).view(rollouts, 2)
+    shape = (responses, tokens)
+    prompts = torch.arange(2 * responses).view(responses, 2)
     buffer = {
         "prompt_input_ids": prompts, "prompt_attention_mask": torch.ones_like(prompts),
         "response_input_ids": torch.ones(shape, dtype=torch.long),
         "response_attention_mask": torch.ones(shape, dtype=torch.long),
-        "rewards": torch.zeros(rollouts),
+        "rewards": torch.zeros(responses),
         "logprobs": torch.zeros(shape), "ref_logprobs": torch.zeros(shape), "values": torch.zeros(shape),
         "advantages": torch.zeros(shape), "returns": torch.zeros(shape),
     }
-    return buffer, torch.zeros(rollouts, 2 + tokens, 2), torch.zeros(rollouts, 2 + tokens)
+    return buffer, torch.zeros(responses, 2 + tokens, 2), torch.zeros(responses, 2 + tokens)
 
 
 def _order(function: Callable, seed: int) -> list[int]:
-    """The order in which an epoch of twelve rollouts takes them."""
+    """The order in which an epoch of twelve responses takes them."""
     torch.manual_seed(seed)
     epoch = Epoch(function, *_buffer(12), mini_batch_size=3)
     return [row for rows in epoch.actor.rows for row in rows]

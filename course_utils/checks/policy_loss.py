@@ -13,46 +13,43 @@ def worked_example(function: Callable) -> None:
     """the loss of the two responses worked out by hand"""
     loss, _, _ = _call(function, *_arguments())
     assert loss.dtype == torch.float32, f"the loss has dtype {loss.dtype}; float32 in must give float32 out."
-    # Surrogates .9 + .375 + 1.25 - .3125 and -.8 - 1.5 add up to -.0875, over 6 tokens; the loss is minus
-    # that.
-    expect.close("loss", loss, 0.0875 / 6, "Compare your ratios and surrogates with the table above, token "
-                 "by token. Hint 2 lists the steps.", {
+    advice = "Compare your ratios and products with the table above, token by token. Hint 2 lists the steps."
+    slips = {
         -0.0875 / 6: "Only the sign is wrong: an optimizer minimises, so the loss is minus the objective. "
-            "See hint 1.",
+                     "See hint 1.",
         0.0875: "You summed; divide by the number of response tokens, 6. See hint 2.",
         0.0875 / 8: "You divided by all 8 positions; padding does not count, so divide by the mask's sum. "
-            "See hint 2.",
+                    "See hint 2.",
         0.2984375: "You averaged each response, then the responses; here every response token weighs the "
                    "same. See hint 2.",
         -0.25 / 6: "This is the loss without clipping. See hint 1.",
-        -0.15 / 6: "You took the clipped term everywhere; it counts only where it is the smaller. See hint "
-            "1.",
+        -0.15 / 6: "You took the clipped term everywhere; it counts only where it is the smaller. "
+                   "See hint 1.",
         -0.4875 / 6: "You took the larger of the two terms; the objective is the smaller, the pessimistic "
                      "one. See hint 1.",
         0.95 / 6: "Your ratio is upside down: it is new over old, exp(new - old). See hint 2.",
-    })
+    }
+    # .9 + .375 + 1.25 - .3125 and -.8 - 1.5 add up to -.0875, over 6 tokens; the loss is minus that.
+    expect.close("loss", loss, 0.0875 / 6, advice, slips)
 
 
 def clipping(function: Callable) -> None:
     """gains are capped at 1 + ε and 1 − ε, losses never"""
     cases = (  # ratio, advantage, clip_ratio, target loss, which case it is
         (1.1, 2.0, 0.2, -2.2, "inside the range nothing is clipped"),
-        (1.5, 2.0, 0.2, -2.4, "A > 0 and the ratio is above 1 + ε: no more to gain, so 1.2 · 2"),
-        (0.5, 2.0, 0.2, -1.0, "A > 0 and the ratio is below 1 − ε: 0.5 · 2 is smaller than 0.8 · 2, so not "
-                              "clipped"),
-        (0.5, -2.0, 0.2, 1.6, "A < 0 and the ratio is below 1 − ε: no more to gain, so 0.8 · (−2)"),
-        (1.5, -2.0, 0.2, 3.0, "A < 0 and the ratio is above 1 + ε: 1.5 · (−2) is smaller than 1.2 · (−2), so "
-                              "not clipped"),
+        (1.5, 2.0, 0.2, -2.4, "A > 0, the ratio is above 1 + ε: no more to gain, so 1.2 · 2"),
+        (0.5, 2.0, 0.2, -1.0, "A > 0, the ratio is below 1 − ε: 0.5 · 2 is less than 0.8 · 2, not clipped"),
+        (0.5, -2.0, 0.2, 1.6, "A < 0, the ratio is below 1 − ε: no more to gain, so 0.8 · (−2)"),
+        (1.5, -2.0, 0.2, 3.0, "A < 0, the ratio is above 1 + ε: −1.5 · 2 is less than −1.2 · 2, not clipped"),
         (1.15, 2.0, 0.1, -2.2, "the range is 1 ± clip_ratio, whatever clip_ratio is given"),
     )
     for ratio, advantage, clip_ratio, target, which in cases:
         old = torch.full((1, 1), -1.5)
         loss, _, _ = _call(function, old + math.log(ratio), old, torch.full((1, 1), advantage),
                            torch.ones(1, 1, dtype=torch.long), clip_ratio)
-        expect.close(f"loss of one token with ratio {ratio}, advantage {advantage}, ε = "
-                     f"{clip_ratio}", loss, target,
-                     f"Here {which}. The minimum is between r · A and clip(r) · A, not between ratios. See "
-                     "hint 1.")
+        what = f"loss of one token with ratio {ratio}, advantage {advantage}, ε = {clip_ratio}"
+        expect.close(what, loss, target, f"Here {which}. The minimum is between r · A and clip(r) · A, not "
+                                         "between ratios. See hint 1.")
 
 
 def masking(function: Callable) -> None:
@@ -65,52 +62,47 @@ def masking(function: Callable) -> None:
                  for tensor, junk in zip(arguments[:3], (new, old, advantage), strict=True)]
         dirty[0].requires_grad_()
         results = _call(function, *dirty, *arguments[3:])
-        for name, yours, target in zip(("loss", "clip_frac", "approx_kl"), results, clean, strict=True):
-            expect.unchanged(name, yours, target,
-                             "Multiply each per-token quantity by response_mask before you sum, and divide "
-                             "by the mask's sum. See hint 2.")
+        for name, yours, before in zip(("loss", "clip_frac", "approx_kl"), results, clean, strict=True):
+            expect.unchanged(name, yours, before, expect.MASK_EACH)
         grad = expect.gradient(results[0], dirty[0], "See hint 3.")
-        expect.close("gradient on the padding", grad[padding], [0.0, 0.0],
-                     "Padding must not be trained on: mask before you sum. See hint 2.")
+        expect.close("gradient on the padding", grad[padding], [0.0, 0.0], expect.MASK_FIRST)
 
 
 def gradient(function: Callable) -> None:
     """the gradient reaches log_probs_new, and is 0 where clipping binds"""
     new, *others = _arguments()
-    new.requires_grad_()
-    loss, _, _ = _call(function, new, *others)
-    grad = expect.gradient(loss, new, "Compute the ratio from log_probs_new itself: no .detach(), no "
-                           ".item(), no torch.no_grad(). See hint 3.")
+    loss, _, _ = _call(function, new.requires_grad_(), *others)
+    grad = expect.gradient(loss, new, "Compute the ratio from log_probs_new itself: no .detach(), "
+                                      "no .item(), no torch.no_grad(). See hint 3.")
     # -A r / 6 where r A is the smaller term, 0 where the clipped one is.
     target = [[0, -0.75 * 0.5 / 6, -1.25 / 6, 0.25 * 1.25 / 6], [0, 1.5 / 6, 0, 0]]
     expect.close("gradient by log_probs_new", grad, target,
-                 "A clipped token has gradient 0, any other −A · r / 6: let torch.clamp and torch.min do it. "
-                 "See hint 3.")
+                 "It is 0 for a clipped token and −A · r / 6 for others: let torch.clamp and torch.min "
+                 "do it. See hint 3.")
 
 
 def metrics(function: Callable) -> None:
     """clip_frac and approx_kl, both without gradient"""
     new, *others = _arguments()
     _, clip_frac, approx_kl = _call(function, new.requires_grad_(), *others)
+    all_positions = "You divided by all 8 positions; divide by the 6 response tokens. See hint 2."
     # Ratios 1.25, .5, 1, 1.25 and .5, 1: four of six are further than .2 from 1.
-    expect.close("clip_frac", clip_frac, 4 / 6, "It is the share of response tokens with |r − 1| > ε. See "
-                                                "hint 2.", {
-        2 / 6: "Count every response token with |r − 1| > ε: on both sides, whether or not clipping changed "
-            "its loss.",
-        4 / 8: "You divided by all 8 positions; divide by the 6 response tokens. See hint 2.",
-    })
-    # -(ln 1.25 + ln .5 + ln 1.25 + ln .5) / 6
-    kl = -2 * (math.log(1.25) + math.log(0.5)) / 6
-    expect.close("approx_kl", approx_kl, kl, "It is the mean of old − new over the response tokens. See hint "
-                                             "2.", {
-        -kl: "The sign: it is old − new, the surprise of the new policy at the old one's tokens. See hint 1.",
-        kl * 6 / 8: "You divided by all 8 positions; divide by the 6 response tokens. See hint 2.",
-        0.0883743: "This is k2, half the squared log-ratio; here k1 is wanted: the mean of old − new.",
-        0.0733346: "This is k3, r − 1 − log r; here k1 is wanted: the mean of old − new.",
-    })
+    expect.close("clip_frac", clip_frac, 4 / 6,
+                 "It is the share of response tokens with |r − 1| > ε. See hint 2.", {
+                     2 / 6: "Count every response token with |r − 1| > ε: on both sides, whether or not "
+                            "clipping changed its loss. See hint 2.",
+                     4 / 8: all_positions,
+                 })
+    kl = -2 * (math.log(1.25) + math.log(0.5)) / 6  # minus the mean of the log-ratios
+    expect.close("approx_kl", approx_kl, kl,
+                 "It is the mean of old − new over the response tokens. See hint 1.", {
+                     -kl: "The sign: it is old − new. See hint 1.",
+                     kl * 6 / 8: all_positions,
+                     0.0883743: "This is k2, half the squared log-ratio; k1 is the mean of old − new.",
+                     0.0733346: "This is k3, r − 1 − log r; k1 is the mean of old − new.",
+                 })
     for name, metric in (("clip_frac", clip_frac), ("approx_kl", approx_kl)):
-        expect.no_gradient(name, metric, "It is only for the log; use .detach(), or the graph is kept alive. "
-                                         "See hint 3.")
+        expect.no_gradient(name, metric, "It is only for the log: use .detach(). See hint 3.")
 
 
 CRITERIA = (worked_example, clipping, masking, gradient, metrics)

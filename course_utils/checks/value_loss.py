@@ -12,19 +12,20 @@ def worked_example(function: Callable) -> None:
     """the loss of the two responses worked out by hand"""
     loss, _ = _call(function, *_arguments())
     assert loss.dtype == torch.float32, f"the loss has dtype {loss.dtype}; float32 in must give float32 out."
-    # The larger squared errors .01 + .09 + .01 + .01 and .0225 + .0025 add up to .145.
-    expect.close("loss", loss, 0.145 / 12, "Compare your squared errors with the table above, token by "
-                 "token. Hint 2 lists the steps.", {
+    advice = "Compare your squared errors with the table above, token by token. Hint 2 lists the steps."
+    slips = {
         0.145 / 6: "The factor ½ is missing. See hint 2.",
         0.145 / 2: "You summed; divide by the number of response tokens, 6. See hint 2.",
         0.145 / 16: "You divided by all 8 positions; padding does not count, so divide by the mask's sum. "
-            "See hint 2.",
+                    "See hint 2.",
         0.135 / 12: "This is the loss without clipping. See hint 1.",
-        0.115 / 12: "You took the clipped error everywhere; it counts only where it is the larger. See hint "
-            "1.",
+        0.115 / 12: "You took the clipped error everywhere; it counts only where it is the larger. "
+                    "See hint 1.",
         0.105 / 12: "You took the smaller of the two errors; the loss is the larger, the pessimistic one. "
-            "See hint 1.",
-    })
+                    "See hint 1.",
+    }
+    # The larger squared errors .01 + .09 + .01 + .01 and .0225 + .0025 add up to .145.
+    expect.close("loss", loss, 0.145 / 12, advice, slips)
 
 
 def clipping(function: Callable) -> None:
@@ -32,16 +33,15 @@ def clipping(function: Callable) -> None:
     cases = (  # v (the old value is 1, the range ½), return, target loss, which case it is
         (1.2, 2.0, 0.32, "inside the range nothing is clipped: ½ (1.2 − 2)²"),
         (2.5, 3.0, 1.125, "v moved up by 1.5, so v_clipped = 1.5, and ½ (1.5 − 3)² is the larger"),
-        (3.0, 2.0, 0.5, "v overshot: v_clipped = 1.5, but ½ (3 − 2)² is the larger, so not clipped"),
+        (3.0, 2.0, 0.5, "v overshot: v_clipped = 1.5, but ½ (3 − 2)² is the larger, not clipped"),
         (-0.5, -1.0, 1.125, "v moved down by 1.5, so v_clipped = 0.5, and ½ (0.5 + 1)² is the larger"),
-        (-1.0, 0.0, 0.5, "v overshot downwards: v_clipped = 0.5, but ½ (−1 − 0)² is the larger, so not "
-                         "clipped"),
+        (-1.0, 0.0, 0.5, "v overshot below: v_clipped = 0.5, but ½ (−1 − 0)² is the larger, not clipped"),
     )
     for value, target_return, target, which in cases:
         loss, _ = _call(function, torch.full((1, 1), value), torch.ones(1, 1),
                         torch.full((1, 1), target_return), torch.ones(1, 1, dtype=torch.long), 0.5)
-        expect.close(f"loss of one token with v = {value}, old value 1, return {target_return}, range "
-                     "0.5", loss, target,
+        what = f"loss of one token with v = {value}, old value 1, return {target_return}, range 0.5"
+        expect.close(what, loss, target,
                      f"Here {which}. The clip is around values_old, on both sides. See hint 1.")
 
 
@@ -55,44 +55,41 @@ def masking(function: Callable) -> None:
                  for tensor, junk in zip(arguments[:3], (new, old, target_return), strict=True)]
         dirty[0].requires_grad_()
         results = _call(function, *dirty, *arguments[3:])
-        for name, yours, target in zip(("loss", "vf_clip_frac"), results, clean, strict=True):
-            expect.unchanged(name, yours, target,
-                             "Multiply each per-token quantity by response_mask before you sum, and divide "
-                             "by the mask's sum. See hint 2.")
+        for name, yours, before in zip(("loss", "vf_clip_frac"), results, clean, strict=True):
+            expect.unchanged(name, yours, before, expect.MASK_EACH)
         grad = expect.gradient(results[0], dirty[0], "See hint 3.")
-        expect.close("gradient on the padding", grad[padding], [0.0, 0.0],
-                     "Padding must not be trained on: mask before you sum. See hint 2.")
+        expect.close("gradient on the padding", grad[padding], [0.0, 0.0], expect.MASK_FIRST)
 
 
 def gradient(function: Callable) -> None:
     """the gradient reaches values_new, and is 0 where clipping binds"""
     new, *others = _arguments()
     loss, _ = _call(function, new.requires_grad_(), *others)
-    grad = expect.gradient(loss, new, "Compute both errors from values_new itself: no .detach(), no "
-                           "torch.no_grad(). See hint 3.")
+    grad = expect.gradient(loss, new, "Compute both errors from values_new itself: no .detach(), "
+                                      "no torch.no_grad(). See hint 3.")
     # (v - R) / 6 where the unclipped error is the larger, 0 where the clipped one is.
     target = [[0.1 / 6, -0.3 / 6, 0, -0.1 / 6], [-0.15 / 6, 0, 0, 0]]
     expect.close("gradient by values_new", grad, target,
-                 "A clipped token has gradient 0, any other (v − R) / 6: let torch.clamp and torch.max do "
-                 "it. See hint 3.")
+                 "It is 0 for a clipped token and (v − R) / 6 for any other: let torch.clamp and torch.max "
+                 "do it. See hint 3.")
 
 
 def metrics(function: Callable) -> None:
     """vf_clip_frac, without gradient"""
     new, *others = _arguments()
     _, frac = _call(function, new.requires_grad_(), *others)
-    expect.close("vf_clip_frac", frac, 2 / 6, "It is the share of response tokens whose clipped error is the "
-                 "larger. See hint 2.", {
-        4 / 6: "Count where the clipped error is the larger: not wherever the value left the range, and not where "
-               "both errors are equal.",
-        2 / 8: "You divided by all 8 positions; divide by the 6 response tokens. See hint 2.",
-    })
-    expect.no_gradient("vf_clip_frac", frac, "It is only for the log; use .detach(). See hint 3.")
+    expect.close("vf_clip_frac", frac, 2 / 6,
+                 "It is the share of response tokens whose clipped error is the larger. See hint 2.", {
+                     4 / 6: "Count where the clipped error is the larger: not wherever the value left the "
+                            "range, and not where both errors are equal. See hint 2.",
+                     2 / 8: "You divided by all 8 positions; divide by the 6 response tokens. See hint 2.",
+                 })
+    expect.no_gradient("vf_clip_frac", frac, "It is only for the log: use .detach(). See hint 3.")
     old = torch.linspace(1, 3, 61).unsqueeze(0)
     _, frac = _call(function, old / 30, old, torch.zeros_like(old), torch.ones_like(old).long(), 5.0)
     expect.close("vf_clip_frac where no value left the range", frac, 0.0,
-                 "Is it a matter of rounding? old + clamp(new − old) is not exactly new, clamp(new, old − c, "
-                 "old + c) is; and equal errors do not count as larger. See hint 3.")
+                 "Is it a matter of rounding? old + clamp(new − old) is not exactly new; clamp(new, old − c, "
+                 "old + c) is. And equal errors do not count as larger. See hint 3.")
 
 
 CRITERIA = (worked_example, clipping, masking, gradient, metrics)
