@@ -84,9 +84,7 @@ def _chosen(exercise: Exercise, criterion: str | None) -> tuple[Callable, ...]:
 def _as_exported(function: Callable, exercise: Exercise) -> Callable:
     """The function as the exported module would have it; as it is where its source cannot be had."""
     filename = inspect.unwrap(function).__code__.co_filename
-    source = "".join(linecache.getlines(filename))
-    if not source:
-        return function
+    source = "".join(linecache.getlines(filename))  # "" if it cannot be had
     module = ModuleType(f"{PACKAGE}.{exercise.key}")
     module.__package__ = PACKAGE
     exec(compile(header(exercise.key), "<imports>", "exec"), module.__dict__)
