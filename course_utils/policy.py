@@ -11,6 +11,7 @@ from transformers.utils import logging
 from course_utils.config import Config, check_context
 
 logging.disable_progress_bar()  # loading and saving would draw theirs between the lines of the training's own
+ROWS_TOGETHER = 8  # fewer waste less on padding, more use the processor better
 EMBEDDED_MODEL = Path(__file__).parent / "embedded" / "model"
 
 
@@ -38,37 +39,66 @@ class ActorCritic(nn.Module):
         self.value_head = nn.Linear(head.in_features, 1)
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
-        # What goes into the LM head is the last hidden state in every architecture, at just the positions asked for.
-        head.register_forward_pre_hook(self._keep_hidden)
+        # What goes into the LM head is the last hidden state in every architecture.
+        head.register_forward_pre_hook(self._choose)
+        self._chosen = self._hidden = None
         self._accepted = inspect.signature(model.forward).parameters
 
-    def _keep_hidden(self, _module, inputs: tuple[Tensor, ...]) -> None:
-        self._hidden = inputs[0]
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, past_key_values: Cache | None = None,
-                logits_to_keep: int = 0) -> tuple[Tensor, Tensor]:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int = 0) -> tuple[Tensor, Tensor]:
         """Logits and values at every position, or at the last `logits_to_keep` positions.
 
+        Padding is not computed: rows of about one length go through the model together, moved to the left edge. There
+        causal attention needs no mask, since it never looks right, where the padding is.
+
         Args:
-            input_ids: (B, T) tokens; with a cache, only those that the cache does not hold yet.
-            attention_mask: (B, T), with a cache (B, cached + T): 1 on tokens, 0 on padding, wherever it stands.
+            input_ids: (B, T) tokens.
+            attention_mask: (B, T), 1 on tokens and 0 on padding, wherever it stands.
         Returns:
-            logits (B, T, V) of the next token at sampling temperature, values (B, T); float32.
+            logits (B, T, V) of the next token at sampling temperature, values (B, T); float32, 0 on padding.
         """
         if torch.is_grad_enabled():
             self.last_batch = input_ids  # what to show if the update meets a NaN
+        mask, first = attention_mask.bool(), input_ids.shape[1] - logits_to_keep if logits_to_keep else 0
+        wanted = mask.clone()
+        wanted[:, :first] = False
+        found = []
+        for rows in mask.sum(1).argsort().split(ROWS_TOGETHER):
+            lengths = mask[rows].sum(1, keepdim=True)
+            inside = torch.arange(max(1, int(lengths.max())), device=mask.device) < lengths  # (b, longest)
+            tokens, chosen = torch.zeros_like(inside, dtype=torch.long), torch.zeros_like(inside)
+            tokens[inside], chosen[inside] = input_ids[rows][mask[rows]], wanted[rows][mask[rows]]
+            row, column = wanted[rows].nonzero(as_tuple=True)
+            found.append((rows[row], column - first, *self._run(tokens, chosen)))
+        row, column, logits, values = (torch.cat(parts) for parts in zip(*found))
+        shape = len(mask), mask.shape[1] - first
+        return (logits.new_zeros(*shape, logits.shape[-1]).index_put((row, column), logits),
+                values.new_zeros(shape).index_put((row, column), values))
+
+    def next_token(self, input_ids: Tensor, attention_mask: Tensor, cache: Cache) -> tuple[Tensor, Tensor]:
+        """One step of sampling: logits (B, V) and values (B,) after the last position.
+
+        Args:
+            input_ids: (B, T), the tokens that the cache does not hold yet.
+            attention_mask: (B, cached + T), 1 on tokens, 0 on padding (on the left).
+        """
         positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, -input_ids.shape[1]:]
-        extra = {"position_ids": positions, "logits_to_keep": logits_to_keep}
-        extra = {name: value for name, value in extra.items() if name in self._accepted}
+        extra = {"position_ids": positions} if "position_ids" in self._accepted else {}
+        last = torch.zeros_like(input_ids, dtype=torch.bool)
+        last[:, -1] = True
+        return self._run(input_ids, last, attention_mask=attention_mask, past_key_values=cache, use_cache=True, **extra)
+
+    def _run(self, input_ids: Tensor, chosen: Tensor, use_cache: bool = False, **extra) -> tuple[Tensor, Tensor]:
+        """Logits (n, V) and values (n,) at the n chosen positions of (B, T): the LM head sees no others."""
+        self._chosen = chosen
         with torch.autocast(input_ids.device.type, self.compute_dtype, enabled=self.compute_dtype != torch.float32):
-            output = self.model(input_ids=input_ids, attention_mask=attention_mask, past_key_values=past_key_values,
-                                use_cache=past_key_values is not None, **extra)
-        logits, hidden = output.logits, self._hidden
-        self._hidden = None  # or the graph of this pass would live until the next
-        if logits_to_keep and "logits_to_keep" not in self._accepted:
-            logits, hidden = logits[:, -logits_to_keep:], hidden[:, -logits_to_keep:]
+            logits = self.model(input_ids=input_ids, use_cache=use_cache, **extra).logits.float()
+        hidden, self._hidden, self._chosen = self._hidden, None, None  # or this pass's graph would live on
         values = self.value_head(hidden.float()).squeeze(-1)
-        return logits.float() / self.temperature, values
+        return logits if self.temperature == 1 else logits / self.temperature, values
+
+    def _choose(self, _head, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
+        self._hidden = inputs[0] if self._chosen is None else inputs[0][self._chosen]
+        return (self._hidden,)
 
 
 def load_tokenizer(cfg: Config) -> PreTrainedTokenizerBase:

@@ -70,8 +70,7 @@ def generate(actor: ActorCritic, prompts: list[Prompt], tokenizer: PreTrainedTok
     cache, rows = DynamicCache(config=actor.model.config), torch.arange(len(prompts), device=device)
     tokens, seen = prompt_ids, prompt_mask
     for t in range(cfg.max_new_tokens):
-        logits, value = actor(tokens, seen, past_key_values=cache, logits_to_keep=1)
-        logits = logits[:, -1]  # (B, V)
+        logits, value = actor.next_token(tokens, seen, cache)  # (B, V), (B,)
         allowed = logits.clone()
         if t < cfg.min_new_tokens:
             allowed[:, tokenizer.eos_token_id] = -torch.inf
@@ -80,7 +79,7 @@ def generate(actor: ActorCritic, prompts: list[Prompt], tokenizer: PreTrainedTok
         else:
             probs = truncate(allowed.softmax(-1), cfg.top_k, cfg.top_p)
             token = pick(probs, uniforms[rows.cpu(), t].to(device))
-        ids[rows, t], mask[rows, t], values[rows, t] = token, 1, value[:, -1]
+        ids[rows, t], mask[rows, t], values[rows, t] = token, 1, value
         logprobs[rows, t] = logits.gather(-1, token[:, None]).squeeze(-1) - logits.logsumexp(-1)
 
         going_on = (token != tokenizer.eos_token_id).nonzero().squeeze(-1)

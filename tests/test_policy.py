@@ -38,6 +38,38 @@ def test_left_padding_changes_neither_logits_nor_values(architecture):
     torch.testing.assert_close(padded_values[:, 5:], values, atol=1e-5, rtol=1e-4)
 
 
+def test_rows_of_many_lengths_give_what_each_row_gives_alone():
+    """Rows are sorted and shared out over several passes; each must come back to its place, with its gradient."""
+    actor = small_actor("llama")
+    torch.nn.init.normal_(actor.value_head.weight)
+    lengths = [3, 9, 1, 12, 5, 7, 2, 11, 4, 12, 6, 1, 8, 10]
+    assert len(lengths) > policy.ROWS_TOGETHER
+    rows = [torch.randint(1, 50, (length,)) for length in lengths]
+    tokens, mask = torch.randint(1, 50, (len(rows), 20)), torch.zeros(len(rows), 20, dtype=torch.long)
+    starts = [index % 8 for index in range(len(rows))]  # padding on both sides
+    for index, (row, start) in enumerate(zip(rows, starts)):
+        tokens[index, start:start + len(row)], mask[index, start:start + len(row)] = row, 1
+    logits, values = actor(tokens, mask)
+    (logits.square().sum() + values.square().sum()).backward()
+    found = [p.grad.clone() for p in actor.parameters()]
+    assert (logits[mask == 0] == 0).all() and (values[mask == 0] == 0).all()
+
+    actor.zero_grad()
+    for index, (row, start) in enumerate(zip(rows, starts)):
+        alone = actor.model(row[None], output_hidden_states=True)
+        value = actor.value_head(alone.hidden_states[-1]).squeeze(-1)
+        torch.testing.assert_close(logits[index, start:start + len(row)], alone.logits[0], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(values[index, start:start + len(row)], value[0], atol=1e-5, rtol=1e-4)
+        (alone.logits.square().sum() + value.square().sum()).backward()
+    torch.testing.assert_close(found, [p.grad for p in actor.parameters()], atol=1e-4, rtol=1e-3)
+
+
+def test_a_row_without_tokens_is_harmless():
+    actor = small_actor("llama")
+    logits, values = actor(torch.ones(2, 4, dtype=torch.long), torch.zeros(2, 4, dtype=torch.long))
+    assert (logits == 0).all() and (values == 0).all()
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_last_positions_alone_are_the_last_positions_of_all(architecture):
     actor = small_actor(architecture)
