@@ -23,6 +23,10 @@ PROJECT_ROOT = Path(__file__).resolve().parents[1]
 class ConfigError(ValueError):
     """A setting that cannot be used; the message names the key, the value and what is expected."""
 
+    def _render_traceback_(self) -> list[str]:
+        """IPython shows this: the message alone says it all."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 @dataclass
 class ModelConfig:

@@ -47,6 +47,10 @@ EXERCISES: dict[str, Exercise] = {exercise.key: exercise for exercise in (
 class ExerciseError(Exception):
     """A set of exercises that cannot be used; the message says which notebook to correct and how to go on."""
 
+    def _render_traceback_(self) -> list[str]:
+        """IPython shows this: the message alone, for a traceback would lead into this file, not to the slip."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 @dataclass
 class Exercises:
@@ -92,16 +96,15 @@ def _require_modules(folder: Path) -> None:
     missing = [e for e in EXERCISES.values() if not (folder / e.module_file).is_file()]
     if not missing:
         return
-    lines = [f"{folder} has no {', '.join(e.module_file for e in missing)}."]
-    for e in missing:
-        lines.append(f"Exercise {e.number}: finish {e.notebook}, save it, then export it with\n"
-                     f"    {_command(e, folder)}")
-    lines.append("(to be run in the folder that holds notebooks/)")
-    raise ExerciseError("\n".join(lines))
+    names = "\n".join(f"    exercise {e.number}: {e.notebook}" for e in missing)
+    raise ExerciseError(
+        f"{folder} has no {', '.join(e.module_file for e in missing)}. Finish and save\n{names}\n"
+        f"then export them with\n    {_command(missing, folder)}\n(to be run in the folder that holds notebooks/)")
 
 
-def _command(exercise: Exercise, folder: Path) -> str:
-    return f'jupyter nbconvert --to nbgrader-module {exercise.notebook} --output-dir "{folder}"'
+def _command(exercises: list[Exercise], folder: Path) -> str:
+    """With this Python: a terminal's own `python` or `jupyter` may be another one, without the course."""
+    return f'"{sys.executable}" -m course_utils.export {" ".join(e.notebook for e in exercises)} --to "{folder}"'
 
 
 _package_numbers = itertools.count(1)
@@ -134,7 +137,7 @@ def _load_function(package: str, folder: Path, exercise: Exercise) -> Callable:
     except (Exception, SystemExit) as error:  # SystemExit: a learner's exit() must not end the trainer
         raise ExerciseError(f"{_where(error, folder, path)}: {type(error).__name__}: {error}\n"
                             f"Correct it in {exercise.notebook}, save, and export again:\n"
-                            f"    {_command(exercise, folder)}") from error
+                            f"    {_command([exercise], folder)}") from error
     _check_function(module, path, exercise)
     return getattr(module, exercise.function)
 

@@ -11,6 +11,7 @@ from statistics import median
 
 from IPython.display import HTML, display
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#999999"
 PANELS = (  # title, what to look for, ((metric, label, colour), ...)
@@ -36,6 +37,9 @@ def draw(figure: Figure, history: list[dict]) -> None:
     figure.clear()
     for axes, (title, hint, lines) in zip(figure.subplots(2, 4).flat, PANELS):
         for metric, label, colour in lines:
+            if metric == "eval/accuracy":
+                _draw_accuracy(axes, history)
+                continue
             points = [(line["step"], line[metric]) for line in history if metric in line]
             if not points:
                 continue
@@ -43,15 +47,14 @@ def draw(figure: Figure, history: list[dict]) -> None:
             axes.plot(steps, values, "o-", ms=2.5, lw=1.2, color=colour, label=label)
             if metric == "rollout/reward_mean":
                 axes.plot(steps, moving_average(values), lw=2.5, color=ORANGE, label="mean of 5")
-            if metric == "eval/accuracy":
-                bounds = [(line["eval/low"], line["eval/high"]) for line in history if metric in line]
-                errors = [[v - low for v, (low, _) in zip(values, bounds)],
-                          [high - v for v, (_, high) in zip(values, bounds)]]
-                axes.errorbar(steps, values, errors, fmt="none", ecolor=GREY, capsize=3)
-        if title in ("Reward", "Held-out accuracy", "Clip fraction"):
+        if title in ("Reward", "Held-out accuracy"):
             axes.set_ylim(-0.03, 1.05)
+        if title == "Clip fraction":
+            axes.set_ylim(bottom=0)
         if title == "Entropy and length":
-            _draw_length(axes.twinx(), history)
+            _draw_length(axes, history)
+        axes.set_xlim(0, 1.04 * max([1, *(line["step"] for line in history)]))  # the same steps in every panel
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_title(f"{title}\n", fontsize=11, fontweight="bold")
         axes.text(0.5, 1.03, hint, transform=axes.transAxes, ha="center", fontsize=8, color="#555555")
         axes.set_xlabel("PPO step", fontsize=8)
@@ -61,7 +64,21 @@ def draw(figure: Figure, history: list[dict]) -> None:
             axes.legend(fontsize=7, loc="best")
 
 
-def _draw_length(axes, history: list[dict]) -> None:
+def _draw_accuracy(axes, history: list[dict]) -> None:
+    """Every evaluation with its interval; the one before training is in the first step's line and stands at 0."""
+    found = [(step, line[f"{when}/accuracy"], line[f"{when}/low"], line[f"{when}/high"]) for line in history
+             for when, step in (("before", 0), ("eval", line["step"])) if f"{when}/accuracy" in line]
+    if found:
+        steps, values, lows, highs = zip(*found)
+        errors = [[v - low for v, low in zip(values, lows)], [high - v for v, high in zip(values, highs)]]
+        axes.errorbar(steps, values, errors, fmt="o-", ms=2.5, lw=1.2, color=GREEN, ecolor=GREY, capsize=3,
+                      label="greedy, 95 % interval")
+
+
+def _draw_length(entropy_axes, history: list[dict]) -> None:
+    axes = entropy_axes.twinx()
+    entropy_axes.set_zorder(1)  # its legend lies above the grey line
+    entropy_axes.patch.set_visible(False)
     axes.plot([line["step"] for line in history], [line["rollout/response_length"] for line in history],
               color=GREY, lw=1.2)
     axes.set_ylabel("response length (tokens), grey", fontsize=7, color="#555555")
@@ -81,7 +98,7 @@ def describe(history: list[dict]) -> str:
 
 
 def new_figure() -> Figure:
-    return Figure(figsize=(14, 6), layout="constrained", facecolor="white")
+    return Figure(figsize=(12, 6), layout="constrained", facecolor="white")
 
 
 def save_training_figure(history: list[dict], path: Path) -> None:
@@ -92,36 +109,43 @@ def save_training_figure(history: list[dict], path: Path) -> None:
 
 
 class Dashboard:
-    """A progress bar and one figure below the training cell, drawn anew in place while the run goes on.
+    """A progress bar and one figure below the training cell, shown anew in place while the run goes on.
 
-    Drawing costs most of a second, so it is done only when ten times as long has passed since the last time.
+    Drawing costs most of a second, so it is done only when ten times as long has passed since the last time; the
+    progress is shown at every step.
     """
 
     def __init__(self, total: int, history: list[dict] = ()):
         self.total, self.history, self.figure = total, list(history), new_figure()
         self._handle = display(HTML(""), display_id=True)
-        self.draw()
+        self._draw()
+        self._next = time.monotonic()  # the first drawing is the slowest: the first step need not wait for it
+        self._show()
 
     def update(self, metrics: dict) -> None:
         self.history.append(metrics)
         if len(self.history) == self.total or time.monotonic() >= self._next:
-            self.draw()
+            self._draw()
+        self._show()
 
-    def draw(self) -> None:
+    def _draw(self) -> None:
         start = time.monotonic()
-        self._handle.update(HTML(f"{self._progress()}<br>{self._picture()}"))
+        self._image = self._picture()
         self._next = time.monotonic() + 10 * (time.monotonic() - start)
+
+    def _show(self) -> None:
+        self._handle.update(HTML(f"{self._progress()}<br>{self._image}"))
 
     def _progress(self) -> str:
         done = len(self.history)
         left = (self.total - done) * median([line["time/step_seconds"] for line in self.history] or [0])
-        remaining = f", about {left:.0f} s left" if done else ""
+        remaining = f", about {left:.0f} s left" if 0 < done < self.total else ""
         return f'<progress value="{done}" max="{self.total}"></progress> step {done} of {self.total}{remaining}'
 
     def _picture(self) -> str:
         """The figure as an image with alt text, so that the notebook and its HTML can be read by everyone."""
         draw(self.figure, self.history)
         png = io.BytesIO()
-        self.figure.savefig(png, format="png", dpi=80)
+        self.figure.savefig(png, format="png", dpi=96)
         data = base64.b64encode(png.getvalue()).decode()
         return f'<img alt="{escape(describe(self.history))}" src="data:image/png;base64,{data}">'

@@ -3,6 +3,8 @@ import json
 from html import escape
 from pathlib import Path
 
+CELL = "<td style='text-align:left'>"  # on each cell: JupyterLab's own rule for them beats the table's
+
 
 def read_samples(path: Path) -> list[dict]:
     """One dict a problem: question, gold, response, correct."""
@@ -18,12 +20,13 @@ def before_and_after(folder: Path, count: int = 6) -> str:
     """An HTML table of the first `count` problems of a run."""
     pairs = list(zip(*(read_samples(folder / f"samples_{when}.jsonl") for when in ("before", "after"))))[:count]
     rows = "".join(
-        f"<tr><td>{escape(before['question'])}<br><b>{escape(before['gold'])}</b></td>{_cell(before)}{_cell(after)}</tr>"
-        for before, after in pairs)
-    return ("<table style='text-align:left'><thead><tr><th>Problem and right answer</th><th>Before</th><th>After</th>"
-            f"</tr></thead><tbody>{rows}</tbody></table>")
+        f"<tr>{CELL}{escape(before['question'])}<br><b>{escape(before['gold'])}</b></td>{_answer(before)}{_answer(after)}"
+        "</tr>" for before, after in pairs)
+    titles = ("Problem and right answer", "Before", "After")
+    heads = "".join(f"{CELL.replace('td', 'th')}{title}</th>" for title in titles)
+    return f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
 
 
-def _cell(sample: dict) -> str:
+def _answer(sample: dict) -> str:
     mark = "✓ right" if sample["correct"] else "✗ wrong"
-    return f"<td><b>{mark}</b><br>{escape(sample['response'].strip()).replace(chr(10), '<br>')}</td>"
+    return f"{CELL}<b>{mark}</b><br>{escape(sample['response'].strip()).replace(chr(10), '<br>')}</td>"

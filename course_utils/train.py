@@ -8,7 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from tqdm.auto import tqdm
+from tqdm import tqdm  # not tqdm.auto: Jupyter drops the widgets of processes that notebook 6 launches
 
 from course_utils.checkpoint import CheckpointError
 from course_utils.config import ConfigError, load_config

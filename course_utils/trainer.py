@@ -71,10 +71,13 @@ class Trainer:
     def train(self) -> Iterator[dict]:
         """Runs the steps that are left. Stop it where you like: finished steps are in metrics.jsonl, and calling it
         again goes on."""
+        before = {}
         if self.step == 0:
-            self._save_samples("samples_before.jsonl", self.evaluate())
+            result = self.evaluate()
+            self._save_samples("samples_before.jsonl", result)
+            before = {"before/accuracy": result.accuracy, "before/low": result.low, "before/high": result.high}
         while self.step < self.cfg.training.total_ppo_steps:
-            metrics = self.ppo_step(self.step + 1)
+            metrics, before = self.ppo_step(self.step + 1) | before, {}
             self.step += 1
             self._record(metrics)
             yield metrics
@@ -90,7 +93,12 @@ class Trainer:
         with clock("reference"):
             kl = self.add_advantages(buffer)
         metrics = {"step": step, **describe_rollout(buffer, scores, kl)}
-        metrics["params/max_ratio_deviation"] = self.ratio_deviation(buffer)
+        metrics["params/max_ratio_deviation"] = deviation = self.ratio_deviation(buffer)
+        if deviation > 1e-3 and self.unwrapped.compute_dtype == torch.float32:
+            raise TrainingError(
+                f"PPO step {step}: before the first update the ratio is off 1 by {deviation:.2g}. "
+                f"{self.cfg.model.name} samples and scores differently, for instance because it draws random numbers "
+                "in its layers or does not take padding on the left. Use another model.")
         with clock("update"):
             metrics |= self.update(buffer)
         seconds = time.perf_counter() - start
@@ -149,8 +157,8 @@ class Trainer:
         return dict(zip(UPDATE_METRICS, means.tolist()))
 
     def ratio_deviation(self, buffer: dict[str, Tensor]) -> float:
-        """max |π/π_old − 1| before the first update, on one mini-batch: 0 but for rounding, or sampling and scoring
-        do not mean the same policy."""
+        """max |π/π_old − 1| before the first update, on one mini-batch: 0 but for rounding, which makes about 1e-5 of
+        it in float32, or sampling and scoring do not mean the same policy."""
         size = self.cfg.ppo.mini_batch_size
         part = {name: tensor[:size] for name, tensor in buffer.items()}
         log_ratio = score_logprobs(self.unwrapped, part, size) - part["logprobs"]

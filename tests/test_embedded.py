@@ -55,7 +55,12 @@ def test_kinds_come_evenly_and_a_draw_is_the_same_for_the_same_seed():
     drawn = problems.draws("train", 800, seed=3)
     assert [sum(d.kind == kind for d in drawn) for kind in problems.KINDS] == [100] * 8
     assert drawn == problems.draws("train", 800, seed=3) != problems.draws("train", 800, seed=4)
-    assert len({d.question for d in drawn}) == 800
+
+
+def test_a_question_that_comes_again_is_drawn_anew(monkeypatch):
+    monkeypatch.setattr(problems, "draw", lambda split, rng, kind: problems.Draw(
+        kind, (1, 1, 1), f"{kind} {rng.randrange(20)}", "eggs"))  # 160 questions in all
+    assert len({d.question for d in problems.draws("train", 120)}) == 120
 
 
 @pytest.mark.parametrize("kind", problems.KINDS)

@@ -2,9 +2,11 @@
 import pytest
 import torch
 
-from course_utils.evaluate import wilson_interval
+from course_utils.evaluate import evaluate, wilson_interval
 from course_utils.metrics import explained_variance, masked_mean
-from course_utils.plots import describe, moving_average, save_training_figure
+from course_utils.plots import describe, draw, moving_average, new_figure, save_training_figure
+from course_utils.policy import load_tokenizer
+from course_utils.problems import Problem, make_prompts
 from course_utils.samples import accuracy_of, before_and_after
 
 
@@ -28,6 +30,8 @@ def test_explained_variance_by_hand():
     assert explained_variance(returns / 2, returns, mask) == pytest.approx(0.75)
     # Residuals 0, 0, 2, 2: variance 1, so 1 - 1 / (1/4) = -3: worse than a constant.
     assert explained_variance(-returns, returns, mask) == pytest.approx(-3)
+    # A value off the mask changes nothing.
+    assert explained_variance(returns / 2 + torch.tensor([[0, 0, 0, 0, 9]]), returns, mask) == pytest.approx(0.75)
     assert explained_variance(returns, torch.ones(1, 5), mask) == 0
 
 
@@ -41,10 +45,33 @@ HISTORY = [{"step": step, "rollout/reward_mean": step / 4, "rollout/kl": 0.5, "r
 
 
 def test_the_figure_is_drawn_with_and_without_evaluations(tmp_path):
-    save_training_figure(HISTORY, tmp_path / "plain.png")
-    HISTORY[-1] |= {"eval/accuracy": 0.5, "eval/low": 0.4, "eval/high": 0.6}
-    save_training_figure(HISTORY, tmp_path / "full.png")
-    assert (tmp_path / "full.png").stat().st_size > (tmp_path / "plain.png").stat().st_size > 10_000
+    evaluated = [*HISTORY[:-1], HISTORY[-1] | {"eval/accuracy": 0.5, "eval/low": 0.4, "eval/high": 0.6}]
+    before = [HISTORY[0] | {"before/accuracy": 0.2, "before/low": 0.1, "before/high": 0.3}, *evaluated[1:]]
+    for history, drawn in ((HISTORY, []), (evaluated, [[0.5]]), (before, [[0.2, 0.5]])):
+        save_training_figure(history, tmp_path / "training.png")
+        assert (tmp_path / "training.png").stat().st_size > 10_000
+        figure = new_figure()
+        draw(figure, history)
+        panels = {axes.get_title().strip(): axes for axes in figure.axes if axes.get_title()}
+        assert len(panels) == 8
+        held_out = panels["Held-out accuracy"]
+        assert [list(line.get_ydata()) for line in held_out.lines[:1]] == drawn
+        assert len(held_out.containers) == len(drawn)  # the interval
+        assert list(panels["Reward"].lines[0].get_ydata()) == [0.25, 0.5, 0.75]
+
+
+def test_evaluation_counts_each_way_of_being_right(small_config, monkeypatch):
+    """Four answers: right, right but without the mark, well-formed but wrong, and nothing."""
+    cfg = small_config("dataset.eval_samples=4")
+    tokenizer = load_tokenizer(cfg)
+    prompts, _ = make_prompts([Problem("?", "one\n#### 7")] * 4, tokenizer, cfg.dataset)
+    texts = iter([["#### 7", "it is 7", "#### 8", "none"]])
+    monkeypatch.setattr("course_utils.evaluate.generate", lambda *_: None)
+    monkeypatch.setattr("course_utils.evaluate.texts_of", lambda *_: next(texts))
+    result = evaluate(None, prompts, tokenizer, cfg, "cpu")
+    assert (result.accuracy, result.flexible_accuracy, result.well_formed, result.count) == (0.25, 0.5, 0.5, 4)
+    assert [sample["correct"] for sample in result.samples] == [True, False, False, False]
+    assert result.low == pytest.approx(wilson_interval(1, 4)[0])
 
 
 def test_the_figure_is_said_in_words():
@@ -58,5 +85,5 @@ def test_samples_are_shown_escaped_and_side_by_side(tmp_path):
         line = {"question": "1+1?", "gold": "2", "response": response, "correct": correct}
         (tmp_path / f"samples_{when}.jsonl").write_text(json.dumps(line) + "\n")
     table = before_and_after(tmp_path)
-    assert "<script>" not in table and "✗ wrong" in table and "✓ right" in table
+    assert "<script>" not in table and 0 < table.find("✗ wrong") < table.find("✓ right")
     assert (accuracy_of(tmp_path / "samples_before.jsonl"), accuracy_of(tmp_path / "samples_after.jsonl")) == (0, 1)

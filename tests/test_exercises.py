@@ -101,9 +101,9 @@ def test_missing_modules_are_all_named_with_notebook_and_command(tmp_path):
     (folder / "entropy.py").unlink()
     message = refusal(folder)
     assert "has no entropy.py, gae.py" in message
-    assert "Exercise 4: finish notebooks/04_gae/gae.ipynb" in message
-    command = "jupyter nbconvert --to nbgrader-module notebooks/04_gae/gae.ipynb"
-    assert f'{command} --output-dir "{folder}"' in message
+    assert "exercise 4: notebooks/04_gae/gae.ipynb" in message
+    command = f'"{sys.executable}" -m course_utils.export notebooks/03_entropy/entropy.ipynb notebooks/04_gae/gae.ipynb'
+    assert f'{command} --to "{folder}"' in message
     assert "policy_loss" not in message
     assert "policy_loss.py" in refusal(tmp_path / "nowhere")
 

@@ -1,7 +1,7 @@
 """The actor: values that start at 0, padding that changes nothing, and any causal LM of transformers."""
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from course_utils import policy
 from course_utils.config import ConfigError
@@ -36,6 +36,21 @@ def test_left_padding_changes_neither_logits_nor_values(architecture):
         padded_logits, padded_values = actor(padded, mask)
     torch.testing.assert_close(padded_logits[:, 5:], logits, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(padded_values[:, 5:], values, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_sampling_token_by_token_sees_what_the_row_alone_shows(architecture):
+    actor = small_actor(architecture)
+    torch.nn.init.normal_(actor.value_head.weight)
+    tokens = torch.randint(1, 50, (1, 7))
+    padded = torch.cat([torch.zeros(1, 5, dtype=torch.long), tokens], dim=1)  # as pad_prompts does
+    mask, cache = (torch.arange(12) >= 5).long().unsqueeze(0), DynamicCache(config=actor.model.config)
+    with torch.no_grad():
+        logits, values = actor(tokens, torch.ones_like(tokens))
+        for seen, until in ((0, 10), (10, 11), (11, 12)):
+            last_logits, last_value = actor.next_token(padded[:, seen:until], mask[:, :until], cache)
+            torch.testing.assert_close(last_logits, logits[:, until - 6], atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(last_value, values[:, until - 6], atol=1e-5, rtol=1e-4)
 
 
 def test_rows_of_many_lengths_give_what_each_row_gives_alone():
@@ -118,9 +133,13 @@ def test_half_precision_computes_but_weights_gradients_and_outputs_are_float32()
     assert {p.dtype for p in actor.parameters()} | {p.grad.dtype for p in actor.model.parameters()} == {torch.float32}
 
 
-def test_dropout_stays_off_in_training_mode(small_config, tmp_path):
-    config = AutoConfig.for_model("gpt2", **ARCHITECTURES["gpt2"], resid_pdrop=0.5, attn_pdrop=0.5, embd_pdrop=0.5,
-                                  n_positions=128, bos_token_id=0, eos_token_id=0)
+@pytest.mark.parametrize("architecture, dropout", [
+    ("gpt2", {"resid_pdrop": 0.5, "attn_pdrop": 0.5, "embd_pdrop": 0.5}),  # modules
+    ("llama", {"attention_dropout": 0.5}),  # a number that the attention reads
+])
+def test_dropout_stays_off_in_training_mode(small_config, tmp_path, architecture, dropout):
+    config = AutoConfig.for_model(architecture, **ARCHITECTURES[architecture], **dropout,
+                                  max_position_embeddings=128, bos_token_id=0, eos_token_id=0)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
     actor = policy.load_actor(small_config(f"model.name={tmp_path / 'model'}")).train()
     tokens = torch.randint(1, 50, (2, 6))
@@ -133,6 +152,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(small_config):
     found = []
     for switch in ("true", "false"):
         actor = policy.load_actor(small_config(f"training.gradient_checkpointing={switch}")).train()
+        assert actor.model.is_gradient_checkpointing == (switch == "true")
         actor(tokens, torch.ones_like(tokens))[0].square().mean().backward()
         found.append(actor.model.get_input_embeddings().weight.grad)
     torch.testing.assert_close(*found)

@@ -81,23 +81,29 @@ def test_scoring_gives_the_logprobs_of_sampling_and_zeros_off_the_mask(embedded)
     assert (scored[buffer["response_attention_mask"] == 0] == 0).all()
 
 
-def test_a_response_does_not_depend_on_the_rows_beside_it(embedded):
-    together, alone = sample(embedded), sample(embedded, rows=slice(9, 10))
-    length = alone["response_attention_mask"].sum()
-    assert torch.equal(together["response_input_ids"][9, :length], alone["response_input_ids"][0])
-    assert together["response_attention_mask"][9].sum() == length
+def test_a_response_does_not_depend_on_the_rows_beside_it(embedded, monkeypatch):
+    monkeypatch.setattr(embedded[0], "temperature", 2.0)  # so that other random numbers would give other tokens
+    together = sample(embedded)
+    lengths = together["response_attention_mask"].sum(1)
+    for row in (9, 23):
+        assert lengths[:row].min() < lengths[row]  # a row before it ended and left the batch
+        alone = sample(embedded, rows=slice(row, row + 1))
+        length = alone["response_attention_mask"].sum()
+        assert torch.equal(together["response_input_ids"][row, :length], alone["response_input_ids"][0])
+        assert together["response_attention_mask"][row].sum() == length
 
 
 def test_no_response_ends_before_min_new_tokens(embedded):
     free = sample(embedded, min_new_tokens=0)["response_attention_mask"].sum(1)
-    held = sample(embedded, min_new_tokens=30)["response_attention_mask"].sum(1)
-    assert free.min() < 30 <= held.min()
+    held = sample(embedded, min_new_tokens=40)["response_attention_mask"].sum(1)
+    assert free.min() < 40 and held.min() == 41  # 40 tokens and the end token
 
 
 def test_pick_takes_the_token_where_the_cumulated_probability_passes():
     probs = torch.tensor([[0.2, 0.0, 0.5, 0.3]] * 6)  # cumulated 0.2, 0.2, 0.7, 1.0
     uniforms = torch.tensor([0.0, 0.19, 0.21, 0.69, 0.71, 0.9999999])
     assert pick(probs, uniforms).tolist() == [0, 0, 2, 2, 3, 3]
+    assert pick(torch.tensor([[0.0, 0.4, 0.6]]), torch.tensor([0.0])).item() == 1  # never a token that cannot come
 
 
 def test_pick_follows_the_probabilities():
@@ -114,6 +120,9 @@ def test_truncation_by_hand():
     # The smallest set with at least the share p: 0.4 + 0.3 < 0.75 <= 0.4 + 0.3 + 0.2.
     assert truncate(probs, top_k=0, top_p=0.75).count_nonzero() == 3
     assert truncate(probs, top_k=0, top_p=0.1).tolist() == [[pytest.approx(0.4), 0, 0, 0]]
+    shuffled = torch.tensor([[0.1, 0.4, 0.2, 0.3]])  # what is kept stays in its place
+    assert truncate(shuffled, top_k=2, top_p=1.0).tolist() == [[0, pytest.approx(0.4), 0, pytest.approx(0.3)]]
+    assert truncate(shuffled, top_k=0, top_p=0.5).tolist() == [[0, pytest.approx(0.4), 0, pytest.approx(0.3)]]
 
 
 def test_collate_pads_prompts_on_the_left_and_responses_on_the_right():

@@ -42,7 +42,20 @@ def test_a_run_writes_what_the_course_promises(make_trainer):
 
 
 def test_the_first_ratio_is_one_in_every_step(make_trainer):
-    assert all(line["params/max_ratio_deviation"] < 5e-5 for line in make_trainer().train())
+    trainer = make_trainer()
+    assert all(line["params/max_ratio_deviation"] < 5e-5 for line in trainer.train())
+    buffer, _ = trainer.rollout(4)
+    with torch.no_grad():
+        trainer.unwrapped.model.get_input_embeddings().weight.mul_(1.1)
+    assert trainer.ratio_deviation(buffer) > 0.01  # the metric sees a policy that is not the one that sampled
+
+
+def test_a_model_that_samples_otherwise_than_it_scores_is_refused(make_trainer, monkeypatch):
+    trainer = make_trainer()
+    next_token = trainer.unwrapped.next_token
+    monkeypatch.setattr(trainer.unwrapped, "next_token", lambda *args: [1.1 * part for part in next_token(*args)])
+    with pytest.raises(TrainingError, match="PPO step 1: before the first update the ratio is off 1 by 0"):
+        trainer.ppo_step(1)
 
 
 def test_the_policy_starts_at_the_reference_and_leaves_it_while_the_reference_stays(make_trainer):
@@ -107,9 +120,9 @@ def test_the_scheduler_counts_every_optimizer_step_of_the_run(make_trainer):
     # 16 rollouts in mini-batches of 5 are 4, in groups of 3 are 2 optimizer steps, 2 epochs, 3 PPO steps.
     trainer = make_trainer("ppo.mini_batch_size=5", "ppo.gradient_accumulation_steps=3", "ppo.scheduler=linear",
                            "ppo.warmup_steps=0")
-    list(trainer.train())
+    rates = [trainer.lr_scheduler.get_last_lr()[0] for _ in trainer.train()]
     assert trainer.lr_scheduler.last_epoch == 12
-    assert trainer.lr_scheduler.get_last_lr()[0] == pytest.approx(0, abs=1e-12)
+    assert rates == pytest.approx([rate * trainer.cfg.ppo.learning_rate for rate in (2 / 3, 1 / 3, 0)], abs=1e-12)
 
 
 def test_gradient_checkpointing_changes_nothing_but_the_memory(make_trainer):
@@ -120,8 +133,9 @@ def test_gradient_checkpointing_changes_nothing_but_the_memory(make_trainer):
 
 
 def test_in_half_precision_the_first_ratio_is_near_one(make_trainer):
-    line = next(make_trainer("model.torch_dtype=bfloat16", "training.total_ppo_steps=1").train())
-    assert line["params/max_ratio_deviation"] < 1e-3
+    trainer = make_trainer("model.torch_dtype=bfloat16", "training.total_ppo_steps=1")
+    assert next(trainer.train())["params/max_ratio_deviation"] < 1e-3
+    assert {p.dtype for p in trainer.unwrapped.parameters()} == {torch.float32}  # or small updates would round away
 
 
 def test_without_a_kl_coefficient_no_reference_is_loaded(make_trainer):
@@ -130,7 +144,7 @@ def test_without_a_kl_coefficient_no_reference_is_loaded(make_trainer):
     assert next(trainer.train())["rollout/kl"] == 0
 
 
-@pytest.mark.parametrize("where", ["loss", "gradient"])
+@pytest.mark.parametrize("where", ["loss", "gradient", "metric"])
 def test_nan_stops_the_run_and_keeps_the_last_checkpoint(make_trainer, solutions, where):
     policy_loss = load_exercises(solutions).compute_policy_loss
     poisoned_from = 2 * 2 * 2 + 2  # two steps of two epochs of two mini-batches; then the second epoch of step 3
@@ -141,7 +155,8 @@ def test_nan_stops_the_run_and_keeps_the_last_checkpoint(make_trainer, solutions
         loss, clip_frac, kl = policy_loss(*arguments)
         if len(calls) > poisoned_from:
             # sqrt at 0: the loss is finite, its gradient is not.
-            loss = loss * torch.nan if where == "loss" else loss + torch.sqrt(loss - loss)
+            loss = {"loss": loss * torch.nan, "gradient": loss + torch.sqrt(loss - loss), "metric": loss}[where]
+            clip_frac = clip_frac * torch.nan if where == "metric" else clip_frac
         return loss, clip_frac, kl
 
     trainer = make_trainer(compute_policy_loss=poison)

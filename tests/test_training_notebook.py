@@ -1,11 +1,16 @@
 """Notebook 6 and the command line: the same run, from a notebook and from a terminal."""
 import json
+import socket
 import subprocess
 import sys
+from contextlib import suppress
 
 import nbformat
+import papermill
 import pytest
+from transformers import AutoModelForCausalLM
 
+from course_utils.metrics import read_metrics
 from course_utils.train import main
 from tests.conftest import ROOT
 
@@ -24,10 +29,33 @@ def test_the_training_notebook_leaves_everything_in_the_runs_folder(small_run, s
                 path.name for path in folder.iterdir()}
     page = (folder / "train_gsm8k.html").read_text()
     assert 'alt="PPO step 3: reward' in page and "Before" in page
-    cells = nbformat.read(folder / "train_gsm8k.ipynb", 4).cells
-    dashboards = [output for cell in cells for output in cell.get("outputs", [])
-                  if "PPO step" in output.get("data", {}).get("text/html", "")]
-    assert len(dashboards) == 1  # drawn anew in place, not one below the other
+    assert len(dashboards(folder / "train_gsm8k.ipynb")) == 1  # shown anew in place, not one below the other
+
+
+def dashboards(notebook):
+    """The HTML of the live figures in an executed notebook."""
+    pages = [output.get("data", {}).get("text/html", "")
+             for cell in nbformat.read(notebook, 4).cells for output in cell.get("outputs", [])]
+    return [page for page in pages if "<progress" in page]
+
+
+@pytest.mark.slow
+def test_the_training_notebook_trains_in_two_processes(small_run, solutions, tmp_path):
+    with socket.socket() as other:  # somebody else's training, on the port that Accelerate takes by default
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with suppress(OSError):  # it is taken already
+            other.bind(("127.0.0.1", 29500))
+            other.listen()
+        papermill.execute_notebook(
+            ROOT / NOTEBOOK, tmp_path / "executed.ipynb", cwd=ROOT, progress_bar=False, execution_timeout=250,
+            parameters={"EXERCISES": str(solutions), "NUM_PROCESSES": 2,
+                        "OVERRIDES": small_run("training.total_ppo_steps=2", "training.eval_interval=2")})
+    folder = tmp_path / "run"
+    assert [line["step"] for line in read_metrics(folder / "metrics.jsonl")] == [1, 2]
+    [figure] = dashboards(tmp_path / "executed.ipynb")
+    assert "step 2 of 2" in figure and 'alt="PPO step 2: reward' in figure
+    assert not any(path.name.startswith("run-") for path in tmp_path.iterdir())  # one run, not one a process
+    AutoModelForCausalLM.from_pretrained(folder / "final")
 
 
 @pytest.mark.slow
