@@ -4,6 +4,8 @@ nothing.
     check(compute_policy_loss)                # all criteria, one line each
     check(compute_policy_loss, "clipping")    # one criterion, as the graded cells do
 
+Where something fails and the function behaves like a typical wrong solution, the report names that mistake.
+
 It is not tested as it stands in the notebook's kernel, but as its exported module would have it: the
 cell that defines it is run again in a new module that knows the exercise's imports and nothing else.
 """
@@ -17,6 +19,7 @@ from types import ModuleType
 import torch
 
 from course_utils.checks import entropy, gae, minibatch_update, policy_loss, value_loss
+from course_utils.checks.misconceptions import recognised
 from course_utils.exercises import EXERCISES, Exercise
 from course_utils.export import header
 
@@ -48,9 +51,12 @@ def check(function: Callable, criterion: str | None = None) -> None:
         name = traceback.extract_tb(stub.__traceback__)[-1].name
         raise _without_traceback(NotImplementedError(
             f"exercise {exercise.number} is not written yet: fill in {name} above")) from None
+    known = recognised(exercise.key, alone) if failures else None
+    mistake = f"→ This is a known mistake, “{known[0]}”: {known[1]}" if known else ""
     if criterion and failures:
-        raise _without_traceback(AssertionError(f"{_title(chosen[0])}\n{failures[criterion]}"))
-    print(_report(chosen, failures))
+        raise _without_traceback(AssertionError(
+            "\n".join(filter(None, (_title(chosen[0]), failures[criterion], mistake)))))
+    print(_report(chosen, failures, mistake))
     if failures:
         raise _without_traceback(AssertionError(
             f"{exercise.function}: {len(failures)} of {len(chosen)} criteria do not hold yet: "
@@ -141,7 +147,7 @@ def _title(criterion: Callable) -> str:
     return f"✗ {criterion.__name__}: {criterion.__doc__.splitlines()[0]}"
 
 
-def _report(criteria: tuple[Callable, ...], failures: dict[str, str]) -> str:
+def _report(criteria: tuple[Callable, ...], failures: dict[str, str], mistake: str) -> str:
     lines, told = [], {}  # told: advice -> the criterion under which it stands
     for criterion in criteria:
         name, title = criterion.__name__, _title(criterion)
@@ -153,4 +159,4 @@ def _report(criteria: tuple[Callable, ...], failures: dict[str, str]) -> str:
         advice = failures[name] if first == name else f"the same as for {first}"
         lines += [wrapped for line in advice.splitlines()
                   for wrapped in textwrap.wrap(line, 96, initial_indent="    ", subsequent_indent="    ")]
-    return "\n".join(lines)
+    return "\n".join(lines + textwrap.wrap(mistake, 96, subsequent_indent="    ", break_on_hyphens=False))

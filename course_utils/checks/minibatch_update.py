@@ -25,7 +25,7 @@ def forward(function: Callable) -> None:
     epoch = Epoch(function, *_worked_buffer(), mini_batch_size=2)
     policy, value, entropy = (epoch.only_call(name) for name in LOSSES)
     example, rows = worked_example(), epoch.actor.rows[0]
-    shifted = epoch.actor.start["values"][rows, 2:]
+    shifted = epoch.start["values"][rows, 2:]
     late = ("The numbers are those one position late. The output at a token predicts the next one: the first "
             "response token, at position P, is predicted at P − 1. See hint 2.")
     assert not torch.equal(value["values_new"].detach(), shifted), late
@@ -156,7 +156,6 @@ class TableActor(nn.Module):
         super().__init__()
         self.buffer, self.prompt_length = buffer, buffer["prompt_input_ids"].shape[1]
         self.logits, self.values = nn.Parameter(logits), nn.Parameter(values)  # (N, P+R, V), (N, P+R)
-        self.start = {name: parameter.detach().clone() for name, parameter in self.named_parameters()}
         self.rows: list[list[int]] = []  # of each call
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -183,12 +182,13 @@ class TableActor(nn.Module):
 class Epoch:
     """One call of run_ppo_update_epoch, and what it did."""
 
-    def __init__(self, function: Callable, buffer: dict[str, Tensor], logits: Tensor, values: Tensor, **ppo):
+    def __init__(self, function: Callable, buffer: dict[str, Tensor], actor: nn.Module, **ppo):
         defaults = {"mini_batch_size": 2, "gradient_accumulation_steps": 1, "clip_ratio": 0.2,
                     "clip_range_value": 0.3, "vf_coeff": 0.5, "entropy_coeff": 0.01, "max_grad_norm": 1e6}
         self.ppo = SimpleNamespace(**(defaults | ppo))
         self.buffer = {name: tensor.clone() for name, tensor in buffer.items()}
-        self.actor = TableActor(buffer, logits, values)
+        self.actor = actor
+        self.start = {name: p.detach().clone() for name, p in actor.named_parameters()}
         self.events: list[str] = []
         self.calls: dict[str, list[dict]] = {name: [] for name in LOSSES}
         optimizer = torch.optim.SGD(self.actor.parameters(), lr=1.0)
@@ -201,7 +201,7 @@ class Epoch:
         for name, tensor in buffer.items():
             assert torch.equal(tensor, self.buffer[name]), (
                 f'it changed "{name}" of the buffer; the next epoch needs it.')
-        self.moved = {name: (parameter - self.actor.start[name]).detach()
+        self.moved = {name: (parameter - self.start[name]).detach()
                       for name, parameter in self.actor.named_parameters()}
 
     def only_call(self, loss: str) -> dict:
@@ -249,8 +249,9 @@ def _mean(name: str, tensor: Tensor, mask: Tensor, shown: float) -> Tensor:
     return mean - mean.detach() + shown
 
 
-def _worked_buffer() -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """Buffer, logits (2, 6, 4) and values (2, 6) of the worked example; positions 0 and 5 predict nothing."""
+def _worked_buffer() -> tuple[dict[str, Tensor], TableActor]:
+    """Buffer and actor, with logits (2, 6, 4) and values (2, 6), of the worked example; positions 0 and 5
+    predict nothing."""
     example = worked_example()
     buffer = {
         "prompt_input_ids": example.prompt_input_ids, "prompt_attention_mask": example.prompt_attention_mask,
@@ -261,13 +262,14 @@ def _worked_buffer() -> tuple[dict[str, Tensor], Tensor, Tensor]:
     }
     logits = torch.cat([torch.zeros(2, 1, 4), example.logits_new, torch.zeros(2, 1, 4)], dim=1)
     values = torch.cat([torch.full((2, 1), 7.0), example.values_new, torch.full((2, 1), -7.0)], dim=1)
-    return buffer, logits, values
+    return buffer, TableActor(buffer, logits, values)
 
 
-def _buffer(responses: int, tokens: int = 3) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """Full responses that are told apart by their prompts; all logits and values are 0."""
+def _buffer(responses: int, tokens: int = 3) -> tuple[dict[str, Tensor], TableActor]:
+    """Up to 16 full responses, told apart by their prompts: binary numbers, since there are two words. All logits
+    and values are 0."""
     shape = (responses, tokens)
-    prompts = torch.arange(2 * responses).view(responses, 2)
+    prompts = torch.arange(responses).unsqueeze(1) >> torch.arange(4) & 1  # (N, 4)
     buffer = {
         "prompt_input_ids": prompts, "prompt_attention_mask": torch.ones_like(prompts),
         "response_input_ids": torch.ones(shape, dtype=torch.long),
@@ -276,7 +278,8 @@ def _buffer(responses: int, tokens: int = 3) -> tuple[dict[str, Tensor], Tensor,
         "logprobs": torch.zeros(shape), "ref_logprobs": torch.zeros(shape), "values": torch.zeros(shape),
         "advantages": torch.zeros(shape), "returns": torch.zeros(shape),
     }
-    return buffer, torch.zeros(responses, 2 + tokens, 2), torch.zeros(responses, 2 + tokens)
+    logits, values = torch.zeros(responses, 4 + tokens, 2), torch.zeros(responses, 4 + tokens)
+    return buffer, TableActor(buffer, logits, values)
 
 
 def _order(function: Callable, seed: int) -> list[int]:

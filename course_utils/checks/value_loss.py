@@ -85,6 +85,11 @@ def metrics(function: Callable) -> None:
                      2 / 8: "You divided by all 8 positions; divide by the 6 response tokens. See hint 2.",
                  })
     expect.no_gradient("vf_clip_frac", frac, "It is only for the log: use .detach(). See hint 3.")
+    # A value that moved from 0 to 2, with a range of 1: the clipped one is further from 4, 3, 3, but nearer to 0.
+    returns, zeros = torch.tensor([[4.0, 3.0, 3.0, 0.0]]), torch.zeros(1, 4)
+    _, frac = _call(function, zeros + 2, zeros, returns, torch.ones(1, 4, dtype=torch.long), 1.0)
+    expect.close("vf_clip_frac where the clipped error is the larger for three tokens of four", frac, 3 / 4,
+                 "Count where the clipped error is the larger, not where it is the smaller. See hint 2.")
     # Whole numbers, so that `old + clamp(new - old)` is exact too: rounding is nobody's mistake.
     old = torch.arange(8.0).unsqueeze(0)
     _, frac = _call(function, old + 3, old, torch.zeros_like(old), torch.ones_like(old).long(), 5.0)
