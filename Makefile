@@ -2,10 +2,10 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lab release
+.PHONY: help train test lab release grade check instructor
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 
 train: .venv/installed ## train a language model with the course's solutions, on the CPU, into outputs/
 	.venv/bin/python -m course_utils.export notebooks/0[1-5]*/*.ipynb --to build/solutions
@@ -21,8 +21,17 @@ lab: release ## your workspace/ with the exercises, in JupyterLab; never overwri
 release: .venv/installed ## the student notebooks, from notebooks/ into autograder/release/
 	.venv/bin/nbgrader generate_assignment '0[1-6]_*' --force
 
+grade: .venv/installed ## what was handed in, into nbgrader's gradebook and autograder/report.html
+	.venv/bin/python -m autograder grade
+
+check: .venv/installed ## your own workspace/, graded as a class is: points and advice
+	.venv/bin/python -m autograder check
+
+instructor: .venv/installed ## JupyterLab with nbgrader's formgrader on this course
+	PATH="$(CURDIR)/.venv/bin:$$PATH" jupyter lab
+
 # Made again when the dependencies change.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	.venv/bin/pip install -c constraints.txt -e '.[course,dev]'
+	.venv/bin/pip install -c constraints.txt -e '.[course,cluster,dev]'
 	touch .venv/installed

@@ -25,3 +25,10 @@ os.makedirs(os.path.join(c.CourseDirectory.root, "autograder"), exist_ok=True)  
 # exported there (jupyter nbconvert writes beside the notebook), or what a run left, must not get to students.
 c.CourseDirectory.ignore = [".ipynb_checkpoints", "__pycache__", "*.pyc", "feedback",
                             "*.py", "outputs", "exercises"]
+
+# `nbgrader autograde` and the formgrader's Autograde button take their points from the judge in the sandbox, and
+# `nbgrader collect` follows no links: nbgrader's own would let a submission choose its points. See autograder/.
+from autograder.nbgrader_plugin import install  # noqa: E402  (nbgrader puts this folder on Python's path first)
+
+install(c.CourseDirectory.root)
+c.ExchangeFactory.collect = "autograder.collect.CourseCollect"

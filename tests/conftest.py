@@ -36,3 +36,24 @@ def small_run(tmp_path):
 def small_config(small_run):
     from course_utils.config import load_config
     return lambda *more: load_config(ROOT / "configs/config_debug.yaml", small_run(*more))
+
+
+@pytest.fixture(scope="session")
+def released_course(tmp_path_factory) -> Path:
+    """A copy of the course after `make release`. Not to be changed: see the fixture `course`."""
+    from tests.course import copy_code, nbgrader
+
+    course = tmp_path_factory.mktemp("course") / "tinier-zero"
+    copy_code(course)
+    run = nbgrader(course, "generate_assignment", "0[1-6]_*", "--force")
+    assert run.returncode == 0, run.stderr
+    assert "Warning" not in run.stderr and "WARNING" not in run.stderr, run.stderr
+    return course
+
+
+@pytest.fixture
+def course(released_course, tmp_path) -> Path:
+    """A test's own copy of the course after `make release`."""
+    import shutil
+
+    return Path(shutil.copytree(released_course, tmp_path / "tinier-zero"))

@@ -21,7 +21,7 @@ else:
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-INSTALLED_BY_MAKE = ("course", "dev")
+INSTALLED_BY_MAKE = ("course", "cluster", "dev")
 INDEX_NAMES = {"yaml": "pyyaml"}  # where a package is imported under another name than it is installed by
 OWN = {"course_utils", "autograder", "tests"} | {path.stem for path in (ROOT / "tests").glob("*.py")}
 
@@ -110,7 +110,7 @@ def test_nbconvert_knows_the_exporter():
     assert PROJECT["entry-points"]["nbconvert.exporters"] == {point.name: point.value}
 
 
-@pytest.mark.parametrize("target", ["train", "test", "lab", "release", "help"])
+@pytest.mark.parametrize("target", ["train", "test", "lab", "release", "grade", "check", "instructor", "help"])
 def test_make_has_its_targets(target):
     """Not run here: make can plan it, and make help lists it."""
     def make(*arguments):

@@ -1,4 +1,5 @@
 """make release and make lab: what students get, and that nothing of theirs is ever overwritten."""
+import os
 import shutil
 import subprocess
 import sys
@@ -106,7 +107,8 @@ def test_the_release_has_the_stub_and_no_exported_solution(tmp_path):
         nbformat.write(new_notebook(cells=[cell]), tmp_path / "notebooks" / assignment / "policy_loss.ipynb")
     write(tmp_path / "notebooks/06_train_gsm8k/picture.svg", "<svg/>")
     run = subprocess.run([sys.executable, "-m", "nbgrader", "generate_assignment", "0[1-6]_*", "--force"],
-                         cwd=tmp_path, capture_output=True, text=True, timeout=120)
+                         cwd=tmp_path, capture_output=True, text=True, timeout=120,
+                         env={**os.environ, "PYTHONPATH": str(ROOT)})  # for nbgrader_config.py's autograder
     assert run.returncode == 0, run.stderr
     released = files(tmp_path / "autograder/release")
     assert sorted(released) == ["01_policy_loss/policy_loss.ipynb",

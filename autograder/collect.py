@@ -1,0 +1,84 @@
+"""nbgrader's collect, for an exchange folder in which anybody may put anything. nbgrader_config.py sets it.
+
+nbgrader's own follows symbolic links, with the instructor's rights: a link to the instructor's source notebook would
+come out as a submission with the right answers. And one folder that is too large, or has a name that it does not
+expect, ends the collection for the whole class. Here links stay links, which submission.py then refuses, and whatever
+is wrong with a submission is only its own affair.
+"""
+import os
+import shutil
+import stat
+from datetime import datetime
+from pathlib import Path
+
+from nbgrader.exchange.default import ExchangeCollect
+from nbgrader.utils import ignore_patterns
+
+from autograder.submission import MAX_RECEIPT, moment, small_text
+
+RECEIPT = ("timestamp.txt", "submission_secret.txt")
+
+
+class CourseCollect(ExchangeCollect):
+    """ExchangeCollect with its options."""
+
+    def _path_to_record(self, path: str) -> dict:
+        """nbgrader's {username, filename, timestamp}; the username is "" where the folder cannot be a submission."""
+        try:
+            if os.path.islink(path) or not os.path.isdir(path):
+                raise ValueError("not a folder")
+            record = super()._path_to_record(path)
+            if record["username"].strip(". ") == "":
+                raise ValueError("no student's id")
+            return record
+        except Exception as error:  # parsing such a name fails in more than one way
+            self.log.warning("Not collected: %s: %s", ascii(path), error)
+            return {"username": "", "filename": os.path.basename(path), "timestamp": datetime.min}
+
+    def copy_files(self) -> None:
+        self.src_records = [record for record in self.src_records if record["username"]]
+        super().copy_files()
+
+    def do_copy(self, src: str, dest: str, log=None) -> None:
+        """Copies one submission; of a folder that is too large, notebooks and receipt only."""
+        too_large = self.get_size(src) > 1000 * self.coursedir.max_dir_size
+        if too_large:
+            self.log.warning("%s has more than %d kB: only its notebooks are collected", src,
+                             self.coursedir.max_dir_size)
+        unwanted = ignore_patterns(self.coursedir.ignore, self.coursedir.include, self.coursedir.max_file_size,
+                                   self.log)
+
+        def left_out(folder: str, names: list[str]) -> set[str]:
+            out = {name for name in names if not _copyable(Path(folder, name))}  # a pipe would never end
+            if too_large:
+                out |= {name for name in names if not name.endswith(".ipynb") and name not in RECEIPT}
+            return out.union(unwanted(folder, [*set(names) - out]))
+
+        try:
+            shutil.copytree(src, dest, symlinks=True, ignore=left_out)
+        except (OSError, RecursionError) as error:  # shutil.Error among them: the rest has been copied
+            self.log.warning("%s is not collected whole: %s", src, str(error)[:500])
+        os.makedirs(dest, exist_ok=True)
+        self._permit(Path(dest))
+        self._mend_timestamp(Path(src).name, Path(dest, "timestamp.txt"))
+
+    def _permit(self, dest: Path) -> None:
+        """The instructor can read and change what was collected, whatever permissions it came with."""
+        folder, file = (0o2770, 0o660) if self.coursedir.groupshared else (0o700, 0o600)
+        for path in [dest, *dest.rglob("*")]:
+            if not path.is_symlink():
+                path.chmod(path.stat().st_mode | (folder if path.is_dir() else file))
+
+    def _mend_timestamp(self, name: str, path: Path) -> None:
+        """Where timestamp.txt says nothing, the folder's name does. nbgrader stops on one that it cannot read, on the
+        formgrader's pages too."""
+        if moment(small_text(path, MAX_RECEIPT)) is None:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            path.unlink(missing_ok=True)
+            path.write_text(name.rsplit("+", 3)[2])
+
+
+def _copyable(path: Path) -> bool:
+    mode = path.lstat().st_mode
+    return stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode)

@@ -1,0 +1,202 @@
+"""Writes verdicts into nbgrader's gradebook, and the notebooks that its feedback and its formgrader show.
+
+What nbgrader's own autograder would leave behind is left here: rows for student, submission and grades, late
+penalties by nbgrader's plug-in, and autograded/STUDENT/ASSIGNMENT/ with the notebook and the receipt of the hand-in.
+The notebook is the course's, rebuilt; no file of the submission is copied.
+"""
+import os
+import secrets
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+from nbgrader.api import Gradebook, InvalidEntry, MissingEntry, SubmittedNotebook
+from nbgrader.apps.baseapp import NbGrader
+from nbgrader.preprocessors import AssignLatePenalties
+from sqlalchemy.exc import DatabaseError, OperationalError
+
+from autograder.master import ROOT, Master, master, points, rebuilt
+from autograder.submission import Receipt, Submission, modified, moment, receipt
+from autograder.verdict import Verdict
+
+
+class GradebookError(Exception):
+    """The gradebook cannot be used; one line that says what to do. What it holds already is not changed."""
+
+
+def course_app() -> NbGrader:
+    """An nbgrader application with the course's configuration, for who is not started by nbgrader."""
+    app = NbGrader()
+    app.initialize([], root=str(ROOT))
+    return app
+
+
+class CourseGradebook:
+    """The open gradebook of the course, to be used as a context manager by one process at a time.
+
+    `parent` is an nbgrader application or converter; its configuration says where everything is.
+    """
+
+    def __init__(self, parent=None):
+        self.parent = parent or course_app()
+        self.coursedir = self.parent.coursedir
+        self.late_penalties = AssignLatePenalties(parent=self.parent)
+
+    @property
+    def submitted(self) -> Path:
+        return Path(self.coursedir.root) / self.coursedir.submitted_directory
+
+    @property
+    def autograded(self) -> Path:
+        return Path(self.coursedir.root) / self.coursedir.autograded_directory
+
+    @property
+    def db(self):
+        """The SQLAlchemy session."""
+        return self.gradebook.db
+
+    def __enter__(self) -> "CourseGradebook":
+        with self._in_words():
+            self.gradebook = Gradebook(self.coursedir.db_url, self.coursedir.course_id)
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.gradebook.close()
+
+    def is_new(self, student: str, key: str) -> bool:
+        """Whether it was handed in after what was graded last, or nothing was yet."""
+        exercise = master(key)
+        folder = self.autograded / student / exercise.assignment
+        if not (folder / exercise.file).is_file():
+            return True
+        handed_in = moment(receipt(self.submitted, student, key).timestamp)
+        graded = moment(_existing(folder / "timestamp.txt"))
+        return bool(handed_in and graded and handed_in > graded)
+
+    def record(self, student: str, submission: Submission, verdict: Verdict) -> float:
+        """Writes one verdict, and gives the score as nbgrader has it: with manual grades, less the late penalty.
+
+        The notebook is written last: where it is, the grades are. GradebookError: see there.
+        """
+        exercise = master(submission.key)
+        paper = receipt(self.submitted, student, submission.key)
+        with self._in_words():
+            self._require_assignment(exercise)
+            self._require_student(student)
+            with self.db.no_autoflush:  # nbgrader builds its rows bit by bit, and SQLAlchemy warns of each half
+                whole = self.gradebook.update_or_create_submission(
+                    exercise.assignment, student, timestamp=moment(paper.timestamp))
+            notebook = self.gradebook.find_submission_notebook(exercise.notebook, exercise.assignment, student)
+            self._grade(notebook, points(verdict))
+            self._penalise(exercise, student, whole.total_seconds_late, notebook)
+            self._write(student, submission, verdict, paper)
+            self.db.refresh(notebook)
+            return max(0.0, notebook.score - (notebook.late_submission_penalty or 0.0))
+
+    def _require_assignment(self, exercise: Master) -> None:
+        """GradebookError: the gradebook was not made from these notebooks."""
+        notebook = self.gradebook.find_notebook(exercise.notebook, exercise.assignment)
+        if {cell.name: cell.max_score for cell in notebook.grade_cells} != {
+                cell.grade_id: cell.points for cell in exercise.graded}:
+            raise MissingEntry(f"{exercise.assignment} with the graded cells of its notebook")
+
+    def _require_student(self, student: str) -> None:
+        """GradebookError: they are not in the gradebook, and nbgrader's option says not to add them."""
+        if getattr(self.parent, "create_student", True):
+            self.gradebook.update_or_create_student(student)
+            return
+        try:
+            self.gradebook.find_student(student)
+        except MissingEntry:
+            raise GradebookError(f"the gradebook has no student {student}: run `nbgrader db student add {student}`, or "
+                                 "set Autograde.create_student") from None
+
+    def _grade(self, notebook: SubmittedNotebook, scores: dict[str, float]) -> None:
+        changed = False
+        for grade in notebook.grades:
+            score = scores.pop(grade.name)
+            changed |= grade.auto_score != score
+            # As nbgrader does, a grade that somebody gave by hand is kept, and shown to them again; but only where
+            # there is something to look at again.
+            if grade.auto_score != score or grade.manual_score is None:
+                grade.needs_manual_grade = grade.manual_score is not None
+            grade.auto_score = score
+        if scores:
+            raise MissingEntry(f"grades of {', '.join(scores)}")
+        for comment in notebook.comments:
+            comment.auto_comment = None  # the graded cells say it; a grader's own comment is another column
+        self.db.commit()
+
+    def _penalise(self, exercise: Master, student: str, seconds_late: float, notebook: SubmittedNotebook) -> None:
+        if seconds_late == 0:  # as the plug-in has it, without opening the gradebook a second time
+            notebook.late_submission_penalty = None
+            self.db.commit()
+            return
+        self.late_penalties.preprocess(NotebookNode(cells=[]), {"nbgrader": {
+            "notebook": exercise.notebook, "assignment": exercise.assignment, "student": student,
+            "db_url": self.coursedir.db_url}})
+
+    def _write(self, student: str, submission: Submission, verdict: Verdict, paper: Receipt) -> None:
+        """The folder in autograded/: the notebook and what generate_feedback and release_feedback read beside it."""
+        exercise = master(submission.key)
+        folder = self.autograded / student / exercise.assignment
+        # Without a timestamp generate_feedback warns, and without a secret release_feedback stops for the whole
+        # class. A secret of our own names a file that nobody asks for.
+        files = {
+            "timestamp.txt": paper.timestamp or modified(self.submitted, student, submission.key),
+            "submission_secret.txt": paper.secret or _existing(folder / "submission_secret.txt") or secrets.token_hex(),
+            exercise.file: nbformat.writes(rebuilt(submission.key, submission.cell_sources, verdict)),
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.iterdir():
+            if path.name not in files:  # of an earlier run by nbgrader's own autograder, or cut short
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        for name, text in files.items():
+            partial = folder / f".{name}.{os.getpid()}"
+            try:
+                partial.write_text(text, encoding="utf-8")
+                partial.chmod(0o664 if self.coursedir.groupshared else 0o444)
+                partial.replace(folder / name)
+            finally:
+                partial.unlink(missing_ok=True)
+
+    @contextmanager
+    def _in_words(self):
+        """Whatever stands in the way of writing as a GradebookError; the transaction that it broke is rolled back."""
+        place = self.coursedir.db_url.removeprefix("sqlite:///")
+        try:
+            yield
+        except MissingEntry as error:
+            raise GradebookError(f"{place} does not know {error}: run `make release`, then grade again.") from error
+        except OperationalError as error:
+            self._roll_back()
+            raise GradebookError(f"{place}: {_advice(str(error.orig))}") from error
+        except (DatabaseError, InvalidEntry) as error:
+            self._roll_back()
+            reason = getattr(error, "orig", error)
+            raise GradebookError(f"{place} is not a gradebook of this nbgrader ({reason}): move it to another place, "
+                                 "run `make release`, then grade again.") from error
+        except OSError as error:
+            raise GradebookError(f"{error.filename or place}: {error.strerror}. Nothing that was written is lost: put "
+                                 "that right, then grade again.") from error
+
+    def _roll_back(self) -> None:
+        if hasattr(self, "gradebook"):
+            self.db.rollback()
+
+
+def _existing(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def _advice(reason: str) -> str:
+    if "locked" in reason:
+        return "another program is writing to it. Let it finish, then grade again."
+    if "full" in reason or "disk I/O" in reason:
+        return f"{reason}. Nothing that was written is lost: make room, then grade again."
+    if "readonly" in reason or "unable to open" in reason:
+        return f"{reason}. You need permission to write to it and to its folder."
+    return (f"{reason}. If it was made by another version of nbgrader: make a copy of it, run `nbgrader db upgrade`, "
+            "then grade again.")

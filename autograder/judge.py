@@ -1,0 +1,197 @@
+"""The trusted side: draws inputs, asks the worker, compares with the reference, and says what it found in words."""
+import contextlib
+import functools
+import hashlib
+import hmac
+import importlib
+import re
+import secrets
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+import numpy
+import torch
+
+from autograder import misconceptions, reference, worker
+from autograder.rubrics import Draw, error_in_words
+from autograder.sandbox import LIMITS, Worker, WorkerFailed
+from autograder.verdict import Result, Verdict
+from course_utils.check import CRITERIA
+from course_utils.exercises import EXERCISES
+
+HERE = Path(__file__).parent
+MAKE_A_VERDICT = (*(HERE / f"{name}.py" for name in ("judge", "reference", "sandbox", "worker", "verdict")),
+                  *HERE.glob("rubrics/*.py"), *HERE.glob("misconceptions/*.py"),
+                  *HERE.parent.glob("course_utils/checks/*.py"))  # the checks: what a criterion expects, in words
+VERSION = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(MAKE_A_VERDICT))).hexdigest()[:16]
+NO_RESULT = "its answer does not have the form of a result"
+SAME = 1e-3  # how close a misconception's numbers are to those of a submission that made it
+REFERENCES = {"policy_loss": reference.policy_loss, "value_loss": reference.value_loss, "entropy": reference.entropy,
+              "gae": reference.gae, "minibatch_update": None}  # the fifth replays
+
+
+def criteria(key: str) -> dict[str, str]:
+    """The criteria of an exercise, in the order of its graded cells, with what each expects in words."""
+    return {criterion.__name__: criterion.__doc__.splitlines()[0] for criterion in CRITERIA[key]}
+
+
+def judge(sources: dict[str, str], secret: bytes, sandboxed: bool = True) -> dict[str, Verdict]:
+    """The verdicts on one student's exported modules, exercise key -> module text, with one sandbox for all.
+
+    NoSandbox: the machine has none.
+    """
+    torch.set_num_threads(1)
+    with Worker(sandboxed) as process:
+        return {key: judge_exercise(process, key, source, secret) for key, source in sources.items()}
+
+
+def judge_exercise(process: Worker, key: str, source: str, secret: bytes) -> Verdict:
+    seed = hmac.digest(secret, f"{key}\n{source}".encode(errors="surrogatepass"), "sha256")
+    rubric = importlib.import_module(f"autograder.rubrics.{key}")
+    cases = rubric.cases(Draw(int.from_bytes(seed[:7], "big")))
+    answers = Questioning(process, key, source).answers(cases)
+    problems = {}  # criterion -> what is wrong in its first failed case
+    for case, (told, tensors) in zip(cases, answers):
+        if problem := told.get("failed") or _guarded(NO_RESULT, case.problem, told, tensors, REFERENCES[key], source):
+            problems.setdefault(case.criterion, str(problem))
+    if not problems and hasattr(rubric, "across"):
+        problems = _guarded({"minibatches": NO_RESULT}, rubric.across, cases, answers)
+    found = _guarded(None, recognise, key, cases, answers) if problems else None
+    return Verdict(key, tuple(Result(name, name not in problems, expected, problems.get(name, ""))
+                              for name, expected in criteria(key).items()),
+                   found.name if found else "", found.advice if found else "")
+
+
+def _guarded(otherwise, function: Callable, *args):
+    """function(*args), which looks at answers. Their form is the submission's to choose, and no form that the judge
+    stumbles over is worth a point."""
+    try:
+        return function(*args)
+    except Exception:
+        return otherwise
+
+
+class Questioning:
+    """Puts the cases of an exercise to the worker, and begins again behind a case that ended it.
+
+    Such a case has cost its criterion, so the criterion's other cases are not asked: a submission that hangs everywhere
+    takes CASE_SECONDS for each criterion and no more.
+    """
+
+    def __init__(self, process: Worker, key: str, source: str):
+        self.process, self.key, self.source = process, key, source
+        self.loaded, self.failed, self.refused = False, {}, ""  # criterion -> what happened; why it cannot be loaded
+
+    def answers(self, cases: list) -> list[tuple[dict, dict]]:
+        found = [self._answer(case) for case in cases]
+        if self.loaded:
+            self._end()
+        return found
+
+    def _answer(self, case) -> tuple[dict, dict]:
+        if not (self.refused or case.criterion in self.failed or self.loaded):
+            self._load()
+        if self.refused:
+            return {"failed": self.refused}, {}
+        if case.criterion not in self.failed:
+            told, tensors = self._ask(*case.request())
+            if "ended" in told:
+                self._settle()
+                told = {"failed": "it gave no result: it ended the process"}
+            if "failed" not in told:
+                return told, tensors
+            self.failed[case.criterion] = str(told["failed"])
+        return {"failed": self.failed[case.criterion]}, {}
+
+    def _load(self) -> None:
+        told, _ = self._ask({"kind": "load", "source": self.source, "key": self.key, "limits": LIMITS,
+                             "function": EXERCISES[self.key].function})
+        self.loaded = told == {"loaded": True}
+        if not self.loaded:
+            why = error_in_words(told["error"], self.source) if "error" in told else told.get("failed", NO_RESULT)
+            self.refused = f"the solution cell does not run on its own: {why}"
+            self._end()
+
+    def _end(self) -> None:
+        """Ends the child."""
+        if self.process.process:
+            self._ask({"kind": "end"})
+            self._settle()
+
+    def _settle(self) -> None:
+        """Behind a child that has ended. A worker that then says anything but what it is asked to has been tampered
+        with: another takes its place."""
+        self.loaded, nonce = False, secrets.token_hex(8)
+        if self.process.process and self._ask({"kind": "ping", "nonce": nonce})[0] != {"pong": nonce}:
+            self.process.stop()
+
+    def _ask(self, message: dict, tensors: dict | None = None) -> tuple[dict, dict]:
+        """The answer; {"failed": in words} where the process ended, hangs or makes no sense, and is gone."""
+        try:
+            if self.process.process is None:
+                self.process.start()
+            return self.process.ask(message, tensors or {})
+        except WorkerFailed as failure:
+            self.loaded = False
+            return {"failed": f"it gave no result: {failure}"}, {}
+
+
+# ---------------------------------------------------------------- misconceptions
+
+@functools.cache
+def _bank(key: str) -> list[tuple[misconceptions.Misconception, Callable]]:
+    """The wrong solutions of an exercise, ready to be called: the course's own code, so they run here."""
+    return [(wrong, worker.load_function(misconceptions.wrong_source(key, wrong), key, EXERCISES[key].function))
+            for wrong in misconceptions.BANK[key]]
+
+
+def recognise(key: str, cases: list, answers: list[tuple[dict, dict]]) -> misconceptions.Misconception | None:
+    """The misconception whose solution answers every case as the submission did, if there is one."""
+    if any("failed" in told for told, _ in answers):
+        return None
+    own_orders = [sum(case.order(tensors), []) if hasattr(case, "order") else [] for case, (_, tensors) in zip(
+        cases, answers)]
+    for orders in ([[]] * len(cases), own_orders):  # as torch.randperm shuffles; as the submission did
+        for wrong, function in _bank(key):
+            if all(_same(_answer_of(function, case, order), answer)
+                   for case, order, answer in zip(cases, orders, answers)):
+                return wrong
+    return None
+
+
+def _answer_of(function: Callable, case, order: list[int]) -> tuple[dict, dict]:
+    """What a solution of the bank answers, if it takes the responses in this order."""
+    with warnings.catch_warnings(), contextlib.ExitStack() as patches:
+        warnings.simplefilter("ignore")
+        if order:
+            patches.enter_context(mock.patch("torch.randperm", lambda *_, **__: torch.tensor(order)))
+            patches.enter_context(mock.patch("numpy.random.permutation", lambda *_: numpy.array(order)))
+        return worker.answer(function, *case.request())
+
+
+def _same(one: tuple[dict, dict], other: tuple[dict, dict]) -> bool:
+    (told, tensors), (other_told, other_tensors) = one, other
+    if "error" in told or "error" in other_told:
+        return _digitless(told) == _digitless(other_told)
+    return _comparable(told) == _comparable(other_told) and tensors.keys() == other_tensors.keys() and all(
+        (tensor.shape, tensor.dtype) == (other_tensors[name].shape, other_tensors[name].dtype)
+        and torch.allclose(tensor.double(), other_tensors[name].double(), SAME, SAME, equal_nan=True)
+        for name, tensor in tensors.items())
+
+
+def _digitless(told: dict) -> tuple[str, str]:
+    """An error's type and message, without the numbers of this one case."""
+    error = told.get("error", {})
+    return error.get("type"), re.sub(r"\d+", "#", str(error.get("message")))
+
+
+def _comparable(told: dict) -> dict:
+    """An answer's description with its numbers to four digits."""
+    def rounded(value):
+        if isinstance(value, dict):
+            return {name: rounded(item) for name, item in value.items()}
+        return [rounded(item) for item in value] if isinstance(value, list) else (
+            float(f"{value:.3g}") if isinstance(value, float) else value)
+    return rounded(told)

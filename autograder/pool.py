@@ -1,0 +1,116 @@
+"""Runs jobs on this machine's cores or on a Dask cluster, and lives through the death of the processes that do them.
+
+Jobs come as pairs (name, arguments), each asked for only when a worker is free for it; what comes back, in the order
+of finishing, is (name, outcome), where an outcome is the function's result or the exception that stood in its way. One
+job's failure is never another's.
+"""
+import itertools
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
+
+SPARE = 1  # jobs in line beside those that run, so that no process idles until the next is given out
+
+CONNECT_SECONDS = 20
+
+
+class WorkerDied(Exception):
+    """The process that did this job was killed, and the next one, which did nothing else, was killed too."""
+
+
+class NoCluster(Exception):
+    """The Dask scheduler cannot be reached, has no workers, or went away."""
+
+
+def run_on_cores(function: Callable, jobs: Iterable[tuple[str, tuple]], workers: int) -> Iterator[tuple[str, object]]:
+    """Runs function(*arguments) in `workers` processes.
+
+    When a process dies, nobody can tell which of the jobs in flight killed it. So each of those is done again by a
+    process of its own at the end, and only the one that kills that too has the outcome WorkerDied.
+    """
+    jobs, suspects = iter(jobs), []
+    for first in jobs:  # once, and once more after each death
+        with _processes(workers) as pool:
+            for job, future in _finished(pool, function, itertools.chain([first], jobs), workers + SPARE):
+                if isinstance(future.exception(), BrokenExecutor):
+                    suspects.append(job)
+                else:
+                    yield job[0], _outcome(future)
+    for name, arguments in suspects:
+        with _processes(1) as pool:
+            future = pool.submit(function, *arguments)
+            died = isinstance(future.exception(), BrokenExecutor)
+            yield name, WorkerDied("its process was killed twice") if died else _outcome(future)
+
+
+def run_on_dask(function: Callable, jobs: Iterable[tuple[str, tuple]], scheduler: str) -> Iterator[tuple[str, object]]:
+    """The same on the workers of the Dask scheduler at this address (tcp://host:8786), through its Executor.
+
+    Dask gives the jobs of a dead worker to the others by itself. A job that was there whenever a worker died, four
+    times by default, has the outcome KilledWorker. NoCluster: see there; what was yielded before stays valid.
+    """
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise NoCluster("--scheduler needs Dask: pip install -c constraints.txt -e '.[cluster]'") from error
+    try:
+        client = Client(scheduler, timeout=CONNECT_SECONDS)
+    except (OSError, ValueError) as error:
+        raise NoCluster(f"no Dask scheduler answers at {scheduler}: {error}") from error
+    with client:
+        threads = sum(client.nthreads().values())
+        if not threads:
+            raise NoCluster(f"the Dask scheduler at {scheduler} has no workers: start some with 'dask worker'")
+        with client.get_executor(pure=False) as executor:
+            for job, future in _finished(executor, function, iter(jobs), 2 * threads):
+                if future.cancelled():
+                    raise NoCluster(f"the Dask scheduler at {scheduler} went away")
+                yield job[0], _outcome(future)
+
+
+def _processes(workers: int) -> ProcessPoolExecutor:
+    # spawn: a fork of a process that has threads, as torch's, may hang.
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_process)
+
+
+def _start_process() -> None:
+    """One thread for each of many processes, none of which may outlive the one that started it."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+    def end_with_parent():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def _finished(executor: Executor, function: Callable, jobs: Iterator[tuple[str, tuple]],
+              window: int) -> Iterator[tuple[tuple, Future]]:
+    """Each job with its finished future, at most `window` of them started at a time: 100,000 would not fit into
+    memory. Once the executor is broken no more are taken."""
+    running = {}
+    while True:
+        for job in itertools.islice(jobs, max(0, window - len(running))):
+            running[_submit(executor, function, job[1])] = job
+        if not running:
+            return
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            if not future.cancelled() and isinstance(future.exception(), BrokenExecutor):
+                window = 0
+            yield running.pop(future), future
+
+
+def _submit(executor: Executor, function: Callable, arguments: tuple) -> Future:
+    try:
+        return executor.submit(function, *arguments)
+    except BrokenExecutor as error:  # since the last look at it
+        future = Future()
+        future.set_exception(error)
+        return future
+
+
+def _outcome(future: Future) -> object:
+    error = future.exception()
+    return future.result() if error is None else error

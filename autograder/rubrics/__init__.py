@@ -1,0 +1,131 @@
+"""What is asked of each exercise, case by case: one module an exercise, each with `cases(draw)`.
+
+A case belongs to a criterion, knows what to send to the worker and says in words what is wrong with the answer. The
+numbers are drawn for each verdict; where a case is fixed, it is because no draw would hit it.
+"""
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+HINT = "See hint {}."
+
+
+class Draw:
+    """Random inputs of one verdict."""
+
+    def __init__(self, seed: int):
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def seed(self) -> int:
+        return int(torch.randint(2**31, (), generator=self.generator))
+
+    def uniform(self, low: float, high: float, *shape: int) -> Tensor:
+        return torch.rand(shape, generator=self.generator) * (high - low) + low
+
+    def normal(self, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=self.generator)
+
+    def number(self, low: float, high: float) -> float:
+        return round(self.uniform(low, high).item(), 3)
+
+    def whole(self, low: int, high: int, *shape: int) -> Tensor:
+        """Whole numbers from low to high, both included."""
+        return torch.randint(low, high + 1, shape, generator=self.generator)
+
+    def either(self, *shape: int) -> Tensor:
+        """-1 or 1."""
+        return self.whole(0, 1, *shape) * 2.0 - 1
+
+    def padded(self, tensor: Tensor, mask: Tensor, low: float = -50, high: float = 50) -> Tensor:
+        """`tensor` with poison off the mask; mask (B, R), tensor (B, R) or (B, R, V)."""
+        on = mask.bool() if tensor.dim() == mask.dim() else mask.bool().unsqueeze(-1)
+        return tensor.where(on, self.uniform(low, high, *tensor.shape))
+
+
+def mask_of(*lengths: int, width: int | None = None) -> Tensor:
+    """(B, R): 1 on the first lengths[b] tokens of row b."""
+    return (torch.arange(width or max(lengths)) < torch.tensor(lengths).unsqueeze(1)).long()
+
+
+def close(yours: Tensor, wanted: Tensor, tolerance: float) -> bool:
+    """Equal within an absolute and a relative tolerance, in float64; nothing is close to NaN."""
+    return yours.shape == wanted.shape and torch.allclose(yours.double(), wanted.double(), rtol=tolerance,
+                                                          atol=tolerance)
+
+
+def error_in_words(error, source: str) -> str:
+    """An exception of the submission's: its type, its message and the line of the submission's that raised it."""
+    error = error if isinstance(error, dict) else {}
+    line, lines = error.get("line"), source.splitlines()
+    where = f" at the line: {lines[line - 1].strip()[:120]}" if isinstance(line, int) and 0 < line <= len(lines) else ""
+    return f"it raised {str(error.get('type'))[:80]}: {str(error.get('message'))[:300]}{where}"
+
+
+@dataclass
+class Call:
+    """One call of an exercise's function, compared with the reference."""
+    criterion: str
+    situation: str  # in words, without numbers: "with other numbers on the padding"
+    args: dict  # in the order of the function's arguments
+    compare: tuple[str, ...]  # results, by name, and "gradient"
+    hint: int
+    wrt: str = ""  # the argument that the first result is differentiated by
+    at: dict[str, Tensor] = field(default_factory=dict)  # result -> where (B, R) it is compared
+    tolerance: float = 1e-4
+    unchanged: bool = False  # whether inputs changed in place count here
+    no_gradient: tuple[str, ...] = ()
+    seed: int = 0
+
+    def request(self) -> tuple[dict, dict[str, Tensor]]:
+        tensors = {name: value.clone() for name, value in self.args.items() if isinstance(value, Tensor)}
+        args = [name if name in tensors else float(value) for name, value in self.args.items()]
+        return {"kind": "call", "args": args, "wrt": [self.wrt] if self.wrt else [], "seed": self.seed}, tensors
+
+    def wanted(self, reference) -> dict[str, Tensor]:
+        """The reference's results in float64, and the gradient of the first by self.wrt."""
+        args = {name: value.detach().clone().double() if torch.is_tensor(value) and value.is_floating_point() else value
+                for name, value in self.args.items()}
+        if self.wrt:
+            args[self.wrt].requires_grad_()
+        results = reference(**args)
+        if "gradient" in self.compare:
+            first = next(iter(results.values()))
+            results["gradient"] = torch.autograd.grad(first, args[self.wrt])[0]
+        return {name: result.detach() for name, result in results.items()}
+
+    def problem(self, told: dict, tensors: dict[str, Tensor], reference, source: str) -> str:
+        """What is wrong with an answer, in words; "" if nothing is."""
+        if "error" in told:
+            return f"{error_in_words(told['error'], source)} ({self.situation})"
+        wanted = self.wanted(reference)
+        names = [name for name in wanted if name != "gradient"]
+        parts = told.get("parts")
+        if not isinstance(parts, list) or len(parts) != len(names) or told.get("several") != (len(names) > 1):
+            return f"it must return {', '.join(names)}" + (" (a tuple)" if len(names) > 1 else "")
+        if self.unchanged and told.get("changed") != []:
+            return "it changes one of its arguments in place; the caller still needs them"
+        for name in self.compare:
+            index = 0 if name == "gradient" else names.index(name)
+            kind = "grad0" if name == "gradient" else f"out{index}"
+            wrong = self._wrong(name, tensors.get(kind), wanted[name], parts[index])
+            if wrong:
+                return f"{wrong} {self.situation}. {HINT.format(self.hint)}"
+        for name in self.no_gradient:
+            if parts[names.index(name)].get("requires_grad") is not False:
+                return f"{name} must carry no gradient: it is not trained through. {HINT.format(self.hint)}"
+        return ""
+
+    def _wrong(self, name: str, yours: Tensor | None, wanted: Tensor, part: dict) -> str:
+        what = f"the gradient by {self.wrt}" if name == "gradient" else name
+        if yours is None:
+            return f"there is no gradient by {self.wrt}" if name == "gradient" else (
+                f"{what} must be a tensor, not {str(part.get('kind'))[:60]},")
+        if yours.shape != wanted.shape:
+            return f"{what} has the shape {tuple(yours.shape)} instead of {tuple(wanted.shape)}"
+        if name in ("loss", "advantages", "returns") and yours.dtype != torch.float32:
+            return f"{what} has the type {yours.dtype} instead of torch.float32"
+        at = self.at.get(name)
+        if at is not None:
+            yours, wanted = yours[at.bool()], wanted[at.bool()]
+        return "" if close(yours, wanted, self.tolerance) else f"{what} is wrong"

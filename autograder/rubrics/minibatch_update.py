@@ -1,0 +1,206 @@
+"""Exercise 5: run_ppo_update_epoch, on the worker's small actor and with its stand-in losses.
+
+Each criterion has epochs of its own, in which the mistakes that belong to other criteria do no harm: a "flat" actor
+says the same at every position, and a "neutral" buffer holds the same numbers wherever one tensor could be taken for
+another.
+"""
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from autograder import reference, worker
+from autograder.rubrics import Draw, close, error_in_words, mask_of
+
+METRICS = ("loss/policy", "loss/value", "loss/entropy", "loss/total", "params/policy_clip_frac",
+           "params/value_clip_frac", "params/approx_kl", "params/grad_norm")
+PPO = {"mini_batch_size": 8, "gradient_accumulation_steps": 1, "clip_ratio": 0.2, "clip_range_value": 0.2,
+       "vf_coeff": 1.0, "entropy_coeff": 0.0, "max_grad_norm": 1e6}
+GIVEN = {  # loss -> argument -> what of the buffer it must be
+    "compute_policy_loss": {"log_probs_old": "logprobs", "advantages": "advantages"},
+    "compute_value_loss": {"values_old": "values", "returns": "returns"},
+    "compute_entropy_loss": {},
+}
+PREDICTED = (("compute_value_loss", "values_new", "values_new"), ("compute_entropy_loss", "logits_new", "logits_new"),
+             ("compute_policy_loss", "log_probs_new", "log_probs_new"))
+
+
+def cases(draw: Draw) -> list["Epoch"]:
+    found = []
+    for lengths in (mask_of(5, 2, 4), mask_of(1, 3, 3, 2)):
+        found.append(Epoch("forward", _actor(draw, flat=False), _buffer(draw, lengths, neutral=False), {}))
+    for _ in range(2):
+        ppo = {"clip_ratio": draw.number(0.1, 0.3), "clip_range_value": draw.number(0.4, 0.8),
+               "vf_coeff": draw.number(0.2, 0.8), "entropy_coeff": draw.number(0.05, 0.3)}
+        found.append(Epoch("losses", _actor(draw), _buffer(draw, mask_of(4, 2, 3), neutral=False), ppo))
+    for responses, size, steps in ((5, 2, 2), (7, 2, 2), (5, 3, 1), (5, 2, 3), (3, 8, 1)):
+        buffer = _buffer(draw, mask_of(*([3] * responses)))
+        found.append(Epoch("minibatches", _actor(draw), buffer,
+                           {"mini_batch_size": size, "gradient_accumulation_steps": steps}, seed=draw.seed()))
+    twelve, seed = _buffer(draw, mask_of(*([2] * 12))), draw.seed()
+    for repeated in (seed, seed, seed + 1):
+        found.append(Epoch("minibatches", _actor(draw), twelve, {"mini_batch_size": 3}, seed=repeated, shuffled=True))
+    for steps, norm in ((2, 1e6), (2, 0.05), (1, 0.05)):
+        found.append(Epoch("step", _actor(draw), _buffer(draw, mask_of(3, 3, 3, 3, 3)),
+                           {"mini_batch_size": 1, "gradient_accumulation_steps": steps, "max_grad_norm": norm},
+                           seed=draw.seed()))
+    for size, steps in ((2, 2), (3, 1)):
+        found.append(Epoch("metrics", _actor(draw), _buffer(draw, mask_of(3, 3, 3, 3, 3)),
+                           {"mini_batch_size": size, "gradient_accumulation_steps": steps, "max_grad_norm": 0.05},
+                           seed=draw.seed()))
+    return found
+
+
+def across(cases: list["Epoch"], answers: list[tuple[dict, dict]]) -> dict[str, str]:
+    """Problems that show only in several answers together: criterion -> what is wrong."""
+    orders = [sum(rows, []) for case, (_, tensors) in zip(cases, answers)
+              if case.shuffled and (rows := case.order(tensors))]
+    if len(orders) == 3 and (orders[0] == list(range(12)) or orders[0] == orders[2]):
+        return {"minibatches": "the responses come in the same order each time: shuffle them. See hint 2."}
+    if len(orders) == 3 and orders[0] != orders[1]:
+        return {"minibatches": "the same seed gives two orders: shuffle with torch.randperm, which training.seed "
+                               "controls. See hint 2."}
+    return {}
+
+
+@dataclass
+class Epoch:
+    """One epoch, replayed by the reference in the order in which the submission took the responses."""
+    criterion: str
+    actor: dict  # embedding, logits, actor_values, flat
+    buffer: dict[str, Tensor]
+    changes: dict  # of PPO
+    seed: int = 0
+    shuffled: bool = False
+
+    @property
+    def ppo(self) -> dict:
+        return PPO | self.changes
+
+    @property
+    def rates(self) -> list[float]:
+        """The learning rate of each optimizer step: another one each time, so that a scheduler's step shows."""
+        return [round(0.5 / (step + 1), 4) for step in range(16)]
+
+    def request(self) -> tuple[dict, dict[str, Tensor]]:
+        tensors = {name: tensor.clone() for name, tensor in self.buffer.items()}
+        tensors |= {name: self.actor[name].clone() for name in ("embedding", "logits", "actor_values")}
+        return {"kind": "epoch", "seed": self.seed, "flat": self.actor["flat"], "rates": self.rates,
+                "ppo": self.ppo}, tensors
+
+    def order(self, tensors: dict[str, Tensor]) -> list[list[int]]:
+        """The rows of each mini-batch, told by their prompts; [] where an input is not made of whole rows."""
+        whole = torch.cat([self.buffer["prompt_input_ids"], self.buffer["response_input_ids"]], 1).tolist()
+        row_of, found = {tuple(row): number for number, row in enumerate(whole)}, []
+        for call in range(sum(name.startswith("call") for name in tensors)):
+            ids = tensors[f"call{call}"]
+            rows = [row_of.get(tuple(row)) for row in ids.tolist()] if ids.dim() == 2 else [None]
+            if None in rows:
+                return []
+            found.append(rows)
+        return found
+
+    def problem(self, told: dict, tensors: dict[str, Tensor], _reference, source: str) -> str:
+        """What is wrong with an answer, in words; "" if nothing is."""
+        if "error" in told:
+            return error_in_words(told["error"], source)
+        if told.get("kind") != "dict":
+            return f"it must return a dict, not {str(told.get('kind'))[:60]}"
+        order = self.order(tensors)
+        if not order:
+            return ("the actor must be called with prompt_input_ids followed by response_input_ids, whole rows of the "
+                    "buffer. See hint 2.")
+        responses = len(self.buffer["rewards"])
+        if sorted(sum(order, [])) != list(range(responses)):
+            return f"of {responses} responses each must be used once in an epoch. See hint 2."
+        if self.criterion == "minibatches" and max(map(len, order)) > self.ppo["mini_batch_size"]:
+            return "a mini-batch had more responses than mini_batch_size. See hint 2."
+        return getattr(self, f"_{self.criterion}")(told, tensors, self._replay(order), order)
+
+    def _replay(self, order: list[list[int]]) -> dict:
+        given = {name: tensor.double() if tensor.is_floating_point() else tensor
+                 for name, tensor in self.buffer.items()}
+        actor = worker.Actor(*(self.actor[name].double() for name in ("embedding", "logits", "actor_values")),
+                             self.actor["flat"])
+        replay = reference.epoch(actor, given, order, self.ppo, self.rates, worker.STAND_INS)
+        return replay | {"parameters": {name: p.detach() for name, p in actor.named_parameters()}}
+
+    def _forward(self, told, tensors, replay, order) -> str:
+        mask = self.buffer["response_attention_mask"][order[0]].bool()
+        for loss, argument, name in PREDICTED:
+            yours, wanted = tensors.get(f"stand_in_{loss.removeprefix('compute_')}.{argument}"), replay["seen"][0][name]
+            if yours is None or yours.shape != wanted.shape:
+                return (f"{argument} of {loss} must have the shape {tuple(wanted.shape)}: the R positions P−1 to "
+                        "P+R−2. See hint 2.")
+            if not close(yours[mask], wanted[mask], 1e-4):
+                return (f"{argument} of {loss} is not what the actor says at the positions P−1 to P+R−2, with the "
+                        "prompt's padding masked. See hint 2.")
+        return ""
+
+    def _losses(self, told, tensors, replay, order) -> str:
+        for loss, arguments in GIVEN.items():
+            stand_in = f"stand_in_{loss.removeprefix('compute_')}"
+            for argument, name in {**arguments, "response_mask": "response_attention_mask"}.items():
+                yours = tensors.get(f"{stand_in}.{argument}")
+                if yours is None or not close(yours, self.buffer[name][order[0]], 0):
+                    return f'{argument} of {loss} must be the buffer\'s "{name}" of this mini-batch. See hint 2.'
+        for loss, argument in (("compute_policy_loss", "clip_ratio"), ("compute_value_loss", "clip_range_value")):
+            if told["given"][loss].get(argument, {}).get("value") != self.ppo[argument]:
+                return f"{argument} of {loss} must be cfg.ppo.{argument}."
+        return self._moved(tensors, replay, "The total is policy + vf_coeff · value + entropy_coeff · entropy loss. "
+                                            "See hint 1.")
+
+    def _minibatches(self, told, tensors, replay, order) -> str:
+        if told.get("changed") != []:
+            return "it changes the buffer; the next epoch needs it."
+        return self._moved(tensors, replay, "Every response of an accumulation group counts the same, in the last, "
+                                            "smaller group too, which is stepped like the others. See hint 2.")
+
+    def _step(self, told, tensors, replay, order) -> str:
+        if told.get("gradients_left") is not False:
+            return "gradients are left after the epoch: call zero_grad after each step. See hint 2."
+        steps = -(-len(order) // self.ppo["gradient_accumulation_steps"])
+        if told.get("scheduler_steps") != steps:
+            return f"there are {steps} groups, and the scheduler steps once after each. See hint 2."
+        return self._moved(tensors, replay, "After each group, the last one too: clip the norm of all gradients, "
+                                            "optimizer.step(), lr_scheduler.step(), zero_grad(). See hint 2.")
+
+    def _metrics(self, told, tensors, replay, order) -> str:
+        given = told.get("metrics", {})
+        for name, wanted in zip(METRICS, replay["metrics"]):
+            metric = given.get(name, {"kind": "missing"})
+            if metric.get("kind") != "float":
+                return f"{name} must be a float, not {str(metric.get('kind'))[:60]}. See hint 3."
+            if not close(torch.tensor(metric["value"]), torch.tensor(wanted), 1e-3):
+                return (f"{name} is wrong: the mean over the mini-batches, each counting once; for params/grad_norm "
+                        "over the steps, before clipping. See hint 3.")
+        return ""
+
+    def _moved(self, tensors, replay, advice: str) -> str:
+        same = all(name in tensors and close(tensors[name], wanted, 1e-4)
+                   for name, wanted in replay["parameters"].items())
+        return "" if same else f"the actor's parameters after the epoch are not the right ones. {advice}"
+
+
+def _actor(draw: Draw, flat: bool = True) -> dict:
+    """Parameters of the worker's actor: 40 tokens, 4 hidden numbers."""
+    return {"embedding": draw.normal(40, 4), "logits": draw.normal(4, 40), "actor_values": draw.normal(4), "flat": flat}
+
+
+def _buffer(draw: Draw, mask: Tensor, neutral: bool = True) -> dict[str, Tensor]:
+    """Responses with prompts of two to four tokens; row n's first prompt token is 20 + n, larger than all others.
+
+    Off the mask stand numbers that would do harm. The old log-probs are close to what the actor says, as in PPO.
+    """
+    responses, width = mask.shape
+    prompt_mask = torch.arange(4) >= 4 - draw.whole(2, 4, responses, 1)
+    prompts = draw.whole(6, 19, responses, 4)
+    prompts[torch.arange(responses), prompt_mask.long().argmax(1)] = 20 + torch.arange(responses)
+    numbers = {name: draw.padded(draw.normal(responses, width), mask)
+               for name in ("ref_logprobs", "values", "advantages", "returns")}
+    numbers["logprobs"] = draw.padded(-draw.uniform(0.5, 3, responses, width), mask, -50, 0)
+    if neutral:
+        numbers |= {"ref_logprobs": numbers["logprobs"], "returns": numbers["advantages"]}
+    return {"prompt_input_ids": prompts * prompt_mask, "prompt_attention_mask": prompt_mask.long(),
+            "response_input_ids": draw.whole(0, 19, responses, width), "response_attention_mask": mask,
+            "rewards": draw.uniform(0, 1, responses), **numbers}

@@ -1,0 +1,147 @@
+"""The worker process in its sandbox, as the judge sees it: bubblewrap's namespaces, limits and deadlines.
+
+Inside are this Python's files, read-only, worker.py and an empty /tmp; no network, no other process, nobody's home.
+"""
+import contextlib
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from autograder import worker
+
+WORKER = Path(worker.__file__)
+START_SECONDS, CASE_SECONDS = 120, 20  # a right answer takes a tenth of one: room for a busy machine
+LARGEST_TEXT, LARGEST_TENSORS = 1 << 18, 1 << 24  # bytes of an answer
+MEGABYTE = 1 << 20
+LIMITS = {"CPU": 60, "AS": 1536 * MEGABYTE, "FSIZE": MEGABYTE, "NOFILE": 64, "NPROC": 64, "CORE": 0}
+DTYPES = {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16,
+          torch.int8, torch.uint8, torch.bool}
+
+
+class NoSandbox(Exception):
+    """No sandbox can be had on this machine; the message says why and what to do."""
+
+
+class WorkerFailed(Exception):
+    """The worker gave no usable answer; the message says in plain words what it did."""
+
+
+def command(sandboxed: bool) -> list[str]:
+    """The command line that starts the worker."""
+    python = [sys.executable, "-I", "-B", str(WORKER)]
+    if not sandboxed:
+        return python
+    bubblewrap = shutil.which("bwrap")
+    if not bubblewrap:
+        raise NoSandbox("bubblewrap is missing, and without it a submission could read and write your files. On "
+                        "Debian or Ubuntu: apt install bubblewrap; on other Linuxes the package has the same name. "
+                        "macOS and Windows have none: grade on Linux. --no-sandbox runs the submissions unprotected.")
+    site = Path(sysconfig.get_path("purelib"))
+    readable = dict.fromkeys(str(Path(path).resolve()) for path in (
+        sys.base_prefix, sysconfig.get_path("stdlib"), site, "/usr") if Path(path).exists())
+    bound = [argument for path in readable for argument in ("--ro-bind", path, path)]
+    for path in ("/lib", "/lib64", "/bin", "/sbin", "/etc/ld.so.cache", "/etc/alternatives"):
+        if Path(path).is_symlink():
+            bound += ["--symlink", os.readlink(path), path]
+        elif Path(path).exists():
+            bound += ["--ro-bind", path, path]
+    hidden = [argument for name in ("autograder", "course_utils") if (site / name).is_dir()
+              for argument in ("--tmpfs", str(site / name))]  # where the project is installed, not checked out
+    return [bubblewrap, "--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent", "--new-session",
+            "--uid", "65534", "--gid", "65534", "--cap-drop", "ALL", "--clearenv", *bound, *hidden,
+            "--proc", "/proc", "--dev", "/dev",
+            "--size", str(16 * MEGABYTE), "--tmpfs", "/tmp", "--ro-bind", str(WORKER), "/worker.py",
+            "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp", "--setenv", "OMP_NUM_THREADS", "1",
+            str(Path(sys.base_prefix) / "bin" / Path(sys.executable).resolve().name), "-I", "-B", "-c",
+            f"import sys; sys.path.append({str(site)!r}); sys.argv = ['/worker.py']; "
+            "exec(compile(open('/worker.py').read(), '/worker.py', 'exec'))"]
+
+
+class Worker:
+    """A worker process. Everything that it is told and everything that it says goes through `ask`."""
+
+    def __init__(self, sandboxed: bool = True):
+        self.command, self.process = command(sandboxed), None
+
+    def __enter__(self) -> "Worker":
+        self.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Starts the process and waits until it has imported torch. NoSandbox: it cannot."""
+        with tempfile.TemporaryFile() as errors, tempfile.TemporaryDirectory() as empty:
+            self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
+                                            cwd=empty, env={"PATH": os.defpath}, start_new_session=True, bufsize=0)
+            try:
+                self._read(START_SECONDS)
+            except WorkerFailed as failure:
+                self.stop()
+                errors.seek(0)
+                said = errors.read(2000).decode(errors="replace").strip() or str(failure)
+                raise NoSandbox(f"the sandbox does not start: {said}\nA container or a kernel setting may forbid user "
+                                "namespaces (sysctl kernel.unprivileged_userns_clone=1, or "
+                                "kernel.apparmor_restrict_unprivileged_userns=0). --no-sandbox runs the submissions "
+                                "unprotected.") from failure
+
+    def stop(self) -> None:
+        """Kills the process and with it, since it is the first of its namespace, everything in the sandbox."""
+        if self.process:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process.stdin.close()
+            self.process.stdout.close()
+            self.process = None
+
+    def ask(self, message: dict, tensors: dict[str, Tensor], seconds: float = CASE_SECONDS) -> tuple[dict, dict]:
+        """Sends a frame and waits for the answer. WorkerFailed: there is none, or it is none; the process is gone."""
+        try:
+            deadline = time.monotonic() + seconds
+            worker.write_frame(self.process.stdin, message, tensors)
+            return self._read(deadline - time.monotonic())
+        except (WorkerFailed, OSError) as failure:
+            self.stop()
+            raise WorkerFailed(str(failure) if isinstance(failure, WorkerFailed) else "it ended") from failure
+
+    def _read(self, seconds: float) -> tuple[dict, dict[str, Tensor]]:
+        deadline = time.monotonic() + seconds
+        text_length, data_length = worker.HEAD.unpack(self._exactly(worker.HEAD.size, deadline))
+        if text_length > LARGEST_TEXT or data_length > LARGEST_TENSORS:
+            raise WorkerFailed("its answer is too large")
+        text, data = self._exactly(text_length, deadline), self._exactly(data_length, deadline)
+        try:
+            message, tensors = json.loads(text), safetensors.torch.load(data)
+        except (ValueError, RecursionError, KeyError, safetensors.SafetensorError) as error:
+            raise WorkerFailed("its answer cannot be read") from error
+        if not isinstance(message, dict) or {tensor.dtype for tensor in tensors.values()} - DTYPES:
+            raise WorkerFailed("its answer cannot be read")
+        return message, tensors
+
+    def _exactly(self, count: int, deadline: float) -> bytes:
+        pieces, pipe = [], self.process.stdout.fileno()
+        while count:
+            ready, _, _ = select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))
+            if not ready:
+                raise WorkerFailed("it took too long")
+            piece = os.read(pipe, min(count, 1 << 16))
+            if not piece:
+                raise WorkerFailed("it ended")
+            pieces.append(piece)
+            count -= len(piece)
+        return b"".join(pieces)

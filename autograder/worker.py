@@ -1,0 +1,293 @@
+"""Runs inside the sandbox and holds nothing worth stealing: it calls a submitted function with the tensors that the
+judge sends, and sends back what came out. What is right, it does not know.
+
+The judge talks to it over two pipes, in frames of JSON and safetensors. This process imports torch once; for every
+exercise it forks a child, which confines itself before it runs a line of the submission. The judge trusts no answer:
+a submission can make its own child say anything, but only the right numbers are worth points.
+"""
+import ctypes
+import inspect
+import json
+import os
+import platform
+import resource
+import struct
+import sys
+import types
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+HEAD = struct.Struct("<II")  # length of the JSON, length of the tensors
+LOSSES = ("compute_policy_loss", "compute_value_loss", "compute_entropy_loss")
+SOLUTION = "<solution>"
+LONGEST_TEXT, LARGEST_RESULT = 300, 100_000  # characters, numbers
+
+
+# ---------------------------------------------------------------- frames
+
+def write_frame(file, message: dict, tensors: dict[str, Tensor]) -> None:
+    text, data = json.dumps(message).encode(), save(tensors)
+    file.write(HEAD.pack(len(text), len(data)) + text + data)
+    file.flush()
+
+
+def read_frame(file) -> tuple[dict, dict[str, Tensor]]:
+    head = file.read(HEAD.size)
+    if len(head) < HEAD.size:
+        raise EOFError
+    text, data = HEAD.unpack(head)
+    return json.loads(file.read(text)), load(file.read(data))
+
+
+# ---------------------------------------------------------------- one case
+
+def answer(function, case: dict, tensors: dict[str, Tensor]) -> tuple[dict, dict[str, Tensor]]:
+    """Runs one case; what came out, described, with its tensors. Exceptions are described too."""
+    torch.manual_seed(case["seed"])
+    try:
+        with torch.enable_grad():
+            return (run_epoch if case["kind"] == "epoch" else run_call)(function, case, tensors)
+    except BaseException as error:  # sys.exit() and KeyboardInterrupt are answers like any other
+        return {"error": describe_error(error)}, {}
+
+
+def run_call(function, case: dict, tensors: dict[str, Tensor]) -> tuple[dict, dict[str, Tensor]]:
+    """Calls with positional arguments: tensors by name, numbers as they are; case["wrt"] names those to differentiate
+    the first result by."""
+    args = [tensors[arg] if isinstance(arg, str) else arg for arg in case["args"]]
+    before = {name: tensor.clone() for name, tensor in tensors.items()}
+    for name in case["wrt"]:
+        tensors[name].requires_grad_()
+    result = function(*args)
+    several = isinstance(result, (tuple, list))
+    parts, found = list(result)[:8] if several else [result], {}
+    told = {"several": several, "parts": [describe(part, f"out{i}", found) for i, part in enumerate(parts)]}
+    told["changed"] = [name for name in before if not torch.equal(before[name], tensors[name].detach())]
+    if case["wrt"] and isinstance(parts[0], Tensor) and parts[0].requires_grad:
+        gradients = torch.autograd.grad(parts[0], [tensors[name] for name in case["wrt"]], allow_unused=True)
+        told["gradients"] = [describe(g, f"grad{i}", found) for i, g in enumerate(gradients)]
+    return told, found
+
+
+def describe(value, name: str, found: dict[str, Tensor]) -> dict:
+    """A value's kind; a tensor of a reasonable size is put into `found`."""
+    if isinstance(value, Tensor):
+        if value.numel() <= LARGEST_RESULT and not value.is_complex():
+            found[name] = value.detach().to_dense().clone().contiguous()
+        return {"kind": "tensor", "requires_grad": value.requires_grad}
+    if isinstance(value, (int, float)):
+        return {"kind": type(value).__name__, "value": float(value)}
+    return {"kind": type(value).__name__[:LONGEST_TEXT]}
+
+
+def describe_error(error: BaseException) -> dict:
+    """Type, message and the last line of the submission's own code that it passed through."""
+    line, frame = None, error.__traceback__
+    while frame:
+        if frame.tb_frame.f_code.co_filename == SOLUTION:
+            line = frame.tb_lineno
+        frame = frame.tb_next
+    return {"type": type(error).__name__[:LONGEST_TEXT], "message": str(error)[:LONGEST_TEXT], "line": line}
+
+
+# ---------------------------------------------------------------- exercise 5: an epoch on a small actor
+
+class Actor(nn.Module):
+    """A causal model in a few lines. `flat`: its outputs are a row's own but the same at every position, so that a
+    mistake about positions leaves them alone."""
+
+    def __init__(self, embedding: Tensor, logits: Tensor, values: Tensor, flat: bool):
+        super().__init__()
+        self.embedding, self.logits, self.values = map(nn.Parameter, (embedding, logits, values))
+        self.flat, self.calls = flat, []
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """(b, T) tokens and mask -> logits (b, T, V), values (b, T)"""
+        self.calls.append(input_ids.detach().clone())
+        if self.flat:  # the largest token is the row's own, in its prompt
+            hidden = self.embedding[input_ids.amax(1, keepdim=True).expand_as(input_ids)]
+        else:
+            embedded = self.embedding[input_ids] * attention_mask.unsqueeze(-1)  # (b, T, H)
+            hidden = embedded + embedded.cumsum(1) / attention_mask.cumsum(1).clamp(min=1).unsqueeze(-1)
+        hidden = hidden.tanh()
+        return hidden @ self.logits, hidden @ self.values
+
+
+def mean_on(mask: Tensor, numbers: Tensor) -> Tensor:
+    return (numbers * mask).sum() / mask.sum().clamp(min=1)
+
+
+def stand_in_policy_loss(log_probs_new, log_probs_old, advantages, response_mask, clip_ratio):
+    far = log_probs_new - log_probs_old
+    loss = -mean_on(response_mask, log_probs_new * advantages - clip_ratio * far ** 2)
+    return loss, mean_on(response_mask, far.detach().tanh()), mean_on(response_mask, -far.detach())
+
+
+def stand_in_value_loss(values_new, values_old, returns, response_mask, clip_range_value):
+    far = values_new - values_old
+    loss = mean_on(response_mask, (values_new - returns) ** 2 + clip_range_value * far ** 2)
+    return loss, mean_on(response_mask, far.detach().tanh())
+
+
+def stand_in_entropy_loss(logits_new, response_mask):
+    return mean_on(response_mask, logits_new.logsumexp(-1) - logits_new.mean(-1))
+
+
+STAND_INS = (stand_in_policy_loss, stand_in_value_loss, stand_in_entropy_loss)
+
+
+def run_epoch(function, case: dict, tensors: dict[str, Tensor]) -> tuple[dict, dict[str, Tensor]]:
+    """One run_ppo_update_epoch with stand-in losses, so that exercises 1 to 3 do not matter; what each loss was given
+    in the first call, the actor's inputs and what became of its parameters."""
+    actor = Actor(*(tensors.pop(name) for name in ("embedding", "logits", "actor_values")), case["flat"])
+    buffer = dict(sorted(tensors.items()))  # whatever order the frame had
+    before = {name: tensor.clone() for name, tensor in buffer.items()}
+    optimizer = torch.optim.SGD(actor.parameters(), lr=1.0)
+    rates = case["rates"]
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rates[min(step, len(rates) - 1)])
+    calls: dict[str, list[inspect.BoundArguments]] = {name: [] for name in LOSSES}
+
+    def recorded(name, loss):
+        def call(*args, **named):
+            calls[name].append(inspect.signature(loss).bind(*args, **named))
+            return loss(*args, **named)
+        return call
+
+    function.__globals__.update({name: recorded(name, loss) for name, loss in zip(LOSSES, STAND_INS)})
+    result = function(actor, optimizer, scheduler, buffer, SimpleNamespace(ppo=SimpleNamespace(**case["ppo"])),
+                      torch.device("cpu"))
+    found = {name: parameter.detach().clone() for name, parameter in actor.named_parameters()}
+    found |= {f"call{i}": ids for i, ids in enumerate(actor.calls[:64])}
+    given = {name: describe_call(loss, calls[name], found) for name, loss in zip(LOSSES, STAND_INS)}
+    metrics = result if isinstance(result, dict) else {}
+    return {
+        "kind": type(result).__name__, "calls": len(actor.calls), "given": given,
+        "metrics": {str(name)[:60]: describe(value, f"metric.{str(name)[:60]}", found)
+                    for name, value in list(metrics.items())[:40]},
+        "gradients_left": any(p.grad is not None and bool(p.grad.any()) for p in actor.parameters()),
+        "changed": [name for name in before if name not in buffer or not torch.equal(before[name], buffer[name])],
+        "scheduler_steps": scheduler.last_epoch,
+    }, found
+
+
+def describe_call(loss, calls: list[inspect.BoundArguments], found: dict[str, Tensor]) -> dict[str, dict]:
+    """The arguments of a loss's first call, by name."""
+    given = calls[0].arguments if calls else {}
+    return {name: describe(value, f"{loss.__name__}.{name}", found) for name, value in given.items()}
+
+
+# ---------------------------------------------------------------- the submission's process
+
+def load_function(source: str, key: str, name: str):
+    """The function of an exported module, run as a member of a package that has the stand-in losses."""
+    package = sys.modules["submission"] = types.ModuleType("submission")
+    package.__path__ = []
+    for module_name, loss_name, loss in zip(("policy_loss", "value_loss", "entropy"), LOSSES, STAND_INS):
+        module = sys.modules[f"submission.{module_name}"] = types.ModuleType(f"submission.{module_name}")
+        setattr(module, loss_name, loss)
+    module = sys.modules[f"submission.{key}"] = types.ModuleType(f"submission.{key}")
+    module.__package__ = "submission"
+    exec(compile(source, SOLUTION, "exec"), module.__dict__)
+    return getattr(module, name)
+
+
+def confine(limits: dict[str, int]) -> None:
+    """Takes from this process for good: memory, CPU time, files, other processes, sockets.
+
+    limits: of setrlimit, by name; AS is counted from what is mapped already, of which torch alone takes gigabytes.
+    """
+    for name, limit in limits.items():
+        if name == "AS":
+            limit += int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (limit, limit))
+    forbid_system_calls()
+
+
+# Linux's numbers of: the architecture, clone, and what is refused: execve, execveat, ptrace, kill, tkill,
+# tgkill, socket, socketpair, unshare, setns, mount, bpf, perf_event_open, process_vm_readv, process_vm_writev,
+# io_uring_setup, pidfd_open; x86 has fork and vfork too.
+SYSTEM_CALLS = {
+    "x86_64": (0xC000003E, 56, (59, 322, 101, 62, 200, 234, 41, 53, 272, 308, 165, 321, 298, 310, 311, 425, 434,
+                                57, 58)),
+    "aarch64": (0xC00000B7, 220, (221, 281, 117, 129, 130, 131, 198, 199, 97, 268, 40, 280, 241, 270, 271, 425, 434)),
+}
+CLONE3, CLONE_THREAD, EPERM, ENOSYS = 435, 0x10000, 1, 38
+
+
+def forbid_system_calls() -> None:
+    """A seccomp filter (classic BPF): threads may start, processes and sockets may not. Does nothing on processors
+    whose numbers it does not know: the namespaces and limits hold there too."""
+    if platform.machine() not in SYSTEM_CALLS:
+        return
+    architecture, clone, refused = SYSTEM_CALLS[platform.machine()]
+    load_word, equal, at_least, has_bits, give = 0x20, 0x15, 0x35, 0x45, 0x06
+    allow, refuse, unknown = 0x7FFF0000, 0x00050000 | EPERM, 0x00050000 | ENOSYS
+    program = [
+        (load_word, 0, 0, 4), (equal, 1, 0, architecture), (give, 0, 0, refuse),
+        (load_word, 0, 0, 0), (at_least, 0, 1, 0x40000000), (give, 0, 0, refuse),
+        (equal, 0, 1, CLONE3), (give, 0, 0, unknown),  # its flags are out of sight: glibc goes back to clone
+        (equal, 0, 4, clone), (load_word, 0, 0, 16), (has_bits, 1, 0, CLONE_THREAD), (give, 0, 0, refuse),
+        (give, 0, 0, allow),
+    ]
+    for number in refused:
+        program += [(equal, 0, 1, number), (give, 0, 0, refuse)]
+    code = b"".join(struct.pack("<HBBI", *line) for line in [*program, (give, 0, 0, allow)])
+    buffer = ctypes.create_string_buffer(code)
+    filter_program = struct.pack("HxxxxxxQ", len(code) // 8, ctypes.addressof(buffer))
+    libc = ctypes.CDLL(None, use_errno=True)
+    PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
+    if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) or libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, filter_program):
+        raise OSError(ctypes.get_errno(), "the system-call filter could not be set")
+
+
+def serve(load_request: dict, requests, answers) -> None:
+    """The child: loads the submission, then answers cases until it is told to end."""
+    if sys.platform == "linux":
+        confine(load_request["limits"])
+    try:
+        function = load_function(load_request["source"], load_request["key"], load_request["function"])
+    except BaseException as error:
+        write_frame(answers, {"error": describe_error(error)}, {})
+        read_frame(requests)
+        return
+    write_frame(answers, {"loaded": True}, {})
+    while (frame := read_frame(requests))[0]["kind"] != "end":
+        write_frame(answers, *answer(function, *frame))
+
+
+def main() -> None:
+    """Waits for submissions, one child each, and says how each child ended."""
+    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for standard in (0, 1, 2):  # a print must not get between the frames
+        os.dup2(nowhere, standard)
+    torch.set_num_threads(1)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(4, 0)  # PR_SET_DUMPABLE: a child may not write into this process's memory
+    write_frame(answers, {"ready": True}, {})
+    while True:
+        try:
+            request, _ = read_frame(requests)
+        except EOFError:
+            return
+        if request["kind"] != "load":  # "ping": whether this process is what it was; "end": the child had died
+            write_frame(answers, {"pong": request["nonce"]} if "nonce" in request else {"ended": True}, {})
+            continue
+        if request["key"] == "minibatch_update":  # its first optimizer imports much: do it once
+            torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+        child = os.fork()
+        if child == 0:
+            try:
+                serve(request, requests, answers)
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        write_frame(answers, {"ended": True}, {})
+
+
+if __name__ == "__main__":
+    main()

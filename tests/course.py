@@ -1,0 +1,56 @@
+"""A copy of the course in a temporary folder, as a fresh clone has it, for tests that run nbgrader."""
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from autograder.master import master
+from autograder.verdict import Result, Verdict
+from tests.solutions import ROOT
+
+LEFT_OUT = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+
+
+def copy_code(target: Path) -> None:
+    """What git tracks of the course, as far as nbgrader uses it."""
+    target.mkdir(parents=True, exist_ok=True)
+    shutil.copy(ROOT / "nbgrader_config.py", target)
+    for folder in ("notebooks", "course_utils", "autograder/rubrics", "autograder/misconceptions"):
+        shutil.copytree(ROOT / folder, target / folder, ignore=LEFT_OUT)
+    for file in (ROOT / "autograder").glob("*.py"):
+        shutil.copy(file, target / "autograder")
+
+
+def nbgrader(course: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """Runs an nbgrader command in the root of `course`, with its code."""
+    return subprocess.run([sys.executable, "-m", "nbgrader", *arguments], cwd=course, capture_output=True, text=True,
+                          timeout=280, env={**os.environ, "PYTHONPATH": str(course), "OMP_NUM_THREADS": "1",
+                                            "PYTHONDONTWRITEBYTECODE": "1"})
+
+
+def notebook(key: str) -> dict:
+    """The course's notebook as JSON, its solution in it: a submission with full marks."""
+    return json.loads((ROOT / "notebooks" / master(key).assignment / master(key).file).read_text())
+
+
+def cell(data: dict, grade_id: str) -> dict:
+    found, = (cell for cell in data["cells"] if cell["metadata"].get("nbgrader", {}).get("grade_id") == grade_id)
+    return found
+
+
+def hand_in(submitted: Path, student: str, key: str, data: object = None) -> Path:
+    """Puts a notebook (JSON, or bytes as they are) where nbgrader's collect would; gives its folder."""
+    folder = submitted / student / master(key).assignment
+    folder.mkdir(parents=True)
+    data = notebook(key) if data is None else data
+    (folder / master(key).file).write_bytes(data if isinstance(data, bytes) else json.dumps(data).encode())
+    return folder
+
+
+def verdict(key: str, *passed: str, **more) -> Verdict:
+    """A verdict with these criteria passed."""
+    return Verdict(key, tuple(Result(one.criterion, one.criterion in passed, f"{one.criterion} in words",
+                                     "" if one.criterion in passed else "see hint 1")
+                              for one in master(key).graded), **more)

@@ -1,0 +1,130 @@
+"""Collecting from an exchange folder in which students put what they like."""
+import os
+
+import pytest
+from nbgrader.apps.baseapp import NbGrader
+from nbgrader.coursedir import CourseDirectory
+
+from autograder.collect import CourseCollect
+from autograder.submission import find, read, receipt
+from tests.class_of_students import new_course
+from tests.course import hand_in
+
+KEY = "policy_loss"
+STAMP = "2026-11-22 10:00:00.000000 UTC"
+
+
+class Class:
+    """An exchange folder, and a course that collects from it."""
+
+    def __init__(self, folder):
+        (folder / "course").mkdir()
+        self.course, self.inbound = new_course(folder / "course"), folder / "exchange/tinier_zero/inbound"
+        self.submitted = self.course.folder / "submitted"
+        self.inbound.mkdir(parents=True)
+        self.exchange = folder / "exchange"
+
+    def submit(self, student, name=None):
+        """What nbgrader's submit leaves in the exchange."""
+        folder = hand_in(self.inbound / "new", student, KEY)
+        (folder / "timestamp.txt").write_text(STAMP)
+        (folder / "submission_secret.txt").write_text("s3cret")
+        return folder.rename(self.inbound / (name or f"{student}+01_policy_loss+{STAMP}+r4nd0m"))
+
+    def collect(self, **limits):
+        app = NbGrader()
+        app.coursedir = CourseDirectory(parent=app, root=str(self.course.folder), course_id="tinier_zero",
+                                        assignment_id="01_policy_loss", submitted_directory="submitted",
+                                        db_url=f"sqlite:///{self.course.db}", **limits)
+        CourseCollect(coursedir=app.coursedir, parent=app, root=str(self.exchange), check_owner=False).start()
+        return find(self.submitted)[0]
+
+
+@pytest.fixture
+def students(tmp_path):
+    students = Class(tmp_path)
+    students.submit("ada")
+    return students
+
+
+def test_a_submission_is_collected_whole(students):
+    (students.inbound / f"ada+01_policy_loss+{STAMP}+r4nd0m" / "notes.txt").write_text("x")
+    assert students.collect() == [("ada", KEY)]
+    assert read(students.submitted, "ada", KEY).problem == ""
+    assert receipt(students.submitted, "ada", KEY).timestamp == STAMP
+    assert (students.submitted / "ada/01_policy_loss/notes.txt").read_text() == "x"
+
+
+def test_links_stay_links(students, tmp_path):
+    """nbgrader's own copies what they lead to: here the instructor's notebook with the solution."""
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private/instructors.ipynb").write_text("the solution")
+    folder = students.submit("eve")
+    (folder / "policy_loss.ipynb").unlink()
+    (folder / "policy_loss.ipynb").symlink_to(tmp_path / "private/instructors.ipynb")
+    (folder / "all").symlink_to(tmp_path / "private")
+    assert students.collect() == [("ada", KEY), ("eve", KEY)]
+    collected = students.submitted / "eve/01_policy_loss"
+    assert (collected / "policy_loss.ipynb").is_symlink() and (collected / "all").is_symlink()
+    assert "symbolic link" in read(students.submitted, "eve", KEY).problem
+
+
+def no_permission(folder):
+    (folder / "policy_loss.ipynb").chmod(0)
+    folder.chmod(0o500)
+
+
+def a_pipe(folder):
+    os.mkfifo(folder / "pipe")
+
+
+def a_forged_timestamp(folder):
+    (folder / "timestamp.txt").write_text("never")
+
+
+def a_linked_timestamp(folder):
+    (folder / "timestamp.txt").unlink()
+    (folder / "timestamp.txt").symlink_to("/dev/zero")
+
+
+def no_timestamp(folder):
+    (folder / "timestamp.txt").unlink()
+
+
+def a_folder_for_a_timestamp(folder):
+    (folder / "timestamp.txt").unlink()
+    (folder / "timestamp.txt/x").mkdir(parents=True)
+
+
+@pytest.mark.parametrize("damage", [no_permission, a_pipe, a_forged_timestamp, a_linked_timestamp, no_timestamp,
+                                    a_folder_for_a_timestamp])
+def test_a_damaged_submission_is_collected_as_far_as_it_goes(students, damage):
+    damage(students.submit("bob"))
+    assert students.collect() == [("ada", KEY), ("bob", KEY)]
+    assert receipt(students.submitted, "bob", KEY).timestamp == STAMP  # the folder's name says it too
+    assert read(students.submitted, "ada", KEY).problem == ""
+    assert read(students.submitted, "bob", KEY).problem == ""  # the tests run as root, who may read everything
+    assert students.collect() == [("ada", KEY), ("bob", KEY)]  # and once more
+
+
+def test_a_folder_that_is_too_large_comes_without_its_files(students):
+    folder = students.submit("bob")
+    (folder / "film.mp4").write_bytes(b"")
+    os.truncate(folder / "film.mp4", 3_000_000)
+    assert students.collect(max_dir_size=2000) == [("ada", KEY), ("bob", KEY)]
+    assert sorted(path.name for path in (students.submitted / "bob/01_policy_loss").iterdir()) == [
+        "policy_loss.ipynb", "submission_secret.txt", "timestamp.txt"]
+
+
+@pytest.mark.parametrize("name", ["eve+01_policy_loss+never+x", f"..+01_policy_loss+{STAMP}",
+                                  f"+01_policy_loss+{STAMP}", "a+01_policy_loss+", "+01_policy_loss+x"])
+def test_a_folder_that_no_student_made_is_passed_over(students, name):
+    students.submit("eve", name)
+    assert students.collect() == [("ada", KEY)]
+    assert sorted(path.name for path in students.course.folder.iterdir()) == ["gradebook.db", "submitted"]
+
+
+def test_a_link_or_a_file_in_the_exchange_is_passed_over(students, tmp_path):
+    (students.inbound / f"eve+01_policy_loss+{STAMP}+x").symlink_to(tmp_path)
+    (students.inbound / f"bob+01_policy_loss+{STAMP}+x").write_text("x")
+    assert students.collect() == [("ada", KEY)]

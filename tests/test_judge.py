@@ -1,0 +1,196 @@
+"""The judge: right answers get all points however they are written, wrong ones lose the right points by name."""
+import importlib
+import itertools
+import shutil
+
+import pytest
+import torch
+
+from autograder import judge, misconceptions, reference, rubrics
+from autograder.sandbox import Worker
+from autograder.verdict import Result, Verdict
+from course_utils.exercises import EXERCISES
+from course_utils.export import header
+from tests.right_solutions import right_solutions
+from tests.solutions import solution_source
+
+pytestmark = pytest.mark.skipif(not shutil.which("bwrap"), reason="bubblewrap is not installed")
+SECRET = b"a secret of the tests"
+RIGHT = {key: right_solutions(key) for key in EXERCISES}
+
+
+def module(key: str, cell: str) -> str:
+    return header(key) + "\n\n" + cell
+
+
+@pytest.fixture(scope="module")
+def process():
+    with Worker() as worker:
+        yield worker
+
+
+def verdict(process: Worker, key: str, cell: str, secret: bytes = SECRET) -> Verdict:
+    return judge.judge_exercise(process, key, module(key, cell), secret)
+
+
+def lost(found: Verdict) -> dict[str, str]:
+    return {result.criterion: result.advice for result in found.results if not result.passed}
+
+
+@pytest.mark.parametrize("key", EXERCISES)
+def test_the_solution_gets_all_points_whatever_is_drawn(process, key):
+    for secret in (b"one", b"two", b"three"):
+        assert lost(verdict(process, key, solution_source(key), secret)) == {}
+
+
+@pytest.mark.parametrize(("key", "name"), [(key, name) for key in EXERCISES for name in RIGHT[key]])
+def test_a_right_solution_written_otherwise_gets_all_points(process, key, name):
+    assert lost(verdict(process, key, RIGHT[key][name])) == {}
+
+
+@pytest.mark.parametrize(("key", "wrong"), [(key, wrong) for key in EXERCISES for wrong in misconceptions.BANK[key]],
+                         ids=lambda value: getattr(value, "name", value))
+def test_a_misconception_loses_points_and_is_named(process, key, wrong):
+    found = judge.judge_exercise(process, key, misconceptions.wrong_source(key, wrong), SECRET)
+    assert lost(found) and found.misconception == wrong.name and found.advice == wrong.advice
+
+
+def test_a_misconception_written_otherwise_is_named_too(process):
+    cell = """
+def compute_value_loss(values_new, values_old, returns, response_mask, clip_range_value):
+    total, count, clipped_more = 0.0, 0, 0
+    for row in range(values_new.shape[0]):
+        for t in range(int(response_mask[row].sum())):
+            v, old, target = values_new[row, t], values_old[row, t], returns[row, t]
+            near = old + torch.clamp(v - old, -clip_range_value, clip_range_value)
+            free, clipped = (v - target).square(), (near - target).square()
+            total, count = total + torch.max(free, clipped), count + 1
+            clipped_more += bool(clipped > free)
+    return total / count, torch.tensor(clipped_more / count)
+"""
+    found = verdict(process, "value_loss", cell)
+    assert found.misconception == "no half"
+
+
+def test_a_mistake_that_is_in_no_bank_is_not_given_a_name(process):
+    cell = solution_source("entropy").replace("return -(", "return -1.37 * (")
+    found = verdict(process, "entropy", cell)
+    assert lost(found) and found.misconception == ""
+
+
+@pytest.mark.parametrize("key", EXERCISES)
+def test_every_criterion_is_asked_for_and_can_be_lost(process, key):
+    rubric = importlib.import_module(f"autograder.rubrics.{key}")
+    asked = {case.criterion for case in rubric.cases(rubrics.Draw(1))}
+    assert list(judge.criteria(key)) == [result.criterion for result in verdict(process, key, "x = 1").results]
+    assert asked == set(judge.criteria(key)) == set(lost(verdict(process, key, f"{EXERCISES[key].function} = len")))
+
+
+def test_a_worked_example_written_down_earns_nothing(process):
+    cell = """
+def compute_policy_loss(log_probs_new, log_probs_old, advantages, response_mask, clip_ratio):
+    return torch.tensor(0.0875 / 6), torch.tensor(4 / 6), torch.tensor(0.156668)
+"""
+    assert set(lost(verdict(process, "policy_loss", cell))) == set(judge.criteria("policy_loss"))
+
+
+def test_a_case_that_kills_or_hangs_costs_its_criterion_alone(process, monkeypatch):
+    monkeypatch.setattr(Worker.ask, "__defaults__", (3,))
+    for deed in ("__import__('os')._exit(1)", "[None for _ in __import__('itertools').count()]"):
+        deed = f"    if logits_new.dtype != torch.float32: {deed}\n    log_probs = "
+        cell = solution_source("entropy").replace("    log_probs = ", deed, 1)
+        assert cell != solution_source("entropy")
+        found = lost(verdict(process, "entropy", cell))
+        assert list(found) == ["stability"] and "gave no result" in found["stability"]
+
+
+def test_a_failure_is_said_with_the_learners_own_line(process):
+    cell = solution_source("entropy").replace("    log_probs = ", "    log_probs = undefined_name + ", 1)
+    for advice in lost(verdict(process, "entropy", cell)).values():
+        assert "NameError: name 'undefined_name' is not defined at the line: log_probs = undefined_name" in advice
+
+
+def test_a_cell_that_does_not_run_on_its_own_says_why(process):
+    found = lost(verdict(process, "entropy", "x = helper_of_another_cell()"))
+    assert all("does not run on its own: it raised NameError" in advice for advice in found.values())
+
+
+def test_no_advice_shows_a_number_of_the_judge(process):
+    """Expected values and inputs stay secret: all advice is the same whatever is drawn."""
+    for key, source in ((key, misconceptions.wrong_source(key, wrong)) for key, bank in misconceptions.BANK.items()
+                        for wrong in bank[:4]):
+        one, two = (lost(judge.judge_exercise(process, key, source, secret)) for secret in (b"1", b"2"))
+        assert one == two
+
+
+def test_the_same_secret_draws_the_same_and_another_draws_otherwise():
+    cases = {secret: rubrics.Draw(secret).normal(3).tolist() for secret in (1, 2)}
+    assert rubrics.Draw(1).normal(3).tolist() == cases[1] != cases[2]
+
+
+def test_a_verdict_survives_being_written_down():
+    found = Verdict("gae", (Result("masking", False, "what", "“why” ≠ 1"),), "name", "advice", "problem")
+    assert Verdict.from_json(found.to_json()) == found
+
+
+# ---------------------------------------------------------------- the references, against numbers by hand
+
+def test_policy_reference_by_hand():
+    """Ratios 1.5 and .5 with advantages 1 and -1, ε = .2: 1.2 and -.8, and a padded token that does not count."""
+    ratio = torch.tensor([[1.5, 0.5, 9.0]], dtype=torch.float64)
+    found = reference.policy_loss(ratio.log(), torch.zeros(1, 3, dtype=torch.float64),
+                                  torch.tensor([[1.0, -1.0, 7.0]], dtype=torch.float64), torch.tensor([[1, 1, 0]]), 0.2)
+    assert found["loss"].item() == pytest.approx(-(1.2 - 0.8) / 2) and found["clip_frac"].item() == 1
+
+
+def test_value_reference_by_hand():
+    """Old 0, range ½: value 2 for a return of 3 is clipped to .5, error 6.25; value 2 for 1: free error 1 is larger."""
+    found = reference.value_loss(torch.tensor([[2.0, 2.0]]), torch.zeros(1, 2), torch.tensor([[3.0, 1.0]]),
+                                 torch.ones(1, 2), 0.5)
+    assert found["loss"].item() == pytest.approx((6.25 + 1) / 4) and found["vf_clip_frac"].item() == 0.5
+
+
+def test_entropy_reference_by_hand():
+    logits = torch.tensor([[[0.5, 0.25, 0.25], [1.0, 1e-30, 1e-30]]], dtype=torch.float64).log()
+    found = reference.entropy(logits, torch.ones(1, 2))
+    assert found["loss"].item() == pytest.approx(-1.5 * torch.tensor(2.0).log().item() / 2)
+
+
+def test_gae_reference_by_hand():
+    """γ = λ = ½, values 1 and 1, no penalties, reward 2: δ = 1 and -.5; advantages 1 and -.25."""
+    one = torch.ones(1, 2, dtype=torch.float64)
+    found = reference.gae(torch.tensor([2.0], dtype=torch.float64), 0 * one, one, torch.ones(1, 2, dtype=torch.long),
+                          0.5, 0.5)
+    assert found["returns"].tolist() == [[0.75, 2.0]]
+    assert found["advantages"][0].tolist() == pytest.approx([-1, 1])
+
+
+def test_epoch_reference_by_hand():
+    """One parameter per response; the loss is its value; lr 1, then ½; a group of two, and one of one."""
+    class Actor(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.values = torch.nn.Parameter(torch.zeros(3, dtype=torch.float64))
+
+        def forward(self, ids, mask):
+            values = self.values[ids[:, 0]].unsqueeze(1).expand(-1, 2)
+            return torch.zeros(len(ids), 2, 2, dtype=torch.float64), values
+
+    ids, ones, zeros = torch.arange(3).unsqueeze(1), torch.ones(3, 1).long(), torch.zeros(3, 1, dtype=torch.float64)
+    buffer = {"prompt_input_ids": ids, "prompt_attention_mask": ones, "response_input_ids": 0 * ids,
+              "response_attention_mask": ones, **dict.fromkeys(("logprobs", "advantages", "values", "returns"), zeros)}
+    cfg = {"gradient_accumulation_steps": 2, "clip_ratio": 0, "clip_range_value": 0, "vf_coeff": 1, "entropy_coeff": 0,
+           "max_grad_norm": 0.5}
+    losses = (lambda *_: (zeros.sum(),) * 3, lambda values, *_: (values.mean(), zeros.sum()), lambda *_: zeros.sum())
+    actor = Actor()
+    found = reference.epoch(actor, buffer, [[2], [0], [1]], cfg, [1.0, 0.5], losses)
+    # The first group's gradient is ½, ½: norm √½, clipped to ½, so √⅛ each; the second's is 1, clipped to ½, at rate ½.
+    assert actor.values.tolist() == pytest.approx([-(1 / 8) ** 0.5, -0.25, -(1 / 8) ** 0.5], abs=1e-5)
+    assert found["metrics"][7] == pytest.approx((0.5 ** 0.5 + 1) / 2)
+
+
+def test_right_solutions_and_misconceptions_are_many():
+    for key in EXERCISES:
+        assert len(RIGHT[key]) >= 8 and len(misconceptions.BANK[key]) >= 15
+        sources = [*RIGHT[key].values(), *(misconceptions.wrong_source(key, w) for w in misconceptions.BANK[key])]
+        assert all(one != other for one, other in itertools.combinations(sources, 2))

@@ -1,0 +1,176 @@
+"""The sandbox from inside: what a submission sees, what it may do, and that nothing is left when it is over."""
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from autograder import sandbox
+from autograder.sandbox import NoSandbox, Worker, WorkerFailed
+
+needs_sandbox = pytest.mark.skipif(not shutil.which("bwrap"), reason="bubblewrap is not installed")
+ROOT = Path(__file__).parent.parent
+
+
+def load(worker: Worker, body: str) -> dict:
+    source = f"import torch\n\ndef compute_policy_loss(x):\n    {body}\n"
+    return worker.ask({"kind": "load", "source": source, "key": "policy_loss", "limits": sandbox.LIMITS,
+                       "function": "compute_policy_loss"}, {})[0]
+
+
+def call(worker: Worker, seconds: float = 20) -> dict:
+    return worker.ask({"kind": "call", "args": ["x"], "wrt": [], "seed": 0}, {"x": torch.ones(2)}, seconds)[0]
+
+
+def inside(body: str) -> dict:
+    """What a submission's function answers."""
+    with Worker() as worker:
+        assert load(worker, body) == {"loaded": True}
+        return call(worker)
+
+
+@pytest.fixture(scope="module")
+def worker():
+    with Worker() as process:
+        yield process
+
+
+def in_turn(worker: Worker, body: str) -> dict:
+    """The same, in a process that other tests share."""
+    assert load(worker, body) == {"loaded": True}
+    told = call(worker)
+    if "ended" not in told:
+        assert worker.ask({"kind": "end"}, {})[0] == {"ended": True}
+    return told
+
+
+@needs_sandbox
+@pytest.mark.parametrize("path", [ROOT / "notebooks", ROOT / "autograder/rubrics", ROOT / "autograder/reference.py",
+                                  ROOT / "course_utils", ROOT / "tests", Path.home() / ".bashrc", "/etc/passwd",
+                                  "/var", "/home"], ids=str)
+def test_what_is_not_its_own_is_not_there(worker, path):
+    told = in_turn(worker, f"return __import__('os').lstat({str(path)!r})")
+    assert told["error"]["type"] == "FileNotFoundError", told
+
+
+@needs_sandbox
+@pytest.mark.parametrize(("body", "error"), [
+    ("open('/usr/x', 'w')", "OSError"),
+    ("open('/x', 'w')", "OSError"),
+    ("open('/dev/shm/x', 'w')", "OSError"),
+    ("open('/worker.py', 'a')", "OSError"),
+    ("__import__('os').fork()", "PermissionError"),
+    ("__import__('subprocess').run(['/bin/true'])", "PermissionError"),
+    ("__import__('os').execv('/bin/true', ['true'])", "PermissionError"),
+    ("__import__('os').kill(1, 9)", "PermissionError"),
+    ("__import__('socket').socket()", "PermissionError"),
+    ("__import__('socket').create_connection(('127.0.0.1', 9))", "PermissionError"),
+    ("open(f'/proc/{__import__(\"os\").getppid()}/mem', 'r+b')", "PermissionError"),
+    ("__import__('resource').setrlimit(7, (999, 999))", "ValueError"),
+    ("open('/tmp/x', 'wb').write(bytes(2 << 20))", "OSError"),
+    ("torch.zeros(1 << 30)", "RuntimeError"),
+    ("bytearray(1 << 32)", "MemoryError"),
+    ("__import__('mmap').mmap(-1, 1 << 32)", "OSError"),
+    ("__import__('sys').exit(3)", "SystemExit"),
+])
+def test_what_it_may_not_do(worker, body, error):
+    assert in_turn(worker, f"return {body}")["error"]["type"] == error
+
+
+@needs_sandbox
+def test_what_it_may_do(worker):
+    body = ("__import__('threading').Thread(target=print, args=('out',)).start(); "
+            "open('/tmp/scratch', 'w').write('x'); __import__('warnings').warn('w'); "
+            "print('o' * 10**6, file=__import__('sys').stderr); return x * 2")
+    assert in_turn(worker, body)["parts"] == [{"kind": "tensor", "requires_grad": False}]
+
+
+@needs_sandbox
+def test_the_environment_is_cleared_and_nobody_is_home(worker):
+    told = in_turn(worker, "import os; raise ValueError(sorted(os.environ), os.getuid(), len(os.listdir('/tmp')))")
+    names, user, _ = eval(told["error"]["message"], {"__builtins__": {}})  # our own function's words
+    assert set(names) <= {"OMP_NUM_THREADS", "PWD", "LC_CTYPE"} and user == 65534
+
+
+@needs_sandbox
+def test_one_exercise_leaves_nothing_for_the_next(worker):
+    in_turn(worker, "torch.exp = None; import builtins; builtins.print = None; return x")
+    assert "error" not in in_turn(worker, "print(torch.exp(x)); return x")
+
+
+@needs_sandbox
+@pytest.mark.parametrize("body", [
+    "while True: pass",
+    "import signal\n    for n in (*range(1, 9), *range(10, 19), *range(20, 32)): signal.signal(n, signal.SIG_IGN)\n"
+    "    while True: pass",
+], ids=["loop", "loop that ignores signals"])
+def test_a_hang_ends_at_its_deadline_with_every_process(body):
+    with Worker() as worker:
+        load(worker, body)
+        inside = _descendants(worker.process.pid)
+        assert len(inside) >= 3  # bubblewrap, the namespace's first process, the worker, its child
+        with pytest.raises(WorkerFailed, match="too long"):
+            call(worker, seconds=1)
+        assert worker.process is None
+        deadline = time.monotonic() + 20
+        while any(Path(f"/proc/{pid}").exists() for pid in inside) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not any(Path(f"/proc/{pid}").exists() for pid in inside)
+
+
+def _descendants(pid: int) -> list[int]:
+    children = [int(child) for task in Path(f"/proc/{pid}/task").iterdir()
+                for child in (task / "children").read_text().split()]
+    return [pid, *(below for child in children for below in _descendants(child))]
+
+
+@needs_sandbox
+@pytest.mark.parametrize(("body", "words"), [
+    ("import os; os._exit(0)", "ended"),
+    ("import ctypes; ctypes.string_at(0)", "ended"),
+])
+def test_a_dead_child_is_said_and_the_process_goes_on(worker, body, words):
+    assert words in in_turn(worker, body)
+    assert "parts" in in_turn(worker, "return x")
+
+
+@needs_sandbox
+@pytest.mark.parametrize(("data", "words"), [
+    ("b'\\xff' * 100", "too large"),
+    ("__import__('struct').pack('<II', 4, 4) + b'{}{}abcd'", "cannot be read"),
+    ("__import__('struct').pack('<II', 2, 8) + b'[]' + bytes(8)", "cannot be read"),
+    ("__import__('struct').pack('<II', 100000, 8) + b'[' * 100000 + bytes(8)", "cannot be read"),
+])
+def test_a_forged_frame_is_refused(data, words):
+    body = (f"import os, sys\n    data = {data}\n    for fd in range(3, 20):\n        try: os.write(fd, data)\n"
+            "        except OSError: pass\n    return x")
+    with Worker() as worker:
+        load(worker, body)
+        with pytest.raises(WorkerFailed, match=words):
+            call(worker)
+
+
+def test_without_bubblewrap_it_says_what_to_do(monkeypatch):
+    monkeypatch.setattr(sandbox.shutil, "which", lambda name: None)
+    with pytest.raises(NoSandbox, match="apt install bubblewrap.*--no-sandbox"):
+        Worker()
+
+
+def test_a_sandbox_that_does_not_start_says_why(monkeypatch):
+    monkeypatch.setattr(sandbox, "command", lambda sandboxed: ["/bin/sh", "-c", "echo no namespaces here >&2; exit 1"])
+    with pytest.raises(NoSandbox, match="no namespaces here(?s:.*)user namespaces"):
+        Worker().start()
+
+
+def test_unprotected_it_runs_too():
+    with Worker(sandboxed=False) as worker:
+        assert load(worker, "return x + 1") == {"loaded": True}
+        assert call(worker)["parts"][0]["kind"] == "tensor"
+
+
+def test_the_worker_holds_no_answer():
+    text = Path(sandbox.WORKER).read_text()
+    for secret in ("reference", "rubric", "clamp(1 - clip_ratio", "rsqrt", "log_softmax"):
+        assert f"import {secret}" not in text and f"from autograder.{secret}" not in text
+    assert "log_softmax" not in text and "gamma" not in text
