@@ -61,9 +61,9 @@ def command(sandboxed: bool) -> list[str]:
     hidden = [argument for name in ("autograder", "course_utils") if (site / name).is_dir()
               for argument in ("--tmpfs", str(site / name))]  # where the project is installed, not checked out
     return [bubblewrap, "--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent", "--new-session",
-            "--uid", "65534", "--gid", "65534", "--cap-drop", "ALL", "--clearenv", *bound, *hidden,
-            "--proc", "/proc", "--dev", "/dev",
-            "--size", str(16 * MEGABYTE), "--tmpfs", "/tmp", "--ro-bind", str(WORKER), "/worker.py",
+            "--uid", "65534", "--gid", "65534", "--cap-drop", "ALL", "--clearenv", "--proc", "/proc", "--dev", "/dev",
+            "--size", str(16 * MEGABYTE), "--tmpfs", "/tmp",  # first: Python's files may lie somewhere in /tmp
+            *bound, *hidden, "--ro-bind", str(WORKER), "/worker.py",
             "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp", "--setenv", "OMP_NUM_THREADS", "1",
             str(Path(sys.base_prefix) / "bin" / Path(sys.executable).resolve().name), "-I", "-B", "-c",
             f"import sys; sys.path.append({str(site)!r}); sys.argv = ['/worker.py']; "
