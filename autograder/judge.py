@@ -56,8 +56,8 @@ def judge_exercise(process: Worker, key: str, source: str, secret: bytes) -> Ver
     for case, (told, tensors) in zip(cases, answers):
         if problem := told.get("failed") or _guarded(NO_RESULT, case.problem, told, tensors, REFERENCES[key], source):
             problems.setdefault(case.criterion, str(problem))
-    if not problems and hasattr(rubric, "across"):
-        problems = _guarded({"minibatches": NO_RESULT}, rubric.across, cases, answers)
+    if hasattr(rubric, "across"):
+        problems = _guarded({"minibatches": NO_RESULT}, rubric.across, cases, answers) | problems
     found = _guarded(None, recognise, key, cases, answers) if problems else None
     return Verdict(key, tuple(Result(name, name not in problems, expected, problems.get(name, ""))
                               for name, expected in criteria(key).items()),

@@ -72,6 +72,15 @@ def compute_value_loss(values_new, values_old, returns, response_mask, clip_rang
     assert found.misconception == "no half"
 
 
+def test_two_mistakes_cost_two_criteria(process):
+    """That the order is always the same shows only in several answers together; another mistake must not hide it."""
+    cell = solution_source("minibatch_update")
+    for old, new in (("torch.randperm(", "torch.arange("), ("-entropy.item()", "entropy.item()")):
+        assert old in cell
+        cell = cell.replace(old, new)
+    assert list(lost(verdict(process, "minibatch_update", cell))) == ["minibatches", "metrics"]
+
+
 def test_a_mistake_that_is_in_no_bank_is_not_given_a_name(process):
     cell = solution_source("entropy").replace("return -(", "return -1.37 * (")
     found = verdict(process, "entropy", cell)
