@@ -26,6 +26,7 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results/embedded_runs.jsonl"
 REPORT = ROOT / "docs/embedded_results.md"
 UNMEASURABLE = 1e-12  # a coefficient that has no effect but keeps the reference loaded, so that the KL is measured
+QUARTER = ["ppo.rollout_samples=32", "ppo.mini_batch_size=8"]  # a quarter of the responses in each step
 VARIANTS = {  # what differs from the default: settings
     "default": [],
     "no_critic": ["ppo.vf_coeff=0"],
@@ -34,6 +35,8 @@ VARIANTS = {  # what differs from the default: settings
     "no_kl": [f"ppo.kl_coeff={UNMEASURABLE}"],
     "lam_0": ["ppo.lam=0.0"],
     "lam_1": ["ppo.lam=1.0"],
+    "quarter": QUARTER,
+    "quarter_lam_1": [*QUARTER, "ppo.lam=1.0"],
 }
 
 
