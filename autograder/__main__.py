@@ -67,7 +67,7 @@ def _grade(args: argparse.Namespace) -> int:
     from autograder import report
     from autograder.grade import Judging, cores, grade, handed_in
     from autograder.gradebook import CourseGradebook
-    from autograder.verdict_cache import write_whole
+    from course_utils.whole_file import write_whole
     book = CourseGradebook()
     judging = Judging(args.workers or cores(), args.scheduler, not args.no_sandbox)
     if args.no_sandbox:

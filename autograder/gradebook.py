@@ -4,7 +4,6 @@ What nbgrader's own autograder would leave behind is left here: rows for student
 penalties by nbgrader's plug-in, and autograded/STUDENT/ASSIGNMENT/ with the notebook and the receipt of the hand-in.
 The notebook is the course's, rebuilt; no file of the submission is copied.
 """
-import os
 import secrets
 import shutil
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from sqlalchemy.exc import DatabaseError, OperationalError
 from autograder.master import ROOT, Master, master, points, rebuilt
 from autograder.submission import Receipt, Submission, modified, moment, receipt
 from autograder.verdict import Verdict
+from course_utils.whole_file import write_whole
 
 
 class GradebookError(Exception):
@@ -154,13 +154,7 @@ class CourseGradebook:
             if path.name not in files:  # of an earlier run by nbgrader's own autograder, or cut short
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         for name, text in files.items():
-            partial = folder / f".{name}.{os.getpid()}"
-            try:
-                partial.write_text(text, encoding="utf-8")
-                partial.chmod(0o664 if self.coursedir.groupshared else 0o444)
-                partial.replace(folder / name)
-            finally:
-                partial.unlink(missing_ok=True)
+            write_whole(text, folder / name, mode=0o664 if self.coursedir.groupshared else 0o444)
 
     @contextmanager
     def _in_words(self):

@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from autograder import master
 from autograder.gradebook import CourseGradebook
-from autograder.verdict_cache import write_whole
+from course_utils.whole_file import write_whole
 
 HERE = Path(__file__).parent
 ROWS = text("""

@@ -6,23 +6,13 @@ import secrets
 from pathlib import Path
 
 from autograder.verdict import Verdict
+from course_utils.whole_file import write_whole
 
 SECRET_BYTES = 32
 
 
 class CacheError(Exception):
     """The secret is damaged; the message says what to do."""
-
-
-def write_whole(text: str, path: Path) -> None:
-    """Writes the file or leaves what is there: never half a file. OSError: a full disk, no permission."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def course_secret(path: Path) -> bytes:

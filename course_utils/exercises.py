@@ -44,6 +44,11 @@ EXERCISES: dict[str, Exercise] = {exercise.key: exercise for exercise in (
 )}
 
 
+LOSSES = ("compute_policy_loss", "compute_value_loss", "compute_entropy_loss")  # run_ppo_update_epoch calls them
+UPDATE_METRICS = ("loss/policy", "loss/value", "loss/entropy", "loss/total", "params/policy_clip_frac",
+                  "params/value_clip_frac", "params/approx_kl", "params/grad_norm")  # and returns these
+
+
 class ExerciseError(Exception):
     """A set of exercises that cannot be used; the message says which notebook to correct and how to go on."""
 
@@ -70,7 +75,7 @@ class Exercises:
         """
         module_globals = getattr(inspect.unwrap(self.run_ppo_update_epoch), "__globals__", None)
         if module_globals is not None:
-            for name in ("compute_policy_loss", "compute_value_loss", "compute_entropy_loss"):
+            for name in LOSSES:
                 module_globals[name] = getattr(self, name)
 
 

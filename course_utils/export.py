@@ -26,6 +26,7 @@ from nbformat import NotebookNode
 from traitlets import default
 
 from course_utils.exercises import EXERCISES
+from course_utils.whole_file import write_whole
 
 IMPORTS = """\
 import math
@@ -237,14 +238,8 @@ def read_exercise(path: str | Path) -> tuple[str, str]:
 
 def write_module(text: str, path: Path) -> None:
     """Writes the whole module or nothing. ExportError where the disk or the folder does not let it."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            partial.write_text(text, encoding="utf-8", newline="\n")
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_whole(text, path)
     except OSError as error:
         raise ExportError(f"{path}: cannot be written: {error.strerror}") from error
 

@@ -23,16 +23,13 @@ from torch import Tensor
 from course_utils import checkpoint, policy
 from course_utils.config import Config, ConfigError, save_config
 from course_utils.evaluate import Evaluation, evaluate
-from course_utils.exercises import ExerciseError, Exercises
+from course_utils.exercises import UPDATE_METRICS, ExerciseError, Exercises
 from course_utils.metrics import MetricsLog, explained_variance, masked_mean
 from course_utils.optimizer import make_optimizer, make_scheduler
 from course_utils.problems import Prompt, PromptStream, load_problems, make_prompts
 from course_utils.reward import Score, score
 from course_utils.rollout import collate, collect, score_logprobs, texts_of
 from course_utils.run_folder import open_run
-
-UPDATE_METRICS = ("loss/policy", "loss/value", "loss/entropy", "loss/total", "params/policy_clip_frac",
-                  "params/value_clip_frac", "params/approx_kl", "params/grad_norm")
 
 
 class TrainingError(Exception):

@@ -3,7 +3,6 @@ and an honest submission that is judged after it, in the same sandbox, is judged
 
 Damaged notebooks are in test_submission.py; what the sandbox forbids, call by call, in test_sandbox.py.
 """
-import os
 import shutil
 import textwrap
 import threading
@@ -14,6 +13,7 @@ import pytest
 from autograder import judge
 from autograder.sandbox import Worker
 from course_utils.export import header
+from tests.process_tree import all_gone, tree
 from tests.solutions import solution_source
 
 pytestmark = pytest.mark.skipif(not shutil.which("bwrap"), reason="bubblewrap is not installed")
@@ -234,13 +234,7 @@ def test_the_attacks_are_many():
 def test_nothing_is_left(process):
     """The sandbox holds the worker and nothing else; when it is gone, so is everything in it."""
     assert_honest_work_is_judged_as_ever(process)
-    inside = _below(process.process.pid)
+    inside = tree(process.process.pid)
     assert len(inside) <= 3  # bubblewrap outside, bubblewrap inside, the worker
     process.stop()
-    assert not any(Path(f"/proc/{pid}").exists() and os.getppid() != pid for pid in inside[:1])
-
-
-def _below(pid: int) -> list[int]:
-    children = [int(child) for task in Path(f"/proc/{pid}/task").iterdir()
-                for child in (task / "children").read_text().split()]
-    return [pid, *(below for child in children for below in _below(child))]
+    assert all_gone(inside)

@@ -19,7 +19,8 @@ from autograder.gradebook import CourseGradebook
 from autograder.master import ROOT
 from autograder.misconceptions import BANK
 from autograder.pool import NoCluster
-from autograder.verdict_cache import CacheError, VerdictCache, course_secret, write_whole
+from autograder.verdict_cache import CacheError, VerdictCache, course_secret
+from course_utils.whole_file import write_whole
 from tests.class_of_students import new_course
 from tests.obedient_judge import obedient_judge, verdict_of
 from tests.solutions import solution_source

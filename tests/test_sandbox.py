@@ -1,6 +1,5 @@
 """The sandbox from inside: what a submission sees, what it may do, and that nothing is left when it is over."""
 import shutil
-import time
 from pathlib import Path
 
 import pytest
@@ -8,6 +7,7 @@ import torch
 
 from autograder import sandbox
 from autograder.sandbox import NoSandbox, Worker, WorkerFailed
+from tests.process_tree import all_gone, tree
 
 needs_sandbox = pytest.mark.skipif(not shutil.which("bwrap"), reason="bubblewrap is not installed")
 ROOT = Path(__file__).parent.parent
@@ -108,21 +108,12 @@ def test_one_exercise_leaves_nothing_for_the_next(worker):
 def test_a_hang_ends_at_its_deadline_with_every_process(body):
     with Worker() as worker:
         load(worker, body)
-        inside = _descendants(worker.process.pid)
+        inside = tree(worker.process.pid)
         assert len(inside) >= 3  # bubblewrap, the namespace's first process, the worker, its child
         with pytest.raises(WorkerFailed, match="too long"):
             call(worker, seconds=1)
         assert worker.process is None
-        deadline = time.monotonic() + 20
-        while any(Path(f"/proc/{pid}").exists() for pid in inside) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert not any(Path(f"/proc/{pid}").exists() for pid in inside)
-
-
-def _descendants(pid: int) -> list[int]:
-    children = [int(child) for task in Path(f"/proc/{pid}/task").iterdir()
-                for child in (task / "children").read_text().split()]
-    return [pid, *(below for child in children for below in _descendants(child))]
+        assert all_gone(inside)
 
 
 @needs_sandbox

@@ -48,6 +48,9 @@ def mask_of(*lengths: int, width: int | None = None) -> Tensor:
     return (torch.arange(width or max(lengths)) < torch.tensor(lengths).unsqueeze(1)).long()
 
 
+PADDED = (mask_of(7, 2, 5), mask_of(1, 1, 1, width=4), mask_of(4, 0, 6))  # unequal, of one token, an empty row
+
+
 def close(yours: Tensor, wanted: Tensor, tolerance: float) -> bool:
     """Equal within an absolute and a relative tolerance, in float64; nothing is close to NaN."""
     return yours.shape == wanted.shape and torch.allclose(yours.double(), wanted.double(), rtol=tolerance,

@@ -2,7 +2,7 @@
 import torch
 from torch import Tensor
 
-from autograder.rubrics import Call, Draw, mask_of
+from autograder.rubrics import PADDED, Call, Draw, mask_of
 from course_utils.worked_example import worked_example
 
 
@@ -15,7 +15,7 @@ def cases(draw: Draw) -> list[Call]:
              2, unchanged=True),
         Call("worked_example", "for a larger vocabulary", _args(draw, mask_of(4, 4), 300), ("loss",), 2),
     ]
-    for lengths in (mask_of(7, 2, 5), mask_of(1, 1, 1, width=4), mask_of(4, 0, 6)):
+    for lengths in PADDED:
         args = _args(draw, lengths, 9)
         args["logits_new"] = draw.padded(args["logits_new"], lengths)
         found.append(Call("masking", "with other numbers on the padding", args, ("loss", "gradient"), 2,

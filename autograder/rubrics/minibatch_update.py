@@ -11,9 +11,8 @@ from torch import Tensor
 
 from autograder import reference, worker
 from autograder.rubrics import Draw, close, error_in_words, mask_of
+from course_utils.exercises import UPDATE_METRICS
 
-METRICS = ("loss/policy", "loss/value", "loss/entropy", "loss/total", "params/policy_clip_frac",
-           "params/value_clip_frac", "params/approx_kl", "params/grad_norm")
 PPO = {"mini_batch_size": 8, "gradient_accumulation_steps": 1, "clip_ratio": 0.2, "clip_range_value": 0.2,
        "vf_coeff": 1.0, "entropy_coeff": 0.0, "max_grad_norm": 1e6}
 GIVEN = {  # loss -> argument -> what of the buffer it must be
@@ -167,7 +166,7 @@ class Epoch:
 
     def _metrics(self, told, tensors, replay, order) -> str:
         given = told.get("metrics", {})
-        for name, wanted in zip(METRICS, replay["metrics"]):
+        for name, wanted in zip(UPDATE_METRICS, replay["metrics"]):
             metric = given.get(name, {"kind": "missing"})
             if metric.get("kind") != "float":
                 return f"{name} must be a float, not {str(metric.get('kind'))[:60]}. See hint 3."

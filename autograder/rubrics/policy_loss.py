@@ -2,7 +2,7 @@
 import torch
 from torch import Tensor
 
-from autograder.rubrics import Call, Draw, mask_of
+from autograder.rubrics import PADDED, Call, Draw, mask_of
 from course_utils.worked_example import worked_example
 
 
@@ -25,7 +25,7 @@ def cases(draw: Draw) -> list[Call]:
     for clip_ratio in (0.1, draw.number(0.15, 0.35)):
         found.append(Call("clipping", "for ratios on both sides and another clip_ratio",
                           _args(draw, mask_of(6, 6, 6), clip_ratio), ("loss",), 1))
-    for lengths in (mask_of(7, 2, 5), mask_of(1, 1, 1, width=4), mask_of(4, 0, 6)):
+    for lengths in PADDED:
         found.append(Call("masking", "with other numbers on the padding", _args(draw, lengths, far=False, poison=True),
                           ("loss", "gradient"), 2, wrt="log_probs_new"))
     found.append(Call("gradient", "for tokens with and without clipping", _args(draw, mask_of(6, 6)),

@@ -2,7 +2,7 @@
 import torch
 from torch import Tensor
 
-from autograder.rubrics import Call, Draw, mask_of
+from autograder.rubrics import PADDED, Call, Draw, mask_of
 from course_utils.worked_example import worked_example
 
 
@@ -25,7 +25,7 @@ def cases(draw: Draw) -> list[Call]:
     for clip_range in (0.1, draw.number(0.3, 0.6)):
         found.append(Call("clipping", "for values in and out of another range",
                           _args(draw, mask_of(6, 6, 6), clip_range), ("loss",), 1))
-    for lengths in (mask_of(7, 2, 5), mask_of(1, 1, 1, width=4), mask_of(4, 0, 6)):
+    for lengths in PADDED:
         found.append(Call("masking", "with other numbers on the padding", _args(draw, lengths, far=False, poison=True),
                           ("loss", "gradient"), 2, wrt="values_new"))
     found.append(Call("gradient", "for tokens with and without clipping", _args(draw, mask_of(6, 6)), ("gradient",), 3,

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from course_utils.checks.behaviour import Fact, of_value
-from course_utils.checks.minibatch_update import METRICS, Epoch
+from course_utils.checks.minibatch_update import Epoch
+from course_utils.exercises import UPDATE_METRICS
 
 
 class TokenActor(nn.Module):
@@ -88,7 +89,7 @@ def _steps_and_metrics(epoch: Epoch) -> list[Fact]:
              *moved.view(9, -1).norm(dim=1).sort().values.tolist()]
     if not isinstance(epoch.result, dict):
         return [*facts, *of_value(epoch.result)]
-    return [*facts, *(fact for name in METRICS for fact in of_value(epoch.result.get(name)))]
+    return [*facts, *(fact for name in UPDATE_METRICS for fact in of_value(epoch.result.get(name)))]
 
 
 def token_buffer(mask: Tensor) -> dict[str, Tensor]:

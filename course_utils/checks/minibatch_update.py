@@ -13,11 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from course_utils.checks import expect
+from course_utils.exercises import LOSSES, UPDATE_METRICS
 from course_utils.worked_example import worked_example
-
-LOSSES = ("compute_policy_loss", "compute_value_loss", "compute_entropy_loss")
-METRICS = ("loss/policy", "loss/value", "loss/entropy", "loss/total", "params/policy_clip_frac",
-           "params/value_clip_frac", "params/approx_kl", "params/grad_norm")
 
 
 def forward(function: Callable) -> None:
@@ -127,7 +124,7 @@ def metrics(function: Callable) -> None:
                   max_grad_norm=0.1, vf_coeff=0.5, entropy_coeff=0.0)
     kind = type(epoch.result).__name__
     assert isinstance(epoch.result, dict), f"it returned a {kind}; it must return a dict."
-    missing = [name for name in METRICS if name not in epoch.result]
+    missing = [name for name in UPDATE_METRICS if name not in epoch.result]
     assert not missing, f"the dict lacks {', '.join(missing)}."
     for name, value in epoch.result.items():
         assert type(value) is float, f"{name} is a {type(value).__name__}; it must be a float: call .item()."
@@ -140,7 +137,7 @@ def metrics(function: Callable) -> None:
         "loss/total": {9.0: "Log the total as it was before it is weighed. See hint 3."},
         "params/grad_norm": {0.1: "This is the norm after clipping; take the one before. See hint 3."},
     }
-    for name, target in zip(METRICS, targets, strict=True):
+    for name, target in zip(UPDATE_METRICS, targets, strict=True):
         expect.close(name, torch.tensor(epoch.result[name]), target,
                      "It is the mean over the three mini-batches, each counting once; grad_norm is the mean "
                      "over the two steps. See hint 3.", slips.get(name))
