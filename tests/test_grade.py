@@ -1,4 +1,5 @@
 """Grading a class: nothing is judged twice, nothing is lost, and one submission's trouble is nobody else's."""
+import contextlib
 import errno
 import functools
 import os
@@ -7,6 +8,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -260,6 +262,58 @@ def test_the_judge_says_the_same_on_a_cluster(course, tmp_path_factory):
     assert found["anna", "policy_loss"].score == found["ben", "gae"].score == 10
     assert found["anna", "entropy"].score < 10
     assert found["anna", "entropy"].verdict.misconception == mistake.name
+
+
+@pytest.mark.slow
+def test_a_job_that_kills_every_worker_of_a_cluster_costs_nobody_else(course):
+    dask, distributed = pytest.importorskip("dask"), pytest.importorskip("distributed")
+    course.hand_in("anna", "entropy")
+    course.hand_in("mallory", "gae", "kill")
+    course.hand_in("zoe", "entropy", "miss masking")
+    with dask.config.set({"distributed.scheduler.allowed-failures": 1}), distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1") as cluster:
+        graded = run(course, scheduler=cluster.scheduler_address)
+    assert scores(graded) == {("anna", "entropy"): 10, ("mallory", "gae"): 0, ("zoe", "entropy"): 8}
+    assert {one.student for one in graded if one.ungraded} == {"mallory"}
+    assert scores(run(course, "anna", judge_student=None)) == {("anna", "entropy"): 10}  # from the cache
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_goes_away_ends_the_run_and_keeps_what_is_finished(course, tmp_path):
+    pytest.importorskip("distributed")
+    for number in range(6):
+        course.hand_in(f"student{number}", "entropy", f"sleep {0 if number < 2 else 60}\n# {number}")
+    contact = tmp_path / "scheduler.json"
+    with contextlib.ExitStack() as processes:
+        scheduler, worker = (processes.enter_context(subprocess.Popen(
+            [sys.executable, "-m", f"distributed.cli.dask_{name}", "--scheduler-file", str(contact), *options],
+            env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL)) for name, options in (
+                ("scheduler", ("--host", "127.0.0.1", "--port", "0", "--no-dashboard")),
+                ("worker", ("--nthreads", "1", "--no-dashboard", "--local-directory", str(tmp_path)))))
+        for process in (scheduler, worker):
+            processes.callback(process.kill)
+        address = _address(contact)
+
+        def end_it_when_two_are_finished():
+            while len(list((course.folder / "verdicts").glob("*.json"))) < 2:
+                time.sleep(0.1)
+            scheduler.kill()
+
+        threading.Thread(target=end_it_when_two_are_finished, daemon=True).start()
+        with pytest.raises(NoCluster, match="went away"):
+            run(course, scheduler=address)
+    assert course.scores() == {("student0", "03_entropy"): 10, ("student1", "03_entropy"): 10}
+
+
+def _address(contact):
+    """Of the scheduler that wrote this file, when it has a worker."""
+    from distributed import Client
+
+    while not contact.exists() or not contact.read_text():
+        time.sleep(0.1)
+    with Client(scheduler_file=str(contact)) as client:
+        client.wait_for_workers(1, timeout=60)
+        return client.scheduler.address
 
 
 def test_a_cluster_that_is_not_there(course, monkeypatch):
