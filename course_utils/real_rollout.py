@@ -31,6 +31,14 @@ class RealRollout:
         """(N, R), 1 from the first response token through the end-of-sequence token."""
         return self.buffer["response_attention_mask"]
 
+    @torch.no_grad()
+    def hidden_states(self) -> Tensor:
+        """(N, R, H): what a value head sees at the positions that predict the response tokens."""
+        ids, mask = _whole(self.buffer)
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        hidden = self.actor.model.model(ids, attention_mask=mask, position_ids=positions).last_hidden_state
+        return hidden[:, -self.mask.shape[1] - 1:-1]
+
 
 def real_rollout(count: int = 16, seed: int = 0) -> RealRollout:
     """Samples one response for each of `count` training problems; the same ones for the same seed. Takes a second."""
@@ -54,8 +62,11 @@ def real_rollout(count: int = 16, seed: int = 0) -> RealRollout:
 
 @torch.no_grad()
 def _logits(actor: ActorCritic, buffer: dict[str, Tensor]) -> Tensor:
-    ids = torch.cat([buffer["prompt_input_ids"], buffer["response_input_ids"]], dim=1)
-    mask = torch.cat([buffer["prompt_attention_mask"], buffer["response_attention_mask"]], dim=1)
-    width = buffer["response_input_ids"].shape[1]
-    logits, _ = actor(ids, mask, logits_to_keep=width + 1)
+    logits, _ = actor(*_whole(buffer), logits_to_keep=buffer["response_input_ids"].shape[1] + 1)
     return logits[:, :-1] * buffer["response_attention_mask"].unsqueeze(-1)
+
+
+def _whole(buffer: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """ids and mask (N, P + R) of prompts and responses."""
+    return (torch.cat([buffer["prompt_input_ids"], buffer["response_input_ids"]], dim=1),
+            torch.cat([buffer["prompt_attention_mask"], buffer["response_attention_mask"]], dim=1))

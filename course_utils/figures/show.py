@@ -56,10 +56,10 @@ def explore(draw: Callable[..., tuple[Figure, str]], **sliders: Slider) -> None:
     except ImportError:  # the package's own dependencies do not include it
         display(start)
         return
-    controls = {name: ipywidgets.FloatSlider(slider.start, min=slider.low, max=slider.high, step=slider.step,
-                                             description=slider.label, readout_format=".2f",
-                                             layout={"width": "28em"}, style={"description_width": "10em"})
-                for name, slider in sliders.items()}
+    controls = {name: ipywidgets.FloatSlider(
+        slider.start, min=slider.low, max=slider.high, step=slider.step, description=slider.label,
+        readout_format=".0f" if slider.step == 1 else ".3g", layout={"width": "28em"},
+        style={"description_width": "10em"}) for name, slider in sliders.items()}
     display(ipywidgets.VBox(list(controls.values())))
     picture = display(start, display_id=True)
     for control in controls.values():

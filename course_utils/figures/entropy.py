@@ -1,0 +1,158 @@
+"""Pictures of notebook 3: which tokens of a real response are decisions, and what temperature does to entropy."""
+import math
+from collections import Counter
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.distributions import Categorical
+
+from course_utils.config import GenerationConfig, RewardConfig
+from course_utils.figures.show import BLUE, GREY, ORANGE, new_figure
+from course_utils.policy import EMBEDDED_MODEL, ActorCritic
+from course_utils.problems import Problem, Prompt
+from course_utils.real_rollout import LONGEST, RealRollout
+from course_utils.reward import score
+from course_utils.rollout import generate, texts_of
+
+TEMPERATURES = np.linspace(0.1, 5, 50)
+OPEN = 0.1  # nats: above it we call a token a decision
+BARS = 6  # tokens that have a bar of their own
+
+
+# ------------------------------------------------------------------ why: decisions and what they are worth
+
+def draw_decisions(rollout: RealRollout, row: int) -> tuple[Figure, str]:
+    """The entropy of each token of one response, and the rewards of all responses by their first token."""
+    figure = new_figure(9, 3.6)
+    left, right = figure.subplots(1, 2, width_ratios=(2.3, 1))
+    return figure, f"Left: {_draw_entropies(left, rollout, row)} Right: {_draw_openings(right, rollout)}"
+
+
+def _draw_entropies(axes: Axes, rollout: RealRollout, row: int) -> str:
+    tokens = [_printable(token) for token in rollout.tokens[row]]
+    entropies = _entropy(rollout.logits[row, :len(tokens)]).tolist()
+    decisions = [f"{token} ({entropy:.1f})" for token, entropy in zip(tokens, entropies) if entropy > OPEN]
+    axes.bar(range(len(tokens)), entropies, color=[ORANGE if entropy > OPEN else BLUE for entropy in entropies])
+    axes.axhline(OPEN, color="black", linestyle=":", linewidth=1)
+    axes.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=8)
+    axes.set_ylabel("entropy (nats)")
+    axes.set_title(f"{len(decisions)} of {len(tokens)} tokens are decisions: above {OPEN:g} nats", fontsize=11)
+    return (f"entropy of the {len(tokens)} tokens of one response. {len(decisions)} have more than {OPEN:g} nats: "
+            f"{', '.join(decisions)}.")
+
+
+def _draw_openings(axes: Axes, rollout: RealRollout) -> str:
+    first = [tokens[0] for tokens in rollout.tokens]
+    names, counts = zip(*Counter(first).most_common(4))
+    rewards = [rollout.rewards[[token == name for token in first]].mean().item() for name in names]
+    labels = [f"{reward:.2f}\n{count} ×" for reward, count in zip(rewards, counts)]
+    axes.bar_label(axes.bar([_printable(name) for name in names], rewards, color=BLUE), labels, fontsize=9)
+    axes.set(ylim=(0, 1.25), ylabel="mean reward", xlabel="first token")
+    axes.set_title("The first one matters", fontsize=11)
+    return "mean reward of the responses by their first token: " + ", ".join(
+        f"{_printable(name)} {reward:.2f} ({count} times)" for name, reward, count in zip(names, rewards, counts)) + "."
+
+
+# ------------------------------------------------------------------ why: a policy that is sure of itself
+
+def same_question(rollout: RealRollout, row: int, temperature: float, count: int = 8) -> list[tuple[float, str]]:
+    """Reward and text of `count` responses to one question of the rollout, sampled at this temperature."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(EMBEDDED_MODEL, dtype=torch.float32)
+    problem = Problem(rollout.questions[row], f"#### {rollout.golds[row]}")
+    prompt = Prompt(problem, _tokenizer()(f"Question: {problem.question}\nAnswer:").input_ids)
+    generation = GenerationConfig(LONGEST, 0, temperature=temperature, top_k=0, top_p=1.0, do_sample=True)
+    uniforms = torch.rand(count, LONGEST, generator=torch.Generator().manual_seed(0))
+    buffer = generate(ActorCritic(model, temperature), [prompt] * count, _tokenizer(), generation, uniforms, "cpu")
+    return [(score(text, problem.gold, RewardConfig()).reward, text) for text in texts_of(buffer, _tokenizer())]
+
+
+def print_entropies(rollout: RealRollout, loss: Callable) -> None:
+    """The mean entropy of all response tokens by `loss`, called as compute_entropy_loss is, at some temperatures."""
+    try:
+        loss(rollout.logits, rollout.mask)
+    except NotImplementedError:
+        print("compute_entropy_loss is not written yet: run this cell again when check() is content with it")
+        return
+    print("temperature   float32   bfloat16   entropy of the real rollout by your function, in nats")
+    for temperature in (0.001, 0.1, 1, 2, 5):
+        logits = rollout.logits / temperature
+        print(f"{temperature:11g} {-loss(logits, rollout.mask):9.4f} {-loss(logits.bfloat16(), rollout.mask):10.4f}")
+
+
+# ------------------------------------------------------------------ entropy against temperature
+
+def draw_temperature(rollout: RealRollout, row: int, temperature: float, token: float) -> tuple[Figure, str]:
+    """The distribution that one token was drawn from, at this temperature, and its entropy at all of them.
+
+    `token` counts from 1; past the end of the response it means the last one.
+    """
+    tokens = [_printable(text) for text in rollout.tokens[row]]
+    position = min(int(token), len(tokens)) - 1
+    logits = rollout.logits[row, :len(tokens)]
+    figure = new_figure(9, 3.6)
+    left, right = figure.subplots(1, 2)
+    bars = _draw_bars(left, logits[position], temperature, rollout.tokens[row][position])
+    curve = _draw_curve(right, logits, position, temperature)
+    before = "".join(rollout.tokens[row][:position])[-40:].replace("\n", "\\n")
+    context = f"after “{before}”" if before else "first"
+    title = f"Token {position + 1} of {len(tokens)}: {context} came {tokens[position]}"
+    figure.suptitle(title, fontsize=11, parse_math=False)
+    return figure, f"{title}. {bars} {curve}"
+
+
+def _draw_bars(axes: Axes, logits: Tensor, temperature: float, drawn: str) -> str:
+    top = logits.topk(BARS).indices
+    now, before = ((logits / t).softmax(-1)[top].tolist() for t in (temperature, 1.0))
+    names = [*map(_printable, _texts(top.tolist())), "all others"]
+    now, before = [*now, 1 - sum(now)], [*before, 1 - sum(before)]
+    colours = [ORANGE if name == _printable(drawn) else BLUE for name in names]
+    axes.barh(names, now, color=colours, height=0.7)
+    axes.barh(names, before, fill=False, edgecolor="black", height=0.7)
+    axes.invert_yaxis()
+    axes.set(xlim=(0, 1), xlabel="probability (outline: at temperature 1)")
+    axes.set_title("Orange: the token that was drawn", fontsize=11)
+    for name in axes.get_yticklabels():
+        name.set_parse_math(False)
+    return (f"At temperature {temperature:.2f} its probabilities are "
+            + ", ".join(f"{name} {p:.2f}" for name, p in zip(names, now)) + ".")
+
+
+def _draw_curve(axes: Axes, logits: Tensor, position: int, temperature: float) -> str:
+    curves = torch.stack([_entropy(logits / t) for t in TEMPERATURES])  # (50, R)
+    here, highest = _entropy(logits[position] / temperature).item(), math.log(logits.shape[-1])
+    axes.axhline(highest, color="black", linestyle=":", label=f"ln {logits.shape[-1]}, the most there can be")
+    axes.plot(TEMPERATURES, curves.mean(1), "--", color=GREY, linewidth=2, label="mean over the response")
+    axes.plot(TEMPERATURES, curves[:, position], color=BLUE, linewidth=2.5, label="this token")
+    axes.plot(temperature, here, "o", color="black", markersize=9)
+    axes.set(xlabel="temperature", ylabel="entropy (nats)", xlim=(0, 5), ylim=(0, 7))
+    axes.set_title(f"Entropy {here:.2f} at temperature {temperature:.2f}", fontsize=11)
+    axes.legend(fontsize=9, loc="lower right")
+    return (f"Its entropy there is {here:.2f} nats, of at most {highest:.2f}; at temperature 1 it is "
+            f"{_entropy(logits[position]).item():.2f}.")
+
+
+def _entropy(logits: Tensor) -> Tensor:
+    return Categorical(logits=logits).entropy()
+
+
+def _printable(text: str) -> str:
+    """A token as a label shows it, so that a space or a new line can be seen."""
+    return text.replace("\n", "\\n").replace(" ", "␣")
+
+
+@cache
+def _tokenizer():
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(EMBEDDED_MODEL, padding_side="left")
+
+
+def _texts(ids: list[int]) -> list[str]:
+    return [_tokenizer().decode(token) for token in ids]

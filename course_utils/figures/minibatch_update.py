@@ -1,0 +1,137 @@
+"""Pictures for notebook 5: outputs taken at the wrong positions, and what one update does to a real response."""
+import copy
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from course_utils.figures.show import BLUE, GREY, ORANGE, new_figure
+from course_utils.policy import ActorCritic
+from course_utils.real_rollout import RealRollout
+
+RIGHT, WRONG = 4, 2  # rows of real_rollout(): a right response of 39 tokens and a wrong one of 5
+UNIT = 1e-4  # of the learning rates
+RATES = range(0, 31, 3)
+VISIBLE = 0.005  # smaller changes of a probability are not marked
+
+
+# ------------------------------------------------------------------ why: one position late
+
+def draw_positions(rollout: RealRollout, row: int = RIGHT) -> tuple[Figure, str]:
+    """The ratio to the log-probs of sampling at each token of a response, by outputs at the right positions and by
+    those one position late. The model has not been updated, so it should be 1."""
+    tokens = rollout.tokens[row]
+    exact, late = _ratios(rollout, row)
+    figure = new_figure(height=3.6)
+    axes = figure.add_subplot()
+    axes.axhline(1, color=GREY, linewidth=1)
+    axes.plot(exact, "o", color=BLUE, label="output before the token: predicts it")
+    axes.plot(late, "x", color=ORANGE, markeredgewidth=2, label="output at the token: one position late")
+    axes.set(yscale="log", ylim=(1e-9, 1e3), ylabel="ratio  new / old",
+             title="Nothing has been learnt yet, so every ratio must be 1")
+    axes.legend(loc="upper right", ncols=2, fontsize=9)
+    _name_tokens(axes, tokens)
+    outside = sum(not 0.8 <= ratio <= 1.2 for ratio in late)
+    return figure, (
+        f"The ratio of new to old probability at each of the {len(tokens)} tokens of a response, on a logarithmic "
+        f"scale. With outputs at the right positions all lie on 1. One position late, {outside} of {len(late)} are "
+        f"outside 0.8 to 1.2, most near {sorted(late)[len(late) // 2]:.0e}; the last token has no output at all.")
+
+
+def _ratios(rollout: RealRollout, row: int) -> tuple[list[float], list[float]]:
+    """π(token) / π(token) at sampling, token by token: by the output that predicts it, and by the one after it."""
+    steps = [logits.softmax(dim=0) for logits in rollout.logits[row, :len(rollout.tokens[row])]]  # each (V,)
+    ids, old = rollout.buffer["response_input_ids"][row].tolist(), rollout.buffer["logprobs"][row].exp().tolist()
+    exact = [float(step[token]) / before for step, token, before in zip(steps, ids, old)]
+    late = [float(step[token]) / before for step, token, before in zip(steps[1:], ids, old)]
+    return exact, late
+
+
+# ------------------------------------------------------------------ what one update does
+
+@dataclass(frozen=True)
+class OneUpdate:
+    """Two responses before and after one step on their mini-batch, for each of RATES."""
+    tokens: tuple[list[str], list[str]]  # of the right and of the wrong response
+    advantages: tuple[float, float]
+    probabilities: dict[int, list[list[float]]]  # [learning rate][response][token]; at 0 nothing has changed
+
+
+def one_update(rollout: RealRollout) -> OneUpdate:
+    """A step of Adam with the whole rollout as its mini-batch, and with a plain loss: minus the advantage times the
+    log-probability, without the ratio. Takes about two seconds; the model is left as it was."""
+    advantages = (rollout.rewards - rollout.rewards.mean()) / rollout.rewards.std()
+    actor = rollout.actor
+    start = copy.deepcopy(actor.state_dict())
+    for row in range(len(rollout.tokens)):
+        loss = advantages[row] * _surprises(actor, rollout, row).sum() / rollout.mask.sum()
+        loss.backward()
+    probabilities = {}
+    for rate in RATES:
+        actor.load_state_dict(start)
+        torch.optim.Adam(actor.parameters(), lr=rate * UNIT).step()
+        with torch.no_grad():
+            probabilities[rate] = [(-_surprises(actor, rollout, row)).exp().tolist() for row in (RIGHT, WRONG)]
+    actor.load_state_dict(start)
+    actor.zero_grad()
+    return OneUpdate((rollout.tokens[RIGHT], rollout.tokens[WRONG]),
+                     (advantages[RIGHT].item(), advantages[WRONG].item()), probabilities)
+
+
+def _surprises(actor: ActorCritic, rollout: RealRollout, row: int) -> Tensor:
+    """-log π of each token of one response (its length,), as one trains a language model on a single text."""
+    buffer = rollout.buffer
+    prompt = buffer["prompt_input_ids"][row][buffer["prompt_attention_mask"][row] == 1]
+    response = buffer["response_input_ids"][row][rollout.mask[row] == 1]
+    text = torch.cat([prompt, response])
+    logits, _ = actor(text.unsqueeze(0), torch.ones_like(text).unsqueeze(0))
+    return F.cross_entropy(logits[0, :-1], text[1:], reduction="none")[-len(response):]
+
+
+def draw_update(update: OneUpdate, learning_rate: float) -> tuple[Figure, str]:
+    """The probability of each sampled token before and after one step; `learning_rate` is one of RATES, in 1e-4."""
+    before, after = update.probabilities[0], update.probabilities[round(learning_rate)]
+    figure = new_figure(height=3.8)
+    widths = [max(9, len(tokens)) for tokens in update.tokens]
+    panels = figure.subplots(1, 2, sharey=True, width_ratios=widths)
+    words = []
+    for number, name in enumerate(("Right", "Wrong")):
+        title = f"{name} answer, advantage {update.advantages[number]:+.2f}".replace("-", "−")
+        _draw_change(panels[number], before[number], after[number])
+        panels[number].set_title(title.replace(", ", "\n"), fontsize=11)
+        _name_tokens(panels[number], update.tokens[number])
+        words.append(f"{title}: {_change_in_words(update.tokens[number], before[number], after[number])}")
+    panels[0].set(ylim=(-0.04, 1.06), ylabel="probability of the sampled token")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
+    return figure, (f"The probability of each sampled token before and after one step with learning rate "
+                    f"{learning_rate * UNIT:.0e}. {' '.join(words)}")
+
+
+def _draw_change(axes: Axes, before: list[float], after: list[float]) -> None:
+    axes.vlines(range(len(before)), before, after, color=GREY, linewidth=2)
+    axes.plot(before, "o", markerfacecolor="white", color=GREY, label="before, or unchanged")
+    changes = [new - old for old, new in zip(before, after)]
+    for marker, colour, sign, label in (("^", BLUE, 1, "after: more likely"), ("v", ORANGE, -1, "after: less likely")):
+        chosen = [i for i, change in enumerate(changes) if sign * change >= VISIBLE]
+        axes.plot(chosen, [after[i] for i in chosen], marker, color=colour, markersize=7, label=label)
+
+
+def _change_in_words(tokens: list[str], before: list[float], after: list[float]) -> str:
+    """The five largest changes, if there are any."""
+    largest = sorted(range(len(tokens)), key=lambda i: -abs(after[i] - before[i]))[:5]
+    changes = [f"“{_shown(tokens[i])}” {before[i]:.2f} to {after[i]:.2f}" for i in sorted(largest)
+               if abs(after[i] - before[i]) >= VISIBLE]
+    return f"{', '.join(changes)}, the others less." if changes else "no token changes."
+
+
+def _name_tokens(axes: Axes, tokens: list[str]) -> None:
+    axes.set_xticks(range(len(tokens)), [_shown(token) for token in tokens], rotation=90, fontsize=9)
+    axes.set_xlim(-0.8, len(tokens) - 0.2)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _shown(token: str) -> str:
+    return token.replace("\n", "⏎").replace("<|end|>", "end").strip(" ") or "␣"
