@@ -1,0 +1,240 @@
+"""Break it: the mistakes are what they are called, their runs are recorded, and one can be run live."""
+import json
+import math
+from types import SimpleNamespace
+
+import nbformat
+import pytest
+import torch
+
+from course_utils import stand_ins
+from course_utils.break_it import break_it, gallery, short_run
+from course_utils.break_it.mistakes import METRICS, MISTAKES, Proxy, metrics_of
+from course_utils.break_it.pictures import RECORDED, RIGHT, draw_gallery, metrics_to_show, recorded
+from course_utils.break_it.short_run import RUN, fingerprint, settings_of
+from course_utils.check import check
+from course_utils.exercises import EXERCISES, LOSSES, UPDATE_METRICS
+from course_utils.stand_ins import stand_in_exercises
+from course_utils.worked_example import worked_example
+from tests.solutions import ROOT, solution
+
+KEYS = list(EXERCISES)
+example = worked_example()
+
+
+def wrong(key: str, name: str):
+    return MISTAKES[key][name].wrong(solution(key))
+
+
+# ------------------------------------------------------------------ the mistakes, by hand
+
+def policy_loss(function) -> list[float]:
+    e = example
+    return [x.item() for x in function(e.log_probs_new, e.log_probs_old, e.advantages, e.response_mask, 0.2)]
+
+
+def test_no_clipping():
+    """The column r·Â of the worked example adds up to 0.25, over six tokens."""
+    loss, clip_frac, _ = policy_loss(wrong("policy_loss", "no clipping"))
+    assert loss == pytest.approx(-0.25 / 6, abs=1e-6) and clip_frac == 0
+
+
+def test_no_mask_in_the_policy_loss():
+    """The same sums over eight positions: padding has advantage 0 and ratio 1 in the example."""
+    loss, clip_frac, _ = policy_loss(wrong("policy_loss", "no mask"))
+    assert loss == pytest.approx(0.0875 / 8, abs=1e-6) and clip_frac == pytest.approx(4 / 8)
+
+
+def test_the_sign_of_the_policy_loss():
+    right, turned = policy_loss(solution("policy_loss")), policy_loss(wrong("policy_loss", "sign turned"))
+    assert turned == [-right[0], *right[1:]] and right[0] == pytest.approx(0.0875 / 6, abs=1e-6)
+
+
+def test_old_is_new():
+    """Every ratio is 1: minus the mean advantage, which is 0 as they are whitened, and nothing is clipped."""
+    assert policy_loss(wrong("policy_loss", "old is new")) == pytest.approx([0, 0, 0], abs=1e-6)
+
+
+@pytest.mark.parametrize(("name", "loss"), [
+    ("no clipping", (0.01 + 0.09 + 0.0025 + 0.01 + 0.0225 + 0) / 12),
+    ("old values as targets", (0.3**2 + 0.1**2 + 0.25**2 + 0.1**2 + 0.3**2 + 0.25**2) / 12),
+    ("no mask", (0.145 + 2 * 18**2) / 16),  # on padding the value is 9 and the return -9
+])
+def test_the_value_loss(name, loss):
+    e = example
+    found, _ = wrong("value_loss", name)(e.values_new, e.values_old, e.returns, e.response_mask, 0.2)
+    assert found.item() == pytest.approx(loss, rel=1e-6, abs=1e-6)
+
+
+def test_the_entropy():
+    logits = example.logits_new.clone().requires_grad_()
+    mistakes = {name: wrong("entropy", name)(logits, example.response_mask) for name in MISTAKES["entropy"]}
+    assert mistakes["sign turned"].item() == pytest.approx(11 / 6 * math.log(2))
+    # e^9 against e^-9, 1 and 1 on padding: nearly all on one token, an entropy of 0.00247
+    assert mistakes["no mask"].item() == pytest.approx(-(11 * math.log(2) + 2 * 0.00247) / 8, abs=1e-5)
+    assert mistakes["detached"].item() == pytest.approx(-11 / 6 * math.log(2))
+    assert not mistakes["detached"].requires_grad
+
+
+def gae(function, gamma: float, lam: float):
+    """One response of two tokens in three places, values ½ and ¼, reward 1, KL penalty 0.1 on the first token."""
+    return function(torch.tensor([1.0]), torch.tensor([[0.1, 0.0, 7.0]]), torch.tensor([[0.5, 0.25, 7.0]]),
+                    torch.tensor([[1, 1, 0]]), gamma, lam)
+
+
+@pytest.mark.parametrize(("name", "returns"), [
+    (RIGHT, [-0.1 + 0.5, 1]), ("γ forgotten", [-0.1 + 1, 1]), ("reward on the wrong token", [1 - 0.1, 0]),
+    ("KL penalty added", [0.1 + 0.5, 1]), ("whitening over padding", [-0.1 + 0.5, 1]),
+])
+def test_gae(name, returns):
+    """γ = ½ and λ = 1: the returns are the discounted rewards to come."""
+    function = solution("gae") if name == RIGHT else wrong("gae", name)
+    assert gae(function, 0.5, 1.0)[1][0, :2].tolist() == pytest.approx(returns)
+
+
+def test_whitening_over_padding():
+    """Raw advantages 0.4 − 0.5 and 1 − ¼, and 0 on padding: mean 0.65 / 3."""
+    advantages, _ = gae(wrong("gae", "whitening over padding"), 0.5, 1.0)
+    raw, mean = [-0.1, 0.75, 0.0], 0.65 / 3
+    deviation = math.sqrt(sum((x - mean) ** 2 for x in raw) / 2)
+    assert advantages[0].tolist() == pytest.approx([(x - mean) / deviation for x in raw], abs=1e-5)
+
+
+def update(name: str, called: list):
+    """What the update of this mistake is given: it notes it in `called`."""
+    def run_ppo_update_epoch(actor_model, optimizer, lr_scheduler, collated_buffer, cfg, device):
+        called.append((actor_model(torch.zeros(1, 3)), optimizer, lr_scheduler, collated_buffer))
+
+    return MISTAKES["minibatch_update"][name].wrong(run_ppo_update_epoch)
+
+
+class Actor(torch.nn.Module):
+    def forward(self, tokens):
+        return torch.tensor([[[1.0], [2.0], [3.0]]]), torch.zeros(1, 3)
+
+
+@pytest.mark.parametrize("name", MISTAKES["minibatch_update"])
+def test_the_update(name):
+    counts, called, actor = {"step": 0, "zero_grad": 0, "schedule": 0}, [], Actor()
+
+    def count(what):
+        return lambda *args, **kwargs: counts.update({what: counts[what] + 1})
+
+    optimizer = SimpleNamespace(step=count("step"), zero_grad=count("zero_grad"))
+    scheduler = SimpleNamespace(step=count("schedule"))
+    update(name, called)(actor, optimizer, scheduler, {"advantages": torch.tensor([[1.0], [2.0]])}, None, "cpu")
+    [((logits, _), given_optimizer, given_scheduler, buffer)] = called
+    given_optimizer.step(), given_optimizer.zero_grad(), given_scheduler.step()
+    expected = {"step": 1, "zero_grad": name != "zero_grad missing", "schedule": name != "scheduler forgotten"}
+    assert counts == expected
+    assert logits.flatten().tolist() == ([3, 1, 2] if name == "off by one" else [1, 2, 3])
+    assert buffer["advantages"].flatten().tolist() == ([2, 1] if name == "rows mixed up" else [1, 2])
+    assert actor(None)[0].flatten().tolist() == [1, 2, 3]  # it is left as it was
+
+
+def test_a_proxy_has_everything_else_of_the_original():
+    proxy = Proxy(SimpleNamespace(a=1, b=2), b=3)
+    assert (proxy.a, proxy.b) == (1, 3)
+
+
+# ------------------------------------------------------------------ the stand-ins
+
+def test_the_stand_ins_make_a_whole_set():
+    exercises = stand_in_exercises(compute_policy_loss=max)
+    assert exercises.compute_policy_loss is max
+    assert exercises.run_ppo_update_epoch is stand_ins.run_ppo_update_epoch
+
+
+@pytest.mark.parametrize("name", ["compute_gae_advantages", "run_ppo_update_epoch"])
+def test_a_stand_in_fails_most_criteria(name, capsys):
+    with pytest.raises(AssertionError):
+        check(getattr(stand_ins, name))
+    marks = [line[0] for line in capsys.readouterr().out.splitlines() if line[:1] in "✓✗"]
+    assert marks.count("✗") > marks.count("✓")
+
+
+def test_the_stand_in_for_gae():
+    """One response of two tokens, values 0, reward 1, KL penalty 0.2 in all, γ = ½: returns 0.4 and 0.8."""
+    advantages, returns = stand_ins.compute_gae_advantages(
+        torch.tensor([1.0]), torch.tensor([[0.2, 0.0, 7.0]]), torch.zeros(1, 3), torch.tensor([[1, 1, 0]]), 0.5, 0.9)
+    assert returns[0, :2].tolist() == pytest.approx([0.4, 0.8])
+    scale = math.sqrt((0.4**2 + 0.8**2) / 2)
+    assert advantages[0].tolist() == pytest.approx([0.4 / scale, 0.8 / scale, 0], abs=1e-3)
+
+
+# ------------------------------------------------------------------ recorded
+
+@pytest.mark.parametrize("key", KEYS)
+def test_every_mistake_is_recorded_with_the_settings_of_now(key):
+    assert json.loads(RECORDED.read_text())["settings"][key] == fingerprint(key)
+    runs, steps = recorded(key), settings_of(key).training.total_ppo_steps
+    assert list(runs) == [RIGHT, *MISTAKES[key]]
+    for name, of_seeds in runs.items():
+        assert "1" in of_seeds
+        for curves in of_seeds.values():
+            assert list(curves) == metrics_of(key)
+            lengths = {len(curve) for curve in curves.values()}
+            assert len(lengths) == 1 and lengths <= ({steps} if name == RIGHT else set(range(1, steps + 1)))
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_the_right_runs_learn(key):
+    """The reward of the last third is above that of the first three steps, in every seed."""
+    for curves in recorded(key)[RIGHT].values():
+        rewards = curves["rollout/reward_mean"]
+        assert sum(rewards[-4:]) / 4 > sum(rewards[:3]) / 3
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_the_gallery_draws_every_mistake(key, capsys):
+    figure, description = draw_gallery(key)
+    assert [axes.get_title() for axes in figure.axes] == list(MISTAKES[key])
+    assert all(f"{name}: " in description for name in MISTAKES[key])
+    assert all(mistake.words for mistake in MISTAKES[key].values())
+    gallery(key)
+
+
+def test_the_settings_need_no_other_file():
+    assert "defaults" not in RUN.read_text()
+
+
+# ------------------------------------------------------------------ live
+
+def test_the_metric_beside_the_reward_is_that_of_the_mistake():
+    assert metrics_to_show("policy_loss", "no_clipping") == ["rollout/reward_mean", "rollout/kl"]
+    assert metrics_to_show("minibatch_update", "zero_grad_missing") == ["rollout/reward_mean", "params/grad_norm"]
+    assert metrics_to_show("gae", "my_own") == ["rollout/reward_mean", "rollout/kl"]
+
+
+@pytest.fixture
+def two_steps(monkeypatch):
+    """Short runs of the smallest size."""
+    settings = short_run.settings_of
+    monkeypatch.setattr(short_run, "settings_of", lambda key, *more: settings(
+        key, *more, "ppo.rollout_samples=4", "ppo.batch_size=4", "ppo.mini_batch_size=2", "dataset.max_gen_length=8",
+        "training.num_samples=8"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", KEYS)
+def test_the_cell_of_the_notebook_trains_live(key, two_steps, monkeypatch, capsys):
+    """The cell as the notebook has it, in a namespace like that of __main__, for two steps."""
+    shown = []
+    monkeypatch.setattr("course_utils.break_it.pictures.display", lambda *args, **kwargs: SimpleNamespace(
+        update=lambda html: shown.append(html.data)))
+    namespace = {"__name__": "__main__", EXERCISES[key].function: solution(key), "torch": torch,
+                 "break_it": lambda *args: break_it(*args, steps=2)}
+    namespace |= {name: getattr(stand_ins, name) for name in LOSSES} if key == "minibatch_update" else {}
+    notebook = nbformat.read(ROOT / EXERCISES[key].notebook, as_version=4)
+    cell, = (cell for cell in notebook.cells if cell.id == "break-it-live")
+    assert "LIVE = False" in cell.source
+    exec(cell.source.replace("LIVE = False", "LIVE = True"), namespace)
+    assert len(shown) == 2 and shown[0].startswith("step 1 of 2, about ") and shown[1].startswith("step 2 of 2<br>")
+    assert 'alt="Step 2 with your mistake: reward ' in shown[1]
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.slow
+def test_a_short_run_of_stand_ins_gives_all_metrics(two_steps):
+    lines = list(short_run.short_run("gae", stand_ins.compute_gae_advantages, "training.total_ppo_steps=1"))
+    assert set(METRICS) | set(UPDATE_METRICS) <= set(lines[0])
