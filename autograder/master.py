@@ -14,6 +14,7 @@ from course_utils.exercises import EXERCISES
 ROOT = Path(__file__).resolve().parents[1]
 # An assignment is a folder of notebooks/, as nbgrader has it; each graded one holds one exercise.
 ASSIGNMENTS = {Path(exercise.notebook).parent.name: exercise.key for exercise in EXERCISES.values()}
+GONE = "# This cell is not in the notebook that was handed in.\n"
 NO_ANSWER = "# No answer could be taken from the notebook that was handed in. The first graded cell below says why.\n"
 
 
@@ -83,7 +84,7 @@ def rebuilt(key: str, cell_sources: dict[str, str], verdict: Verdict) -> Noteboo
     for cell in notebook.cells:
         grade_id = cell.metadata.get("nbgrader", {}).get("grade_id")
         if grade_id in master(key).solution_ids:
-            cell.source = feedback.printable(cell_sources.get(grade_id, NO_ANSWER))
+            cell.source = feedback.printable(cell_sources.get(grade_id, GONE if cell_sources else NO_ANSWER))
         elif grade_id in outputs:
             cell.outputs = [outputs[grade_id]]
     return notebook

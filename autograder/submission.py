@@ -249,6 +249,8 @@ def _solution(cells: list[Cell], key: str) -> tuple[dict[str, str], dict[str, in
     sources, positions = {}, {}
     for grade_id in master(key).solution_ids:
         found = [cell for cell in cells if cell.grade_id == grade_id]
+        if not found and grade_id != key:
+            continue  # a part whose work may be done in another solution cell; the module tells if it is not
         if not found:
             raise Unreadable(_missing(grade_id, {cell.grade_id for cell in cells}, key))
         where = " and ".join(str(cell.position) for cell in found[:5])

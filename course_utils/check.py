@@ -3,11 +3,13 @@ nothing.
 
     check(compute_policy_loss)                # all criteria, one line each
     check(compute_policy_loss, "clipping")    # one criterion, as the graded cells do
+    check(minibatch_loss)                     # a part of an exercise that has several solution cells; ungraded
 
 Where something fails and the function behaves like a typical wrong solution, the report names that mistake.
 
 It is not tested as it stands in the notebook's kernel, but as its exported module would have it: the
-cell that defines it is run again in a new module that knows the exercise's imports and nothing else.
+cells that define it and the exercise's parts are run again, in a new module that knows the exercise's imports
+and nothing else.
 """
 import inspect
 import linecache
@@ -17,9 +19,12 @@ from collections.abc import Callable
 from types import ModuleType
 
 import torch
+from IPython import get_ipython
+from IPython.display import HTML, display
 
-from course_utils.checks import entropy, gae, minibatch_update, policy_loss, value_loss
+from course_utils.checks import entropy, gae, minibatch_parts, minibatch_update, policy_loss, value_loss
 from course_utils.checks.misconceptions import recognised
+from course_utils.checks.side_by_side import side_by_side
 from course_utils.exercises import EXERCISES, Exercise
 from course_utils.export import header
 
@@ -30,6 +35,7 @@ CRITERIA: dict[str, tuple[Callable, ...]] = {
     "gae": gae.CRITERIA,
     "minibatch_update": minibatch_update.CRITERIA,
 }
+PARTS: dict[str, tuple[Callable, ...]] = minibatch_parts.PARTS  # by the part's function
 PACKAGE = "course_utils.stand_ins"  # where `from .policy_loss import ...` of exercise 5 finds its losses
 
 
@@ -41,25 +47,29 @@ def check(function: Callable, criterion: str | None = None) -> None:
         NotImplementedError: the stub has not been replaced.
         ValueError: no exercise has a function of this name, or the exercise has no such criterion.
     """
-    exercise = _exercise_of(function)
-    chosen = _chosen(exercise, criterion)
+    exercise, name = _exercise_of(function), function.__name__
+    whole = name == exercise.function
+    chosen = _chosen(name, CRITERIA[exercise.key] if whole else PARTS[name], criterion)
     alone = _as_exported(function, exercise)
-    _expect_arguments(alone, exercise)
+    if whole:
+        _expect_arguments(alone, exercise)
     try:
-        failures = {c.__name__: advice for c in chosen if (advice := _failure(c, alone))}
+        failures = {c.__name__: advice for c in chosen if (advice := _failure(c, alone, exercise))}
     except NotImplementedError as stub:
-        name = traceback.extract_tb(stub.__traceback__)[-1].name
+        open_one = traceback.extract_tb(stub.__traceback__)[-1].name
         raise _without_traceback(NotImplementedError(
-            f"exercise {exercise.number} is not written yet: fill in {name} above")) from None
-    known = recognised(exercise.key, alone) if failures else None
+            f"exercise {exercise.number} is not written yet: fill in {open_one} above")) from None
+    known = recognised(exercise.key, alone) if failures and whole else None
     mistake = f"→ This is a known mistake, “{known[0]}”: {known[1]}" if known else ""
     if criterion and failures:
         raise _without_traceback(AssertionError(
             "\n".join(filter(None, (_title(chosen[0]), failures[criterion], mistake)))))
+    if not criterion and get_ipython() and (pictures := side_by_side(alone)):
+        display(HTML(pictures))
     print(_report(chosen, failures, mistake))
     if failures:
         raise _without_traceback(AssertionError(
-            f"{exercise.function}: {len(failures)} of {len(chosen)} criteria do not hold yet: "
+            f"{name}: {len(failures)} of {len(chosen)} criteria do not hold yet: "
             f"{', '.join(failures)}"))
 
 
@@ -72,36 +82,52 @@ def _without_traceback(error: Exception) -> Exception:
 def _exercise_of(function: Callable) -> Exercise:
     name = getattr(function, "__name__", repr(function))
     for exercise in EXERCISES.values():
-        if exercise.function == name:
+        if name in (*exercise.parts, exercise.function):
             return exercise
-    raise ValueError(f"no exercise has a function {name}; check() knows "
-                     f"{', '.join(e.function for e in EXERCISES.values())}")
+    known = (name for e in EXERCISES.values() for name in (*e.parts, e.function))
+    raise ValueError(f"no exercise has a function {name}; check() knows {', '.join(known)}")
 
 
-def _chosen(exercise: Exercise, criterion: str | None) -> tuple[Callable, ...]:
-    criteria = {c.__name__: c for c in CRITERIA[exercise.key]}
+def _chosen(name: str, criteria: tuple[Callable, ...], criterion: str | None) -> tuple[Callable, ...]:
+    by_name = {c.__name__: c for c in criteria}
     if criterion is None:
-        return tuple(criteria.values())
-    if criterion not in criteria:
-        raise ValueError(f"{exercise.function} has no criterion {criterion!r}; it has {', '.join(criteria)}")
-    return (criteria[criterion],)
+        return criteria
+    if criterion not in by_name:
+        raise ValueError(f"{name} has no criterion {criterion!r}; it has {', '.join(by_name)}")
+    return (by_name[criterion],)
 
 
 def _as_exported(function: Callable, exercise: Exercise) -> Callable:
     """The function as the exported module would have it; as it is where its source cannot be had."""
-    filename = inspect.unwrap(function).__code__.co_filename
-    source = "".join(linecache.getlines(filename))  # "" if it cannot be had
     module = ModuleType(f"{PACKAGE}.{exercise.key}")
     module.__package__ = PACKAGE
     exec(compile(header(exercise.key), "<imports>", "exec"), module.__dict__)
-    try:
-        # Under the cell's own name, so that line numbers in messages are those of the cell.
-        exec(compile(source, filename, "exec"), module.__dict__)
-    except Exception as error:
-        raise _without_traceback(AssertionError(
-            f"the cell of {exercise.function} does not run on its own: "
-            f"{_what_was_raised(error, filename)}")) from None
-    return getattr(module, exercise.function, function)
+    for filename, name in _cells(function, exercise).items():
+        source = "".join(linecache.getlines(filename))  # "" if it cannot be had
+        try:
+            # Under the cell's own name, so that line numbers in messages are those of the cell.
+            exec(compile(source, filename, "exec"), module.__dict__)
+        except Exception as error:
+            raise _without_traceback(AssertionError(
+                f"the cell of {name} does not run on its own: "
+                f"{_what_was_raised(error, {filename: name}, exercise)}")) from None
+    return getattr(module, function.__name__, function)
+
+
+def _cells(function: Callable, exercise: Exercise) -> dict[str, str]:
+    """The cells that are handed in with `function`: of each its file's name and a function that it defines, in order.
+
+    They are its own and those of the parts above it, as far as the notebook has them: the work may be divided
+    otherwise. A part that was imported from a file is in no cell.
+    """
+    function = inspect.unwrap(function)
+    names = (*exercise.parts, exercise.function)
+    above = [function.__globals__.get(name) for name in names[:names.index(function.__name__)]]
+    parts = [inspect.unwrap(part) for part in above if callable(part)]
+    cells = {one.__code__.co_filename: one.__name__ for one in parts
+             if getattr(one, "__globals__", None) is function.__globals__}
+    cells.pop(function.__code__.co_filename, None)  # its own is the last, whatever else it defines
+    return cells | {function.__code__.co_filename: function.__name__}
 
 
 def _expect_arguments(function: Callable, exercise: Exercise) -> None:
@@ -113,7 +139,7 @@ def _expect_arguments(function: Callable, exercise: Exercise) -> None:
             f"they must stay ({', '.join(target)})"))
 
 
-def _failure(criterion: Callable, function: Callable) -> str | None:
+def _failure(criterion: Callable, function: Callable, exercise: Exercise) -> str | None:
     """Why the criterion does not hold; None if it does. The stub's NotImplementedError is passed on."""
     try:
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
@@ -123,7 +149,7 @@ def _failure(criterion: Callable, function: Callable) -> str | None:
             raise
         if isinstance(error, AssertionError) and str(error):
             return str(error)
-        return _what_was_raised(error, inspect.unwrap(function).__code__.co_filename)
+        return _what_was_raised(error, _cells(function, exercise), exercise)
     return None
 
 
@@ -133,13 +159,25 @@ def _is_stub(error: NotImplementedError) -> bool:
     return not line or line.startswith("raise NotImplementedError")
 
 
-def _what_was_raised(error: Exception, filename: str) -> str:
-    """An exception in words: the line of the learner's code, and for a missing name the reason."""
-    lines = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == filename]
-    where = f" in line {lines[-1].lineno} of its cell: {lines[-1].line}" if lines else ""
+def _what_was_raised(error: Exception, cells: dict[str, str], exercise: Exercise) -> str:
+    """An exception in words: the line of the learner's code, and for a missing name the reason.
+
+    `cells` as in _cells; the last is that of the function that is checked.
+    """
+    lines = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in cells]
+    where = ""
+    if lines:
+        last = lines[-1]
+        cell = "its cell" if last.filename == [*cells][-1] else f"the cell of {cells[last.filename]}"
+        where = f" in line {last.lineno} of {cell}: {last.line}"
     if isinstance(error, NameError) and not isinstance(error, UnboundLocalError):
-        return (f"the name `{error.name}` is not defined{where}\nOnly this cell is handed in, so what it "
-                f"uses from other cells is missing: define `{error.name}` in this cell, or do without it.")
+        if error.name in exercise.parts:
+            return (f"the name `{error.name}` is not defined{where}\nRun the solution cell that defines "
+                    f"`{error.name}`, then this check again; or do without it.")
+        handed_in = "Only the solution cells are" if exercise.parts else "Only this cell is"
+        place = "one of them" if exercise.parts else "this cell"
+        return (f"the name `{error.name}` is not defined{where}\n{handed_in} handed in, so what it "
+                f"uses from other cells is missing: define `{error.name}` in {place}, or do without it.")
     return f"it raised {type(error).__name__}: {error}{where}"
 
 

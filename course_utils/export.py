@@ -25,7 +25,7 @@ from nbconvert.utils.exceptions import ConversionException
 from nbformat import NotebookNode
 from traitlets import default
 
-from course_utils.exercises import EXERCISES
+from course_utils.exercises import EXERCISES, Exercise
 from course_utils.whole_file import write_whole
 
 IMPORTS = """\
@@ -108,11 +108,11 @@ def module_source(notebook: NotebookNode, name: str) -> tuple[str, str]:
     cells = _solution_cells(notebook, name)
     key = _exercise_key(cells, name)
     statements = [(cell, node) for cell in cells for node in _parse(cell, header(key)).body]
-    _check_solved(cells, statements, EXERCISES[key].function)
+    _check_solved(cells, statements, EXERCISES[key])
     # repr: a file's name, whatever it holds, cannot end the string.
     title = repr(f"Exercise {EXERCISES[key].number}, exported from {Path(name).name}: change it there.")
     sources = [MARKER.sub("", cell.source).strip("\n") for cell in cells]
-    return key, "\n\n\n".join([f"{title}\n\n{header(key)}".rstrip("\n"), *sources]) + "\n"
+    return key, "\n\n\n".join([f"{title}\n\n{header(key)}".rstrip("\n"), *filter(None, sources)]) + "\n"
 
 
 def _solution_cells(notebook: NotebookNode, name: str) -> list[SolutionCell]:
@@ -147,7 +147,7 @@ def _exercise_key(cells: list[SolutionCell], name: str) -> str:
 
 
 def _parse(cell: SolutionCell, imports: str) -> ast.Module:
-    """The cell's syntax tree. ExportError where it is empty or would not compile in its module."""
+    """The cell's syntax tree. ExportError where it would not compile in its module, or the exercise's own is empty."""
     first_line = 0
     try:
         with warnings.catch_warnings():
@@ -160,7 +160,7 @@ def _parse(cell: SolutionCell, imports: str) -> ast.Module:
         raise _syntax_error(cell, error, error.lineno and error.lineno - first_line) from error
     except (ValueError, RecursionError, MemoryError) as error:  # a lone surrogate, endless nesting
         raise cell.error(f"Python cannot read it: {str(error) or type(error).__name__}") from error
-    if not tree.body:
+    if not tree.body and cell.grade_id in EXERCISES:  # a part may be emptied, and its work done elsewhere
         raise cell.error("empty: it holds no code")
     return tree
 
@@ -177,21 +177,40 @@ def _syntax_error(cell: SolutionCell, error: SyntaxError, line: int | None) -> E
 
 
 def _check_solved(cells: list[SolutionCell], statements: list[tuple[SolutionCell, ast.stmt]],
-                  function: str) -> None:
-    """ExportError: no cell defines `function`, or it, or a function of the cells that it uses, is a stub.
+                  exercise: Exercise) -> None:
+    """ExportError: no cell defines the exercise's function, or one of its parts that it uses, or one of those used
+    is a stub.
 
     `statements` are the top-level statements of the cells, each with its cell. Of several definitions of a
     name the last one counts, as it does when the module runs.
     """
+    function = exercise.function
     definitions = {node.name: (cell, node) for cell, node in statements if isinstance(node, ast.FunctionDef)}
     stubs = [(cell, node.lineno) for cell, node in statements if _raises_not_implemented(node)]
-    for name in _used(function, definitions):
+    used = _used(function, definitions)
+    for name in used:
         cell, node = definitions[name]
         stubs += [(cell, line) for line in _stub_lines(node)]
     for cell, line in sorted(stubs, key=lambda stub: (stub[0].position, stub[1]))[:1]:
         raise cell.error("still unsolved: write your code in the place of this line", line)
+    needed = _names([definitions[name][1] for name in used], ast.Load) & set(exercise.parts)
+    missing = needed - _names([node for _, node in statements], ast.Store) - definitions.keys()
     if function not in definitions:
-        raise cells[0].error(f"function missing: no solution cell has a 'def {function}' at its left margin")
+        missing = {function}
+    for name in sorted(missing)[:1]:
+        own = next(cell for cell in cells if cell.grade_id == exercise.key)
+        raise own.error(f"function missing: no solution cell has a 'def {name}' at its left margin")
+
+
+def _names(nodes: list[ast.stmt], context: type[ast.expr_context]) -> set[str]:
+    """The names that are read (ast.Load) in `nodes`, or bound (ast.Store) there, at any depth."""
+    found = set()
+    for node in (one for top in nodes for one in ast.walk(top)):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, context):
+            found.add(node.id)
+        elif context is ast.Store:
+            found |= {getattr(node, name, None) for name in ("name", "arg", "asname")} - {None}
+    return found
 
 
 def _used(function: str, definitions: dict[str, tuple[SolutionCell, ast.FunctionDef]]) -> set[str]:

@@ -8,9 +8,20 @@ import torch
 
 from autograder.misconceptions import named, wrong_source
 from course_utils import stand_ins
-from course_utils.check import CRITERIA, check
-from course_utils.exercises import EXERCISES, load_exercises
-from tests.solutions import define, edited, solution, solution_source, stub
+from course_utils.check import CRITERIA, PARTS, check
+from course_utils.exercises import EXERCISES, LOSSES, load_exercises
+from course_utils.export import header
+from tests.right_solutions import right_solutions
+from tests.solutions import (
+    define,
+    edited,
+    run_cell,
+    solution,
+    solution_cells,
+    solution_source,
+    stub,
+    stub_source,
+)
 
 # (misconception, the criterion that fails, words of its advice); the edits are in autograder/misconceptions
 WRONG = {
@@ -123,6 +134,23 @@ def wrong(key: str, name: str):
     return define(key, wrong_source(key, named(key, name)))
 
 
+FIFTH = list(solution_cells("minibatch_update").values())
+
+
+def fifth_notebook(*cells: str) -> dict:
+    """What a notebook's kernel holds after the imports of exercise 5 and these cells."""
+    notebook = dict(stub("minibatch_update").__globals__)
+    for name in (*EXERCISES["minibatch_update"].parts, EXERCISES["minibatch_update"].function):
+        del notebook[name]
+    for cell in cells:
+        run_cell(cell, notebook)
+    return notebook
+
+
+def part(name: str):
+    return fifth_notebook(*FIFTH)[name]
+
+
 def failure(function, criterion: str) -> str:
     """The advice of one criterion, which must fail, and must be among those that the report names."""
     with pytest.raises(AssertionError) as all_of_it:
@@ -178,7 +206,7 @@ def test_every_criterion_fails_for_some_variant(key):
     assert {variant[1] for variant in WRONG[key]} == {criterion.__name__ for criterion in CRITERIA[key]}
 
 
-@pytest.mark.parametrize("name", stand_ins.__all__)
+@pytest.mark.parametrize("name", [exercise.function for exercise in EXERCISES.values()])
 def test_a_stand_in_is_no_solution(name):
     with pytest.raises(AssertionError):
         check(getattr(stand_ins, name))
@@ -231,11 +259,9 @@ def test_a_stub_without_source_is_told_from_other_errors():
 
 
 def test_part_of_an_exercise_left_open_is_named():
-    start, end = "    ### BEGIN SOLUTION\n", "    ### END SOLUTION\n"
-    source = solution_source("minibatch_update")
-    body = source[source.index(start):source.index(end) + len(end)]
-    with pytest.raises(NotImplementedError, match="fill in minibatch_loss above"):
-        check(define("minibatch_update", source.replace(body, "    raise NotImplementedError()\n")))
+    for function, (own, *others) in (("response_outputs", FIFTH), ("minibatch_loss", [FIFTH[1], FIFTH[0], FIFTH[2]])):
+        with pytest.raises(NotImplementedError, match=f"fill in {function} above"):
+            check(define("minibatch_update", stub_source(own), *others))
 
 
 def test_other_arguments_are_refused():
@@ -247,6 +273,8 @@ def test_other_arguments_are_refused():
 def test_an_unknown_function_or_criterion_is_refused():
     with pytest.raises(ValueError, match="no exercise has a function solution; check.. knows compute_pol"):
         check(solution)
+    with pytest.raises(ValueError, match="minibatch_loss has no criterion 'step'; it has arguments, total, metrics"):
+        check(part("minibatch_loss"), "step")
     with pytest.raises(ValueError, match="compute_entropy_loss has no criterion 'clipping'; it has work"):
         check(solution("entropy"), "clipping")
 
@@ -290,11 +318,113 @@ def test_a_helper_in_the_same_cell_is_fine():
         """)))
 
 
+# ------------------------------------------------------------------ an exercise in several cells
+
+def test_the_solution_cells_are_run_in_a_module_of_their_own_and_nothing_else_is():
+    leaning = FIFTH[1].replace("METRICS = (", "METRICS = DEFAULT + (")
+    notebook = fifth_notebook("DEFAULT = ()", FIFTH[0], leaning, FIFTH[2])
+    with pytest.raises(AssertionError, match="the cell of minibatch_loss does not run on its own: the name `DEFAULT`"):
+        check(notebook["run_ppo_update_epoch"])
+
+
+@pytest.mark.parametrize("own", range(3))
+def test_a_name_from_a_cell_that_is_no_solution_cell_is_found_out_in_each_part(own):
+    edits = [("F.log_softmax(logits, dim=-1)", "my_log_softmax(logits)"), ("compute_entropy_loss(", "my_entropy("),
+             ("torch.randperm(", "my_order(")]
+    cells = [source.replace(*edits[i]) if i == own else source for i, source in enumerate(FIFTH)]
+    assert cells != FIFTH
+    notebook = fifth_notebook(
+        "def my_log_softmax(x):\n    return F.log_softmax(x, dim=-1)",
+        "def my_entropy(*args):\n    return compute_entropy_loss(*args)",
+        "def my_order(n):\n    return torch.randperm(n)", *cells)
+    message = failure(notebook["run_ppo_update_epoch"], "forward")
+    name, line = edits[own][1].split("(")[0], 1 + cells[own][:cells[own].index(edits[own][1])].count("\n")
+    place = ("the cell of response_outputs", "the cell of minibatch_loss", "its cell")[own]
+    assert f"the name `{name}` is not defined in line {line} of {place}: " in message
+    assert "Only the solution cells are handed in, so what it uses from other cells is missing" in message
+    assert f"define `{name}` in one of them" in message
+
+
+def test_a_part_that_comes_from_a_file_is_not_handed_in(tmp_path, monkeypatch):
+    (tmp_path / "my_parts.py").write_text(header("minibatch_update").replace("from .", "from course_utils.stand_ins.")
+                                          + "\n".join(FIFTH[:2]))
+    monkeypatch.syspath_prepend(tmp_path)
+    notebook = fifth_notebook("from my_parts import minibatch_loss", FIFTH[2])
+    message = failure(notebook["run_ppo_update_epoch"], "forward")
+    assert "the name `minibatch_loss` is not defined in line" in message
+    assert "Run the solution cell that defines `minibatch_loss`, then this check again" in message
+
+
+def test_the_work_may_be_divided_otherwise(capsys):
+    check(define("minibatch_update", solution_source("minibatch_update")))  # all in one cell
+    check(define("minibatch_update", FIFTH[1], FIFTH[2] + "\n\n\n" + FIFTH[0]))  # a part below its user
+    one_function = right_solutions("minibatch_update")["one function, a counter"]
+    check(define("minibatch_update", one_function))  # the other cells are deleted ...
+    check(define("minibatch_update", *map(stub_source, FIFTH[:2]), one_function))  # ... or left as they were
+    assert "✗" not in capsys.readouterr().out
+
+
+def test_what_counts_is_the_latest_run_of_a_part():
+    notebook = fifth_notebook(*FIFTH)
+    run_cell(FIFTH[0].replace("first:-1]", "first + 1 :]"), notebook)
+    assert "one position late" in failure(notebook["run_ppo_update_epoch"], "forward")
+    run_cell(FIFTH[0], notebook)
+    check(notebook["run_ppo_update_epoch"])
+
+
+def test_a_part_can_be_checked_before_what_comes_after_it_is_written(capsys):
+    notebook = fifth_notebook(FIFTH[0], *map(stub_source, FIFTH[1:]))
+    check(notebook["response_outputs"])
+    run_cell(FIFTH[1], notebook)
+    check(notebook["minibatch_loss"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == [
+        f"✓ {criterion.__name__}" for criteria in PARTS.values() for criterion in criteria]
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_the_stub_of_a_part_says_that_it_is_to_be_written(name):
+    notebook = fifth_notebook(*map(stub_source, FIFTH))
+    with pytest.raises(NotImplementedError, match=f"exercise 5 is not written yet: fill in {name} above"):
+        check(notebook[name])
+
+
+@pytest.mark.parametrize(("name", "old", "new", "criterion", "words"), [
+    ("response_outputs", 'torch.cat([batch["prompt_attention_mask"], mask], dim=1)', "torch.ones_like(input_ids)",
+     "inputs", "attention_mask must be prompt_attention_mask followed by"),
+    ("response_outputs", "logits, values = actor_model(input_ids, attention_mask=attention_mask)",
+     "logits, values = (actor_model(input_ids, attention_mask=attention_mask)[i] for i in (0, 1))",
+     "inputs", "called 2 times"),
+    ("response_outputs", "values[:, first:-1]", "values[:, first + 1 :]", "positions", "one position late"),
+    ("response_outputs", "logits[:, first:-1]", "logits[:, first - 1 : -2]", "positions", "Take positions P−1 to"),
+    ("response_outputs", "values[:, first:-1]", "values[:, first:]", "positions", "(2, 5); it must be (2, 4): b = 2"),
+    ("response_outputs", "return log_probs, values", "return values, log_probs", "log_probs", "log_probs_new of the"),
+    ("response_outputs", "F.log_softmax", "F.softmax", "log_probs", "log_softmax of those logits"),
+    ("response_outputs", "return log_probs, values, logits", "return log_probs, values.detach(), logits",
+     "gradient", "values_new carries no gradient"),
+    ("minibatch_loss", 'batch["logprobs"]', 'batch["ref_logprobs"]', "arguments", 'the buffer\'s "logprobs"'),
+    ("minibatch_loss", "log_probs, batch", "log_probs * 2, batch", "arguments", "log_probs_new of the response tokens"),
+    ("minibatch_loss", "ppo.clip_range_value", "ppo.clip_ratio", "arguments", "clip_range_value of compute_value_loss"),
+    ("minibatch_loss", "+ ppo.entropy_coeff", "- ppo.entropy_coeff", "total", "has its minus sign already"),
+    ("minibatch_loss", "ppo.vf_coeff * value", "value", "total", "yours 10, target 5"),
+    ("minibatch_loss", "return total,", "return total.detach(),", "total", "the total carries no gradient"),
+    ("minibatch_loss", "value, -entropy,", "value, entropy,", "metrics", "the entropy itself"),
+    ("minibatch_loss", "number.item()", "number", "metrics", "loss/policy is a Tensor"),
+    ("minibatch_loss", "zip(METRICS,", "zip(METRICS[:-1],", "metrics", "lacks params/approx_kl"),
+    ("minibatch_loss", "return total, ", "return ", "metrics", "it returned a dict; it must return (total, metrics)"),
+])
+def test_a_slip_in_a_part_is_found_at_the_part(name, old, new, criterion, words):
+    own = list(PARTS).index(name)
+    assert FIFTH[own].count(old) == 1
+    notebook = fifth_notebook(*FIFTH[:own], FIFTH[own].replace(old, new))
+    assert words in failure(notebook[name], criterion)
+
+
 @pytest.mark.parametrize("key", ["entropy", "minibatch_update"])
 def test_a_function_without_source_is_checked_as_it_is(key):
     namespace = dict(solution(key).__globals__)
     exec(solution_source(key), namespace)  # "<string>": no source in linecache
-    losses = {name: namespace.get(name) for name in stand_ins.__all__}
+    losses = {name: namespace.get(name) for name in LOSSES}
     check(namespace[EXERCISES[key].function])
     assert {name: namespace.get(name) for name in losses} == losses
 

@@ -146,6 +146,35 @@ def test_a_refusal_names_notebook_cell_line_and_text(tmp_path, source, line, tex
     assert message.endswith("Correct the notebook, save it, and export again.")
 
 
+PLAIN = "def run_ppo_update_epoch(a, b, c, d, e, f):\n    return minibatch_loss(a)\n"
+
+
+@pytest.mark.parametrize(("parts", "source"), [
+    (["", "# mine is below\n"], PLAIN.replace("minibatch_loss", "sum")),
+    (["def minibatch_loss(a):\n    return a", ""], PLAIN),
+    (["", ""], "def minibatch_loss(a):\n    return a\n\n\n" + PLAIN),
+    (["", ""], "minibatch_loss = sum\n" + PLAIN),
+    (["", ""], "from math import floor as minibatch_loss\n" + PLAIN),
+    ([], PLAIN.replace("    return", "    def minibatch_loss(x): return x\n    return")),
+    ([], PLAIN.replace("    return", "    minibatch_loss = lambda x: x\n    return")),
+    ([], "if math.pi > 3:\n    def minibatch_loss(x): return x\n" + PLAIN),
+])
+def test_the_parts_of_an_exercise_may_be_anywhere_in_its_cells(tmp_path, parts, source):
+    cells = [solution_cell(text, f"part_{i}") for i, text in enumerate(parts)]
+    notebook = write_notebook(tmp_path / "a.ipynb", *cells, solution_cell(source, "minibatch_update"))
+    text = export_notebook(notebook, tmp_path).read_text()
+    assert text.endswith("\n\n\n" + source) and "\n\n\n\n" not in text
+
+
+@pytest.mark.parametrize("parts", [[], [""], ["# def minibatch_loss(a): ..."], ["def other(a):\n    return a"]])
+def test_a_part_that_is_used_and_nowhere_defined_is_named(tmp_path, parts):
+    cells = [solution_cell(text, f"part_{i}") for i, text in enumerate(parts)]
+    notebook = write_notebook(tmp_path / "a.ipynb", *cells, solution_cell(PLAIN, "minibatch_update"))
+    message = refusal(notebook, tmp_path)
+    assert f"cell minibatch_update (number {len(parts) + 1} from the top): function missing" in message
+    assert "no solution cell has a 'def minibatch_loss' at its left margin" in message
+
+
 @pytest.mark.parametrize(("source", "problem"), [
     ("", "empty"),
     ("# nothing but a comment\n", "empty"),

@@ -75,7 +75,7 @@ def compute_value_loss(values_new, values_old, returns, response_mask, clip_rang
 def test_two_mistakes_cost_two_criteria(process):
     """That the order is always the same shows only in several answers together; another mistake must not hide it."""
     cell = solution_source("minibatch_update")
-    for old, new in (("torch.randperm(", "torch.arange("), ("-entropy.item()", "entropy.item()")):
+    for old, new in (("torch.randperm(", "torch.arange("), ("value, -entropy,", "value, entropy,")):
         assert old in cell
         cell = cell.replace(old, new)
     assert list(lost(verdict(process, "minibatch_update", cell))) == ["minibatches", "metrics"]

@@ -12,7 +12,7 @@ from autograder.verdict import Result, Verdict
 from course_utils.check import CRITERIA
 from course_utils.exercises import EXERCISES
 from tests.course import verdict
-from tests.solutions import ROOT, solution_source
+from tests.solutions import ROOT, solution_cells, solution_source
 
 KEY = "policy_loss"
 HOSTILE = ("<script>alert(1)</script><img src=x onerror=\"alert('1')\">$\\href{javascript:alert(1)}{x}$"
@@ -21,6 +21,11 @@ HOSTILE = ("<script>alert(1)</script><img src=x onerror=\"alert('1')\">$\\href{j
 
 def outputs(notebook) -> list[dict]:
     return [output["data"] for cell in notebook.cells for output in cell.get("outputs", [])]
+
+
+def solution(notebook, grade_id: str) -> str:
+    cell, = (cell for cell in notebook.cells if cell.metadata.get("nbgrader", {}).get("grade_id") == grade_id)
+    return cell.source
 
 
 # ------------------------------------------------------------------ what is graded
@@ -34,7 +39,7 @@ def test_assignments_are_the_folders_of_the_exercises():
 def test_a_masters_graded_cells_are_those_of_its_notebook(key):
     found = master(key)
     assert (found.assignment, found.file) == tuple(EXERCISES[key].notebook.split("/")[1:])
-    assert found.solution_ids == (key,)
+    assert found.solution_ids == tuple(solution_cells(key)) and found.solution_ids[-1] == key
     assert [cell.criterion for cell in found.graded] == [criterion.__name__ for criterion in CRITERIA[key]]
     assert found.max_score == 10
 
@@ -52,15 +57,15 @@ def test_points_are_all_or_nothing_for_each_criterion():
 
 @pytest.mark.parametrize("key", EXERCISES)
 def test_rebuilt_is_the_courses_notebook_with_the_learners_source(key):
-    answer = "def mine():\n    return 42\n"
-    notebook = rebuilt(key, {key: answer, "unknown": "x"}, verdict(key))
+    answers = {grade_id: f"def mine():\n    return {grade_id!r}\n" for grade_id in master(key).solution_ids}
+    notebook = rebuilt(key, {**answers, "unknown": "x"}, verdict(key))
     nbformat.validate(notebook)
     course = nbformat.read(ROOT / EXERCISES[key].notebook, as_version=4)
     assert len(notebook.cells) == len(course.cells)
     for cell, original in zip(notebook.cells, course.cells):
         assert cell.metadata == original.metadata and cell.cell_type == original.cell_type
         grade_id = cell.metadata.get("nbgrader", {}).get("grade_id")
-        assert cell.source == (answer if grade_id == key else original.source)
+        assert cell.source == answers.get(grade_id, original.source)
         graded = cell.metadata.get("nbgrader", {}).get("grade", False)
         assert len(cell.get("outputs", [])) == (1 if graded else 0)
 
@@ -69,20 +74,27 @@ def test_rebuilt_is_the_courses_notebook_with_the_learners_source(key):
 def test_the_courses_solution_is_in_no_rebuilt_notebook(key):
     text = nbformat.writes(rebuilt(key, {}, verdict(key)))
     assert "No answer could be taken" in text
-    body = solution_source(key).split("### BEGIN SOLUTION\n")[1].split("### END SOLUTION")[0]
-    for line in body.splitlines():
-        assert json.dumps(line.strip()).strip('"') not in text or len(line.strip()) < 15, line
+    bodies = [part.split("### END SOLUTION")[0] for part in solution_source(key).split("### BEGIN SOLUTION\n")[1:]]
+    assert len(bodies) == len(master(key).solution_ids)
+    for line in "".join(bodies).splitlines():
+        assert json.dumps(line.strip()).strip('"') not in text or len(line.strip()) < 25, line
+
+
+def test_a_part_that_was_not_handed_in_is_said_to_be_gone():
+    notebook = rebuilt("minibatch_update", {"minibatch_update": "def mine(): ..."}, verdict("minibatch_update"))
+    assert [solution(notebook, grade_id) for grade_id in master("minibatch_update").solution_ids] == [
+        "# This cell is not in the notebook that was handed in.\n"] * 2 + ["def mine(): ..."]
 
 
 def test_rebuilding_leaves_the_master_as_it_was():
     rebuilt(KEY, {KEY: "spoilt"}, verdict(KEY))
-    assert rebuilt(KEY, {}, verdict(KEY)).cells[9].source.startswith("# No answer")
+    assert solution(rebuilt(KEY, {}, verdict(KEY)), KEY).startswith("# No answer")
 
 
 def test_a_source_that_no_file_can_hold_is_made_printable():
     notebook = rebuilt(KEY, {KEY: "x = '\ud800\x00'"}, verdict(KEY))
     nbformat.writes(notebook).encode()
-    assert notebook.cells[9].source == "x = '\ufffd\ufffd'"
+    assert solution(notebook, KEY) == "x = '\ufffd\ufffd'"
 
 
 # ------------------------------------------------------------------ the feedback

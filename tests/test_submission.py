@@ -11,7 +11,8 @@ from autograder.submission import MAX_SOURCE, find, read, receipt
 from course_utils.exercises import EXERCISES
 from course_utils.export import read_exercise
 from tests.course import cell, hand_in, notebook
-from tests.solutions import ROOT, solution_source
+from tests.right_solutions import right_solutions
+from tests.solutions import ROOT, solution_cells, solution_source, stub_source
 
 KEY = "policy_loss"
 
@@ -33,7 +34,7 @@ def with_source(source: object) -> dict:
 def test_a_submission_becomes_the_module_that_the_exporter_makes(tmp_path, key):
     found = read_one(tmp_path, notebook(key), key)
     assert found.problem == "" and found.attempts == ()
-    assert found.cell_sources == {key: solution_source(key)}
+    assert found.cell_sources == solution_cells(key)
     assert (key, found.module) == read_exercise(ROOT / EXERCISES[key].notebook)
 
 
@@ -88,7 +89,7 @@ def test_only_the_solution_cells_source_counts(tmp_path, change):
     change(data)
     found = read_one(tmp_path, data)
     assert found.problem == ""
-    assert found.cell_sources == {KEY: solution_source(KEY)}
+    assert found.cell_sources == solution_cells(KEY)
     assert found.module == read_exercise(ROOT / EXERCISES[KEY].notebook)[1]
 
 
@@ -105,11 +106,55 @@ def test_a_byte_order_mark_does_not_matter(tmp_path):
     assert read_one(tmp_path, b"\xef\xbb\xbf" + json.dumps(notebook(KEY)).encode()).problem == ""
 
 
+# ------------------------------------------------------------------ an exercise in several solution cells
+
+PARTS = [grade_id for grade_id in master("minibatch_update").solution_ids if grade_id != "minibatch_update"]
+ALONE = right_solutions("minibatch_update")["one function, a counter"]  # does without the parts
+
+
+def left_as_it_was(data, grade_id):
+    cell(data, grade_id)["source"] = stub_source(solution_cells("minibatch_update")[grade_id])
+
+
+def emptied(data, grade_id):
+    cell(data, grade_id)["source"] = ""
+
+
+def deleted(data, grade_id):
+    data["cells"].remove(cell(data, grade_id))
+
+
+@pytest.mark.parametrize("change", [left_as_it_was, emptied, deleted])
+def test_a_part_is_needed_only_where_it_is_used(tmp_path, change):
+    assert len(PARTS) == 2
+    data = notebook("minibatch_update")
+    for grade_id in PARTS:
+        change(data, grade_id)
+    problem = read_one(tmp_path, data, "minibatch_update").problem
+    assert ("still unsolved" if change is left_as_it_was else "no solution cell has a 'def minibatch_loss'") in problem
+    cell(data, "minibatch_update")["source"] = ALONE
+    hand_in(tmp_path, "bob", "minibatch_update", data)
+    found = read(tmp_path, "bob", "minibatch_update")
+    assert found.problem == "" and ALONE.strip() in found.module
+    assert set(found.cell_sources) == {"minibatch_update", *([] if change is deleted else PARTS)}
+
+
+def test_parts_come_into_the_module_in_the_learners_order(tmp_path):
+    data = notebook("minibatch_update")
+    moved = cell(data, PARTS[0])
+    data["cells"].remove(moved)
+    data["cells"].append(moved)
+    module = read_one(tmp_path, data, "minibatch_update").module
+    assert module.index("def run_ppo_update_epoch(") < module.index("def response_outputs(")
+
+
 # ------------------------------------------------------------------ damaged notebooks
 
 WHOLE = json.dumps(notebook(KEY)).encode()
+NUMBER = 1 + notebook(KEY)["cells"].index(cell(notebook(KEY), KEY))  # of the solution cell, from the top
+LAST = len(notebook(KEY)["cells"])
 OLD = {"nbformat": 3, "nbformat_minor": 0, "metadata": {}, "worksheets": [{"cells": notebook(KEY)["cells"]}]}
-DIFFERENT = {**notebook(KEY), "cells": notebook(KEY)["cells"] + [with_source("x = 1")["cells"][9]]}
+DIFFERENT = {**notebook(KEY), "cells": notebook(KEY)["cells"] + [cell(with_source("x = 1"), KEY)]}
 
 
 @pytest.mark.parametrize("data, words", [
@@ -129,11 +174,11 @@ DIFFERENT = {**notebook(KEY), "cells": notebook(KEY)["cells"] + [with_source("x 
     ({"nbformat": 4, "cells": {"a": 1}}, "no list of cells"),
     ({"nbformat": 4, "cells": []}, "Solution cell policy_loss is missing"),
     (notebook("gae"), "holds exercise 4, gae"),
-    (DIFFERENT, "Cells number 10 and 20 from the top are all marked as solution cell policy_loss"),
+    (DIFFERENT, f"Cells number {NUMBER} and {LAST + 1} from the top are all marked as solution cell policy_loss"),
     (with_source(5), "has no text"),
     (with_source([["a"]]), "has no text"),
     (with_source(""), "empty: it holds no code"),
-    (with_source("def compute_policy_loss(:"), "(number 10 from the top), line 1: syntax error"),
+    (with_source("def compute_policy_loss(:"), f"(number {NUMBER} from the top), line 1: syntax error"),
     (with_source("%%bash\nrm -rf /"), "IPython magics"),
     (with_source("x = '\ud800'"), "Python cannot read it"),
     (with_source("x = 1\x00"), "null bytes"),
@@ -259,7 +304,7 @@ def test_attempts_on_the_tests_are_listed(tmp_path):
     own_cells(data)
     cell(data, KEY)["metadata"]["nbgrader"]["points"] = 5
     assert read_one(tmp_path, data).attempts == (
-        "cell number 20 is marked as graded: extra",
+        f"cell number {LAST + 1} is marked as graded: extra",
         "solution cell policy_loss is marked as graded",
         "test cell policy_loss_clipping has 1000 points instead of 3",
         "test cell policy_loss_gradient has tags: skip-execution",

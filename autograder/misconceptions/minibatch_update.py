@@ -168,14 +168,14 @@ MISCONCEPTIONS = (
           '            logs.append(metrics | {"loss/total": (total * len(rows) / group_size).item()})'),)),
     Misconception(
         "metric missing", "params/approx_kl is not among the metrics.",
-        (('        "params/approx_kl": approx_kl.item(),\n', ""),)),
+        (("zip(METRICS, logged)", "zip(METRICS[:-1], logged)"),)),
     Misconception(
         "metric as a tensor", "loss/total is a tensor in the metrics, which keeps memory and cannot be logged. Make "
         "it a float.",
-        (("total.item()", "total.detach()"),)),
+        (("zip(METRICS, logged)}", 'zip(METRICS, logged)} | {"loss/total": total.detach()}'),)),
     Misconception(
         "entropy loss logged", "loss/entropy shows the entropy loss, which is negative. Log the entropy itself.",
-        (("-entropy.item()", "entropy.item()"),)),
+        (("value, -entropy,", "value, entropy,"),)),
     Misconception(
         "metrics of the last mini-batch", "The metrics are those of the last mini-batch. They are means over all "
         "of the epoch's.",

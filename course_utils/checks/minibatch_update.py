@@ -1,4 +1,4 @@
-"""Criteria of exercise 5, run_ppo_update_epoch.
+"""Criteria of exercise 5, run_ppo_update_epoch; those of its two parts are in minibatch_parts.
 
 The function trains an actor whose logits and values are its parameters, one for each position of a response,
 with SGD and a learning rate of 1: how far a parameter has moved is its gradient. The losses are replaced by
@@ -19,44 +19,19 @@ from course_utils.worked_example import worked_example
 
 def forward(function: Callable) -> None:
     """prompt and response go through the actor; positions P−1 to P+R−2 predict the response"""
-    epoch = Epoch(function, *_worked_buffer(), mini_batch_size=2)
-    policy, value, entropy = (epoch.only_call(name) for name in LOSSES)
-    example, rows = worked_example(), epoch.actor.rows[0]
-    shifted = epoch.start["values"][rows, 2:]
-    late = ("The numbers are those one position late. The output at a token predicts the next one: the first "
-            "response token, at position P, is predicted at P − 1. See hint 2.")
-    assert not torch.equal(value["values_new"].detach(), shifted), late
-    for name, yours, target in (
-        ("values_new", value["values_new"], example.values_new),
-        ("logits_new", entropy["logits_new"], example.logits_new),
-        ("log_probs_new", policy["log_probs_new"], example.log_probs_new),
-    ):
-        on_response = example.response_mask[rows] == 1
-        expect.close(f"{name} of the response tokens", yours[on_response], target[rows][on_response],
-                     "Take positions P−1 to P+R−2 of the actor's outputs; log_probs_new is log_softmax of "
-                     "those logits, gathered at response_input_ids. See hint 2.")
+    epoch = Epoch(function, *worked_buffer(), mini_batch_size=2)
+    policy, value, entropy = (epoch.losses.only_call(name) for name in LOSSES)
+    rows = epoch.actor.rows[0]
+    expect_output("values_new", value["values_new"], rows)
+    expect_output("logits_new", entropy["logits_new"], rows)
+    expect_output("log_probs_new", policy["log_probs_new"], rows)
 
 
 def losses(function: Callable) -> None:
     """the three losses get what they need, and add up with their coefficients"""
-    epoch = Epoch(function, *_worked_buffer(), mini_batch_size=2, vf_coeff=0.5, entropy_coeff=0.01)
+    epoch = Epoch(function, *worked_buffer(), mini_batch_size=2, vf_coeff=0.5, entropy_coeff=0.01)
     rows = epoch.actor.rows[0]
-    mask = "response_attention_mask"
-    for loss, argument, source in (
-        ("compute_policy_loss", "log_probs_old", "logprobs"),
-        ("compute_policy_loss", "advantages", "advantages"),
-        ("compute_policy_loss", "response_mask", mask),
-        ("compute_value_loss", "values_old", "values"),
-        ("compute_value_loss", "returns", "returns"),
-        ("compute_value_loss", "response_mask", mask),
-        ("compute_entropy_loss", "response_mask", mask),
-    ):
-        given, target = epoch.only_call(loss)[argument], epoch.buffer[source][rows]
-        assert torch.equal(given.double(), target.double()), (
-            f'{argument} of {loss} must be the buffer\'s "{source}" of this mini-batch. See hint 2.')
-    for loss, argument in (("compute_policy_loss", "clip_ratio"), ("compute_value_loss", "clip_range_value")):
-        given, target = epoch.only_call(loss)[argument], getattr(epoch.ppo, argument)
-        assert given == target, f"{argument} of {loss} is {given}; it must be cfg.ppo.{argument} = {target}."
+    expect_arguments(epoch.losses, {name: tensor[rows] for name, tensor in epoch.buffer.items()}, epoch.ppo)
     # The losses are means over 6 response tokens, so a value has moved by vf_coeff / 6. The gradient of a
     # log-prob sums to 0 over the vocabulary: the sum of a position's logits has moved by entropy_coeff / 6.
     predicting = torch.tensor([[0, 1, 1, 1, 1, 0], [0, 1, 1, 0, 0, 0]]) * (-1 / 6)
@@ -146,6 +121,40 @@ def metrics(function: Callable) -> None:
 CRITERIA = (forward, losses, minibatches, step, metrics)
 
 
+def expect_output(name: str, yours: Tensor, rows: list[int]) -> None:
+    """AssertionError unless `yours` is, on the response tokens, this output of the worked example's actor."""
+    example = worked_example()
+    if name == "values_new":
+        shifted = worked_buffer()[1].values[rows, 2:]
+        assert not torch.equal(yours.detach(), shifted), (
+            "The numbers are those one position late. The output at a token predicts the next one: the first "
+            "response token, at position P, is predicted at P − 1. See hint 2.")
+    on_response = example.response_mask[rows] == 1
+    expect.close(f"{name} of the response tokens", yours[on_response], getattr(example, name)[rows][on_response],
+                 "Take positions P−1 to P+R−2 of the actor's outputs; log_probs_new is log_softmax of "
+                 "those logits, gathered at response_input_ids. See hint 2.")
+
+
+def expect_arguments(losses: "LinearLosses", batch: dict[str, Tensor], ppo: SimpleNamespace) -> None:
+    """AssertionError unless each loss was called once, with the tensors of `batch` and the numbers of `ppo`."""
+    mask = "response_attention_mask"
+    for loss, argument, source in (
+        ("compute_policy_loss", "log_probs_old", "logprobs"),
+        ("compute_policy_loss", "advantages", "advantages"),
+        ("compute_policy_loss", "response_mask", mask),
+        ("compute_value_loss", "values_old", "values"),
+        ("compute_value_loss", "returns", "returns"),
+        ("compute_value_loss", "response_mask", mask),
+        ("compute_entropy_loss", "response_mask", mask),
+    ):
+        given, target = losses.only_call(loss)[argument], batch[source]
+        assert torch.equal(given.double(), target.double()), (
+            f'{argument} of {loss} must be the buffer\'s "{source}" of this mini-batch. See hint 2.')
+    for loss, argument in (("compute_policy_loss", "clip_ratio"), ("compute_value_loss", "clip_range_value")):
+        given, target = losses.only_call(loss)[argument], getattr(ppo, argument)
+        assert given == target, f"{argument} of {loss} is {given}; it must be cfg.ppo.{argument} = {target}."
+
+
 class TableActor(nn.Module):
     """An actor that looks its answers up. It refuses all but whole rows of the buffer with their masks."""
 
@@ -187,11 +196,12 @@ class Epoch:
         self.actor = actor
         self.start = {name: p.detach().clone() for name, p in actor.named_parameters()}
         self.events: list[str] = []
-        self.calls: dict[str, list[dict]] = {name: [] for name in LOSSES}
+        self.losses = LinearLosses()
+        self.calls = self.losses.calls
         optimizer = torch.optim.SGD(self.actor.parameters(), lr=1.0)
         optimizer.register_step_post_hook(lambda *_: self.events.append("optimizer.step"))
         scheduler = SimpleNamespace(step=lambda: self.events.append("lr_scheduler.step"))
-        with self._linear_losses(function):
+        with self.losses.in_the_place_of_those_of(function):
             self.result = function(self.actor, optimizer, scheduler, dict(buffer),
                                    SimpleNamespace(ppo=self.ppo), torch.device("cpu"))
         assert self.result is not None, "it returned None: is the `return` at the end missing?"
@@ -201,16 +211,26 @@ class Epoch:
         self.moved = {name: (parameter - self.start[name]).detach()
                       for name, parameter in self.actor.named_parameters()}
 
+
+class LinearLosses:
+    """The three losses as linear functions that keep what they were given.
+
+    In their i-th call they read i, 10 i and -100 i, and their metrics i / 10.
+    """
+
+    def __init__(self):
+        self.calls: dict[str, list[dict]] = {name: [] for name in LOSSES}
+
     def only_call(self, loss: str) -> dict:
-        """The arguments with which a loss was called in an epoch of one mini-batch."""
+        """The arguments with which a loss was called for one mini-batch."""
         calls = self.calls[loss]
         assert len(calls) == 1, (
-            f"{loss} was called {len(calls)} times in an epoch of one mini-batch; call it once, by this "
-            "name: notebook 6 puts your own in its place.")
+            f"{loss} was called {len(calls)} times for one mini-batch; call it once, by this name: notebook 6 "
+            "puts your own in its place.")
         return calls[0]
 
     @contextmanager
-    def _linear_losses(self, function: Callable) -> Iterator[None]:
+    def in_the_place_of_those_of(self, function: Callable) -> Iterator[None]:
         module = inspect.unwrap(function).__globals__
         before = {name: module.get(name) for name in LOSSES}
         module.update({name: getattr(self, name) for name in LOSSES})
@@ -246,7 +266,7 @@ def _mean(name: str, tensor: Tensor, mask: Tensor, shown: float) -> Tensor:
     return mean - mean.detach() + shown
 
 
-def _worked_buffer() -> tuple[dict[str, Tensor], TableActor]:
+def worked_buffer() -> tuple[dict[str, Tensor], TableActor]:
     """Buffer and actor, with logits (2, 6, 4) and values (2, 6), of the worked example; positions 0 and 5
     predict nothing."""
     example = worked_example()

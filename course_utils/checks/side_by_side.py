@@ -1,0 +1,151 @@
+"""Yours beside the target, on the worked example: what check() shows before its report.
+
+A loss is one number, so it is asked for one token at a time, with a mask that is 1 on this token alone. That gives
+the last column of the notebook's table by hand.
+"""
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from html import escape
+
+import torch
+from torch import Tensor
+
+from course_utils.checks.minibatch_update import Epoch, worked_buffer
+from course_utils.figures.show import BLUE, ORANGE
+from course_utils.worked_example import VOCABULARY, worked_example
+
+NOTHING = math.nan  # on padding, which has no target
+ENTROPY = [[1.75, 2, 1.75, 1.75], [1.75, 2, NOTHING, NOTHING]]  # of each token's distribution, in bits
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One number a token, for responses A and B."""
+    what: str
+    yours: Tensor  # (2, T)
+    target: list[list[float]]  # (2, T)
+    columns: tuple[tuple[str, ...], ...] = ()  # the tokens of A and of B; by default those of the responses
+
+
+def side_by_side(function: Callable) -> str:
+    """The grids of `function` as HTML; empty where it has none or does not give numbers of this form.
+
+    What it raises is the report's affair, which calls it with the same numbers.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]):
+            grids = list(GRIDS[function.__name__](function)) if function.__name__ in GRIDS else []
+        return "".join(map(_html, grids))
+    except Exception:
+        return ""
+
+
+# ------------------------------------------------------------------ what is compared
+
+def _policy_loss(function: Callable) -> Iterable[Grid]:
+    example = worked_example()
+    yield Grid("the loss of each token alone", _token_by_token(lambda mask: function(
+        example.log_probs_new, example.log_probs_old, example.advantages, mask, example.clip_ratio)[0]),
+        [[-0.9, -0.375, -1.25, 0.3125], [0.8, 1.5, NOTHING, NOTHING]])
+
+
+def _value_loss(function: Callable) -> Iterable[Grid]:
+    example = worked_example()
+    yield Grid("the loss of each token alone", _token_by_token(lambda mask: function(
+        example.values_new, example.values_old, example.returns, mask, example.clip_range_value)[0]),
+        [[0.005, 0.045, 0.005, 0.005], [0.01125, 0.00125, NOTHING, NOTHING]])
+
+
+def _entropy(function: Callable) -> Iterable[Grid]:
+    example = worked_example()
+    yield Grid("the loss of each token alone, minus its entropy in nats",
+               _token_by_token(lambda mask: function(example.logits_new, mask)),
+               [[-bits * math.log(2) for bits in row] for row in ENTROPY])
+
+
+def _gae(function: Callable) -> Iterable[Grid]:
+    example = worked_example()
+    advantages, returns = function(example.final_rewards, example.kl_penalties, example.values_old,
+                                   example.response_mask, example.gamma, example.lam)
+    yield Grid("advantages, whitened", advantages, [[0.75, 0.75, 1.25, -0.25], [-1.0, -1.5, 0.0, 0.0]])
+    yield Grid("returns", returns, [[0.3, 0.4, 0.7, 0.9], [0.15, -0.05, NOTHING, NOTHING]])
+
+
+def _outputs(function: Callable) -> Iterable[Grid]:
+    buffer, actor = worked_buffer()
+    log_probs, values, _ = function(actor, dict(buffer))
+    yield Grid("log-probability of each response token", log_probs, _on_tokens(worked_example().log_probs_new))
+    yield Grid("value before each response token", values, _on_tokens(worked_example().values_new))
+
+
+def _epoch(function: Callable) -> Iterable[Grid]:
+    example, epoch = worked_example(), Epoch(function, *worked_buffer(), mini_batch_size=2, vf_coeff=0.5)
+    order = torch.tensor(epoch.actor.rows[0]).argsort()
+    given = epoch.losses.only_call("compute_policy_loss")["log_probs_new"]
+    yield Grid("log-probability of each response token, as the policy loss was given it", given[order],
+               _on_tokens(example.log_probs_new))
+    tokens = torch.cat([example.prompt_input_ids, example.response_input_ids], dim=1).tolist()
+    predicts = [[0, 1, 1, 1, 1, 0], [0, 1, 1, 0, 0, 0]]
+    yield Grid("how far the value at each position of prompt and response moved, with c_V = 0.5 and learning rate 1",
+               epoch.moved["values"], [[-0.5 / 6 * does for does in row] for row in predicts],
+               tuple(tuple(VOCABULARY[token] for token in row) for row in tokens))
+
+
+GRIDS = {
+    "compute_policy_loss": _policy_loss, "compute_value_loss": _value_loss, "compute_entropy_loss": _entropy,
+    "compute_gae_advantages": _gae, "response_outputs": _outputs, "run_ppo_update_epoch": _epoch,
+}
+
+
+def _token_by_token(loss: Callable[[Tensor], Tensor]) -> Tensor:
+    """(2, 4): the loss of each response token where the mask shows no other; NOTHING on padding."""
+    mask = worked_example().response_mask
+    found = torch.full(mask.shape, NOTHING)
+    for row, column in mask.nonzero().tolist():
+        alone = torch.zeros_like(mask)
+        alone[row, column] = 1
+        found[row, column] = loss(alone)
+    return found
+
+
+def _on_tokens(numbers: Tensor) -> list[list[float]]:
+    return numbers.where(worked_example().response_mask == 1, NOTHING).tolist()
+
+
+# ------------------------------------------------------------------ how it looks
+
+def _html(grid: Grid) -> str:
+    target = torch.tensor(grid.target)
+    yours = grid.yours.detach().float()
+    if yours.shape != target.shape:
+        return ""
+    largest = target.nan_to_num().abs().max().item()
+    right = torch.isclose(yours, target, 1e-4, 1e-5) | target.isnan()
+    columns = grid.columns or tuple(tuple(VOCABULARY[token] for token in row)
+                                    for row in worked_example().response_input_ids.tolist())
+    differ, tokens = int((~right).sum()), int((~target.isnan()).sum())
+    seen = f"✗ {differ} of {tokens} differ" if differ else "✓ yours is the target"
+    tables = (_table("yours", yours, target, right, columns, largest)
+              + _table("target", target, target, torch.ones_like(right), columns, largest))
+    return (f'<div><b>{escape(grid.what)}</b>: {seen}</div>'
+            f'<div style="display:flex; flex-wrap:wrap; gap:2em; margin:0.3em 0 1em">{tables}</div>')
+
+
+def _table(title: str, numbers: Tensor, target: Tensor, right: Tensor, columns: tuple, largest: float) -> str:
+    rows = "".join(
+        f"<tr><th>{name}</th>" + "".join(
+            _cell(token, *cell, largest) for token, cell in zip(tokens, zip(*map(Tensor.tolist, parts)), strict=True))
+        + "</tr>" for name, tokens, *parts in zip("AB", columns, numbers, target, right, strict=True))
+    return f"<table><caption>{title}</caption><tbody>{rows}</tbody></table>"
+
+
+def _cell(token: str, number: float, target: float, right: bool, largest: float) -> str:
+    """A token and its number, the bluer the more positive and the more orange the more negative."""
+    if math.isnan(target):
+        return '<td style="text-align:center; opacity:0.5">padding</td>'
+    share = min(1.0, abs(number) / largest) if math.isfinite(number) else 0.0
+    colour = (BLUE if number > 0 else ORANGE) + f"{int(share * 110):02x}"  # with an opacity, for any theme
+    frame = "1px solid #99999966" if right else f"3px solid {ORANGE}"
+    return (f'<td style="text-align:center; background:{colour}; border:{frame}">{escape(token)}<br>'
+            f'{"" if right else "✗ "}{number + 0.0:.4g}</td>')  # + 0.0: no "-0"
