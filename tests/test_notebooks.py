@@ -32,9 +32,22 @@ def graded_cells(notebook) -> list:
     return [cell for cell in notebook.cells if marks(cell).get("grade")]
 
 
+def solution_cells(notebook) -> list:
+    return [cell for cell in notebook.cells if marks(cell).get("solution")]
+
+
 def solution_cell(notebook):
-    cell, = (cell for cell in notebook.cells if marks(cell).get("solution"))
-    return cell
+    """The one that defines the exercise's function; the parts are above it."""
+    return solution_cells(notebook)[-1]
+
+
+def functions_of(cell) -> list[ast.FunctionDef]:
+    return [node for node in ast.parse(cell.source).body if isinstance(node, ast.FunctionDef)]
+
+
+def regions(cell) -> list[str]:
+    """What is the learner's to write."""
+    return re.findall(r"### BEGIN SOLUTION\n(.*?)### END SOLUTION", cell.source, re.DOTALL)
 
 
 def student_version(key: str) -> nbformat.NotebookNode:
@@ -77,11 +90,17 @@ def test_a_notebook_is_valid_and_without_outputs(key):
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_a_notebook_has_one_solution_cell_and_ten_points(key):
+def test_a_notebook_has_a_solution_cell_for_each_function_and_ten_points(key):
     notebook = read(key)
-    assert marks(solution_cell(notebook)) == {
-        "schema_version": 3, "grade_id": key, "solution": True, "grade": False, "locked": False,
-        "task": False}
+    cells, functions = solution_cells(notebook), (*EXERCISES[key].parts, EXERCISES[key].function)
+    for cell, function in zip(cells, functions, strict=True):
+        own = marks(cell)["grade_id"]
+        assert own == key if cell is cells[-1] else own.startswith(f"{key}_")
+        assert marks(cell) == {"schema_version": 3, "grade_id": own, "solution": True, "grade": False,
+                               "locked": False, "task": False}
+        assert [f.name for f in functions_of(cell)] == [function]
+        check_cell = notebook.cells[notebook.cells.index(cell) + 1]
+        assert check_cell.source == f"check({function})"
     graded = graded_cells(notebook)
     assert sum(marks(cell)["points"] for cell in graded) == 10
     assert 3 <= len(graded) <= 5
@@ -109,27 +128,35 @@ def test_code_fits_the_page(key):
         assert all(len(line) <= 88 for line in cell.source.splitlines()), cell.id
         if not marks(cell).get("solution"):
             assert code_lines(cell.source) <= 15, cell.id
-    source = solution_cell(read(key)).source
-    for function in ast.parse(source).body:
-        text = ast.get_source_segment(source, function)
-        signature = function.body[0].lineno - function.lineno
-        assert code_lines(text) - signature <= 25, function.name
+    for cell in solution_cells(read(key)):
+        (function,), (region,) = functions_of(cell), regions(cell)
         assert len(ast.get_docstring(function).splitlines()) <= 25, function.name
+        assert 3 <= code_lines(f"def written():\n{region}") - 1 <= 15, function.name
+        signature = function.body[0].lineno - function.lineno
+        assert code_lines(ast.get_source_segment(cell.source, function)) - signature <= 25, function.name
 
 
 @pytest.mark.parametrize("key", KEYS)
 def test_the_stub_has_the_exercise_s_signature_with_types_and_shapes(key):
     exercise = EXERCISES[key]
-    source = solution_cell(student_version(key)).source
-    function, = (f for f in ast.parse(source).body if f.name == exercise.function)
+    function, = functions_of(solution_cell(student_version(key)))
     assert tuple(argument.arg for argument in function.args.args) == exercise.arguments
-    assert all(argument.annotation or argument.arg == "cfg" for argument in function.args.args)
-    assert function.returns is not None
-    docstring = ast.get_docstring(function)
-    assert all(argument in docstring for argument in exercise.arguments)
-    assert "Args:" in docstring and "Returns:" in docstring
-    assert "(B, R" in docstring or key == "minibatch_update"
-    assert ast.unparse(function.body[1:]) == "raise NotImplementedError()"
+    assert "(B, R" in ast.get_docstring(function) or key == "minibatch_update"
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_every_stub_is_typed_and_documented_and_raises(key):
+    for cell in solution_cells(student_version(key)):
+        function, = functions_of(cell)
+        arguments = function.args.args
+        assert all(argument.annotation or argument.arg in ("cfg", "ppo") for argument in arguments)
+        assert function.returns is not None
+        docstring = ast.get_docstring(function)
+        assert all(argument.arg in docstring for argument in arguments)
+        assert "Args:" in docstring and "Returns:" in docstring
+        given, _, after = ast.unparse(function.body[1:]).partition("raise NotImplementedError()")
+        assert not re.search(r"\b(if|for|while|return)\b", given), "the stub must raise whatever it is given"
+        assert key == "minibatch_update" or given == after == ""
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -165,9 +192,8 @@ def test_a_student_version_holds_no_line_of_the_solution(key):
     """Neither in its code nor in its hints."""
     given = "\n".join(cell.source for cell in student_version(key).cells)
     assert "SOLUTION" not in given
-    source = solution_cell(read(key)).source
-    regions = re.findall(r"### BEGIN SOLUTION\n(.*?)### END SOLUTION", source, re.DOTALL)
-    lines = [line.split("  #")[0].strip() for line in "".join(regions).splitlines()]
+    written = "".join(region for cell in solution_cells(read(key)) for region in regions(cell))
+    lines = [line.split("  #")[0].strip() for line in written.splitlines()]
     lines = [line for line in lines if len(line) > 25]
     assert lines and not [line for line in lines if line in given]
 
@@ -204,7 +230,9 @@ def test_a_source_notebook_runs_from_top_to_bottom(key, kernel):
     assert not [output for cell in notebook.cells if cell.cell_type == "code"
                 for output in cell.outputs if output.get("name") == "stderr"]
     check_cell = next(cell for cell in notebook.cells if cell.id == "check")
-    assert check_cell.outputs[0].text.count("✓") == len(CRITERIA[key])
+    picture, report = check_cell.outputs
+    assert "✓ yours is the target" in picture.data["text/html"] and "✗" not in picture.data["text/html"]
+    assert report.text.count("✓") == len(CRITERIA[key])
 
 
 @pytest.mark.slow
@@ -213,10 +241,12 @@ def test_a_student_version_fails_at_its_stub_and_says_so(key, kernel, tmp_path):
     exercise = EXERCISES[key]
     notebook = run(kernel, student_version(key), tmp_path)
     found = errors(notebook)
-    assert list(found) == ["check", *(cell.id for cell in graded_cells(notebook))]
-    for error in found.values():
+    checks = {cell.id: re.match(r"check\((\w+)", cell.source) for cell in notebook.cells}
+    unwritten = {cell_id: call[1] for cell_id, call in checks.items() if call}
+    assert list(found) == list(unwritten)
+    for cell_id, error in found.items():
         assert error.ename == "NotImplementedError"
-        message = f"exercise {exercise.number} is not written yet: fill in {exercise.function} above"
+        message = f"exercise {exercise.number} is not written yet: fill in {unwritten[cell_id]} above"
         assert error.evalue == message
         assert error.traceback == [f"NotImplementedError: {message}"]
 
