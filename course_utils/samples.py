@@ -3,11 +3,17 @@ import json
 from html import escape
 from pathlib import Path
 
-CELL = "<td style='text-align:left'>"  # on each cell: JupyterLab's own rule for them beats the table's
+from course_utils.evaluate import wilson_interval
+from course_utils.figures.table import html_table
 
 
 def read_samples(path: Path) -> list[dict]:
-    """One dict a problem: question, gold, response, correct."""
+    """One dict a problem: question, gold, response, correct.
+
+    FileNotFoundError: the run has not come to its first, or its last, evaluation.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is not there yet: let the training cell run until it is")
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
@@ -16,17 +22,19 @@ def accuracy_of(path: Path) -> float:
     return sum(sample["correct"] for sample in samples) / len(samples)
 
 
-def before_and_after(folder: Path, count: int = 6) -> str:
-    """An HTML table of the first `count` problems of a run."""
-    pairs = list(zip(*(read_samples(folder / f"samples_{when}.jsonl") for when in ("before", "after"))))[:count]
-    rows = "".join(
-        f"<tr>{CELL}{escape(before['question'])}<br><b>{escape(before['gold'])}</b></td>{_answer(before)}{_answer(after)}"
-        "</tr>" for before, after in pairs)
-    titles = ("Problem and right answer", "Before", "After")
-    heads = "".join(f"{CELL.replace('td', 'th')}{title}</th>" for title in titles)
-    return f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
+def accuracy_in_words(samples: list[dict]) -> str:
+    right, count = sum(sample["correct"] for sample in samples), len(samples)
+    low, high = wilson_interval(right, count)
+    return f"{right / count:.1%}, 95 % interval {low:.1%} to {high:.1%} ({right} of {count})"
+
+
+def before_and_after(before: list[dict], after: list[dict], count: int = 6) -> str:
+    """An HTML table of the first `count` problems; `before` and `after` are about the same ones."""
+    rows = [(f"{escape(old['question'])}<br><b>{escape(old['gold'])}</b>", _answer(old), _answer(new))
+            for old, new in zip(before[:count], after)]
+    return html_table(("Problem and right answer", "Before", "After"), rows)
 
 
 def _answer(sample: dict) -> str:
     mark = "✓ right" if sample["correct"] else "✗ wrong"
-    return f"{CELL}<b>{mark}</b><br>{escape(sample['response'].strip()).replace(chr(10), '<br>')}</td>"
+    return f"<b>{mark}</b><br>{escape(sample['response'].strip()).replace(chr(10), '<br>')}"

@@ -8,14 +8,15 @@ import argparse
 import sys
 from pathlib import Path
 
+from accelerate import notebook_launcher
 from tqdm import tqdm  # not tqdm.auto: Jupyter drops the widgets of processes that notebook 6 launches
 
 from course_utils.checkpoint import CheckpointError
 from course_utils.config import ConfigError, load_config
 from course_utils.exercises import EXERCISES, ExerciseError, load_exercises
 from course_utils.export import ExportError, export_notebook
+from course_utils.figures.dashboard import save_training_figure
 from course_utils.metrics import read_metrics
-from course_utils.plots import save_training_figure
 from course_utils.policy import ModelError
 from course_utils.problems import DataError
 from course_utils.samples import accuracy_of
@@ -26,9 +27,9 @@ EXPECTED_ERRORS = (ConfigError, ModelError, DataError, ExerciseError, ExportErro
 SOLUTIONS = "build/solutions"
 
 
-def run(config: str, exercises: str, overrides: list[str]) -> Path:
-    """Trains to the end and returns the run's folder. Notebook 6 gives this to notebook_launcher."""
-    trainer = Trainer(load_config(config, overrides), load_exercises(exercises))
+def run(config: str, exercises: str, overrides: list[str], stand_ins: bool = False) -> Path:
+    """Trains to the end and returns the run's folder."""
+    trainer = Trainer(load_config(config, overrides), load_exercises(exercises, stand_ins))
     main = trainer.accelerator.is_main_process
     trainer.accelerator.print(f"run folder: {trainer.folder}")
     total, every = trainer.cfg.training.total_ppo_steps, trainer.cfg.training.log_interval
@@ -41,6 +42,12 @@ def run(config: str, exercises: str, overrides: list[str]) -> Path:
         save_training_figure(read_metrics(trainer.folder / "metrics.jsonl"), trainer.folder / "training.png")
         trainer.accelerator.print(summary(trainer.folder))
     return trainer.folder
+
+
+def run_in_processes(count: int, *arguments) -> None:
+    """run(*arguments) in `count` processes, started from a notebook."""
+    any_free_port = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
+    notebook_launcher(run, arguments, count, **any_free_port)
 
 
 def summary(folder: Path) -> str:

@@ -1,5 +1,6 @@
 """Notebook 6 and the command line: the same run, from a notebook and from a terminal."""
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from contextlib import suppress
 import nbformat
 import papermill
 import pytest
+from jupyter_client import KernelManager
 from transformers import AutoModelForCausalLM
 
 from course_utils.metrics import read_metrics
@@ -28,7 +30,8 @@ def test_the_training_notebook_leaves_everything_in_the_runs_folder(small_run, s
             "samples_before.jsonl", "samples_after.jsonl", "step_2", "step_3", "final"} <= {
                 path.name for path in folder.iterdir()}
     page = (folder / "train_gsm8k.html").read_text()
-    assert 'alt="PPO step 3: reward' in page and "Before" in page
+    assert 'alt="PPO step 3: reward' in page and "Before" in page and "advantage" in page
+    assert "The KL runs away" in page and "Not to be compared with the reference run" in page
     assert len(dashboards(folder / "train_gsm8k.ipynb")) == 1  # shown anew in place, not one below the other
 
 
@@ -58,6 +61,67 @@ def test_the_training_notebook_trains_in_two_processes(small_run, solutions, tmp
     AutoModelForCausalLM.from_pretrained(folder / "final")
 
 
+@pytest.fixture
+def kernel():
+    manager = KernelManager(kernel_name="python3")
+    manager.start_kernel(cwd=str((ROOT / NOTEBOOK).parent))
+    client = manager.client()
+    client.start_channels()
+    client.wait_for_ready(timeout=60)
+    yield manager, client
+    client.stop_channels()
+    manager.shutdown_kernel(now=True)
+
+
+@pytest.mark.slow
+def test_stopping_the_training_cell_keeps_the_run_usable(small_run, solutions, tmp_path, kernel):
+    """The cells below work on the model as it is; the training cell, run again, goes on with the next step."""
+    manager, client = kernel
+    overrides = small_run("training.total_ppo_steps=12", "training.eval_interval=12", "training.save_interval=12")
+    cells = {cell.id: cell.source for cell in nbformat.read(ROOT / NOTEBOOK, 4).cells if cell.cell_type == "code"}
+    cells["parameters"] += f"\nEXERCISES, OVERRIDES = {str(solutions)!r}, {overrides}"
+
+    def execute(name, stop_at=None):
+        """Runs a cell, and interrupts the kernel when it shows `stop_at`; gives what it shows at last."""
+        pages = []
+
+        def hook(message):
+            page = message["content"].get("data", {}).get("text/html", "")
+            pages.append(page)
+            if stop_at and stop_at in page and "stopped" not in page:
+                manager.interrupt_kernel()
+        reply = client.execute_interactive(cells[name], output_hook=hook, timeout=120)["content"]
+        assert reply["status"] == "ok", (name, reply)
+        return next(filter(None, reversed(pages)), "")
+
+    names = list(cells)
+    for name in names[:names.index("train")]:
+        execute(name)
+    stopped = execute("train", stop_at="step 2 of 12")
+    assert "step 2 of 12: stopped" in stopped and 'alt="PPO step 2' in stopped
+    for name in names[names.index("train") + 1:]:
+        execute(name)
+    AutoModelForCausalLM.from_pretrained(tmp_path / "run/step_2")
+    finished = execute("train")
+    assert "step 12 of 12" in finished and "stopped" not in finished
+    assert [line["step"] for line in read_metrics(tmp_path / "run/metrics.jsonl")] == list(range(1, 13))
+    assert not (tmp_path / "run-2").exists()
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_with_stand_ins_where_they_are_asked_for(small_run, solutions, tmp_path):
+    (tmp_path / "mine").mkdir()
+    shutil.copy(solutions / "policy_loss.py", tmp_path / "mine")
+    papermill.execute_notebook(
+        ROOT / NOTEBOOK, tmp_path / "executed.ipynb", cwd=ROOT, progress_bar=False, execution_timeout=250,
+        parameters={"EXERCISES": str(tmp_path / "mine"), "STAND_INS": True, "OVERRIDES": small_run()})
+    executed = nbformat.read(tmp_path / "executed.ipynb", 4)
+    shown = {cell.id: json.dumps(cell.get("outputs", [])) for cell in executed.cells}
+    assert shown["functions"].count("yours") == 1 and shown["functions"].count("stand-in:") == 4
+    assert "compute_gae_advantages is a stand-in" in shown["reference"]
+    assert [line["step"] for line in read_metrics(tmp_path / "run/metrics.jsonl")] == [1, 2, 3]
+
+
 @pytest.mark.slow
 def test_a_failing_cell_is_said_in_one_message(small_run, tmp_path):
     done = subprocess.run([sys.executable, "-m", "course_utils.run_notebook", NOTEBOOK, "--exercises",
@@ -74,6 +138,7 @@ def test_the_training_notebook_is_plain_source():
         if cell.cell_type == "code":
             assert not cell.outputs and cell.execution_count is None
             assert len(cell.source.splitlines()) <= 15
+            assert all(len(line) <= 88 for line in cell.source.splitlines())
         assert all(len(line) <= 120 for line in cell.source.splitlines())
 
 
