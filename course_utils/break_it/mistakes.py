@@ -155,8 +155,8 @@ MISTAKES: dict[str, dict[str, Mistake]] = {
     "policy_loss": {
         "no clipping": Mistake(
             no_clipping, KL,
-            "your loss with a clip_ratio of 1e9. The policy may drift as far as it likes, but in 12 steps luck "
-            "decides more than the clip: this one you do not see in 20 seconds. check() sees it."),
+            "your loss with a clip_ratio of 1e9. Nothing holds the policy back: two of the three runs end at 13 and "
+            "18 nats, and one runs away, to 300 nats and no reward. With clipping all three end below 6."),
         "no mask": Mistake(
             policy_over_padding, "params/approx_kl",
             "padding counts as tokens. The reward hardly shows it, but approx_kl does: padding has no log-prob, "
@@ -206,7 +206,8 @@ MISTAKES: dict[str, dict[str, Mistake]] = {
         "reward on the wrong token": Mistake(
             reward_on_first_token, "rollout/value_mean",
             "the first token is paid, not the last. After it nothing is left to come, so the critic learns 0. The "
-            "reward may rise all the same: a bug in the credit does not always stop the learning."),
+            "reward even rises faster (to 0.74, against 0.53), since this model's first token mostly settles how a "
+            "response ends. A bug that helps in one run is still a bug."),
         "whitening over padding": Mistake(
             whitened_over_padding, REWARD,
             "mean and variance are taken over padding too. This one you do not see in 20 seconds: check() sees "
@@ -226,7 +227,7 @@ MISTAKES: dict[str, dict[str, Mistake]] = {
             "says so."),
         "off by one": Mistake(
             off_by_one, REWARD,
-            "each token gets the log-prob of the wrong position. The policy unlearns what it could."),
+            "each token gets the log-prob of the wrong position. The policy learns nothing, and no error says so."),
         "rows mixed up": Mistake(
             rows_mixed_up, REWARD,
             "each response is credited with the advantages of another one. All shapes are right, and the reward "
