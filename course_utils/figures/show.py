@@ -58,8 +58,8 @@ def explore(draw: Callable[..., tuple[Figure, str]], **sliders: Slider) -> None:
         return
     controls = {name: ipywidgets.FloatSlider(
         slider.start, min=slider.low, max=slider.high, step=slider.step, description=slider.label,
-        readout_format=".0f" if slider.step == 1 else ".3g", layout={"width": "28em"},
-        style={"description_width": "10em"}) for name, slider in sliders.items()}
+        readout_format=".2f" if slider.step % 1 else ".0f", layout={"width": "32em"},
+        style={"description_width": "14em"}) for name, slider in sliders.items()}
     display(ipywidgets.VBox(list(controls.values())))
     picture = display(start, display_id=True)
     for control in controls.values():
