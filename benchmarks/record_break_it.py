@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--processes", type=int, default=2)
     args = parser.parse_args()
-    data = json.loads(RECORDED.read_text()) if RECORDED.exists() else {"settings": {}, "runs": {}}
+    data = json.loads(RECORDED.read_text(encoding="utf-8")) if RECORDED.exists() else {"settings": {}, "runs": {}}
     for key in args.keys:
         if data["settings"].get(key) != fingerprint(key):
             data["settings"][key], data["runs"][key] = fingerprint(key), {}

@@ -24,6 +24,7 @@ from course_utils.exercises import EXERCISES, load_exercises
 from course_utils.export import export_notebook
 from course_utils.metrics import explained_variance, masked_mean
 from course_utils.problems import Prompt
+from course_utils.real_rollout import hidden_states
 from course_utils.reward import score
 from course_utils.rollout import collect, generate, texts_of
 from course_utils.trainer import Trainer
@@ -79,24 +80,14 @@ def true_values(trainer: Trainer, buffer: dict[str, Tensor], prompts: list[Promp
     return values, noise
 
 
-@torch.no_grad()
-def hidden_states(trainer: Trainer, buffer: dict[str, Tensor]) -> Tensor:
-    """(N, R, H): what the value head sees before each response token."""
-    ids = torch.cat([buffer["prompt_input_ids"], buffer["response_input_ids"]], dim=1)
-    mask = torch.cat([buffer["prompt_attention_mask"], buffer["response_attention_mask"]], dim=1)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    hidden = trainer.actor.model.model(ids, attention_mask=mask, position_ids=positions).last_hidden_state
-    return hidden[:, buffer["prompt_input_ids"].shape[1] - 1:-1]
-
-
 def fitted_critic(trainer: Trainer, prompts: list[Prompt]):
     """A linear critic, by ridge regression on the returns of other responses than those it will judge."""
     buffer, rewards = sample(trainer, prompts, seed=2)
     inside = buffer["response_attention_mask"].bool()
-    x = with_one(hidden_states(trainer, buffer)[inside]).double()
+    x = with_one(hidden_states(trainer.actor, buffer)[inside]).double()
     y = returns_of(buffer, rewards, trainer.cfg.ppo.gamma)[inside].double()
     weights = torch.linalg.solve(x.T @ x + 10 * torch.eye(x.shape[1]), x.T @ y).float()
-    return lambda buffer: (with_one(hidden_states(trainer, buffer)) @ weights) * buffer["response_attention_mask"]
+    return lambda buffer: (with_one(hidden_states(trainer.actor, buffer)) @ weights) * buffer["response_attention_mask"]
 
 
 def with_one(x: Tensor) -> Tensor:
@@ -119,7 +110,8 @@ def look_at(trainer: Trainer) -> dict:
     last = torch.nn.functional.one_hot(mask.sum(1) - 1, mask.shape[1])
     advantages = (gamma * after * (1 - last) + rewards[:, None] * last - truth) * mask
     critics = {"none": torch.zeros_like(truth), "of the run": buffer["values"],
-               "fitted offline": fitted_critic(trainer, trainer._prompts_of("train", OFFLINE))(buffer), "true": oracle}
+               "12 samples": oracle,
+               "fitted offline": fitted_critic(trainer, trainer._prompts_of("train", OFFLINE))(buffer)}
     whole = returns[mask.bool()].var(correction=0).item()
     left = masked_mean((returns - truth) ** 2 - noise, mask).item()  # V* is a mean of few: its noise is taken out
     return {
@@ -167,7 +159,7 @@ def report(lines: list[dict]) -> str:
     text += ["", "| PPO step | critic | " + " | ".join(f"λ = {lam:g}" for lam in LAMBDAS) + " |",
              "|---|---|" + "---|" * len(LAMBDAS)]
     for step in STEPS:
-        for name in ("none", *critics, "true"):
+        for name in ("none", *critics, "12 samples"):
             row = [median(values) for values in zip(*(line["correlation"][name] for line in at(step)))]
             text.append(f"| {step} | {name} | " + " | ".join(f"{value:.2f}" for value in row) + " |")
     return "\n".join(text)

@@ -5,7 +5,7 @@ from course_utils.exercises import EXERCISES, Exercise, missing_exercises
 from course_utils.export import ExportError, read_exercise
 from course_utils.figures.table import html_table
 
-STAND_INS = {  # what is in their place
+WHAT_STANDS_IN = {
     "policy_loss": "REINFORCE with a baseline: no ratio, no clipping",
     "value_loss": "the squared error, without clipping",
     "entropy": "a rough measure of doubt",
@@ -28,7 +28,7 @@ def _state(exercise: Exercise, folder: Path, missing: bool, stand_ins: bool) -> 
         stale = _changed_since(exercise, folder)
         return "✓ yours", f"{notebook} has changed since its export: export it again" if stale else ""
     if stand_ins:
-        return f"stand-in: {STAND_INS[exercise.key]}", f"{notebook} when you like"
+        return f"stand-in: {WHAT_STANDS_IN[exercise.key]}", f"{notebook} when you like"
     return "✗ missing", f"open {notebook}, finish it, save it, export it; or <code>STAND_INS = True</code> for now"
 
 

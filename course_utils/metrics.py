@@ -2,6 +2,7 @@
 import json
 import os
 from pathlib import Path
+from statistics import mean
 
 from torch import Tensor
 
@@ -20,6 +21,11 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
 
     spread = variance(returns)
     return (1 - variance(returns - values) / spread).item() if spread > 0 else 0.0
+
+
+def moving_average(values: list[float], window: int = 5) -> list[float]:
+    """The mean of each value and up to window − 1 before it."""
+    return [mean(values[max(0, i + 1 - window):i + 1]) for i in range(len(values))]
 
 
 class MetricsLog:

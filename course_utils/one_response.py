@@ -29,7 +29,7 @@ def one_response(trainer: Trainer, row: int | None = None) -> OneResponse:
         row = max(wrong or range(len(scores)), key=lambda i: lengths[i].item())
     prompt = buffer["prompt_input_ids"][row][buffer["prompt_attention_mask"][row].bool()]
     length = lengths[row]
-    quantities = {"advantage": buffer["advantages"], "value": buffer["values"], "KL to the reference": kl,
+    quantities = {"advantage": buffer["advantages"], "value": buffer["values"], "log-ratio to the reference": kl,
                   "log-ratio after an update": log_ratio}
     return OneResponse(trainer.tokenizer.decode(prompt, skip_special_tokens=True), scores[row].reward,
                        [trainer.tokenizer.decode(token) for token in buffer["response_input_ids"][row, :length]],

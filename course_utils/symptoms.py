@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import mean, median
 
 from course_utils.figures.table import html_table
+from course_utils.metrics import moving_average
 
 SOONEST = 10  # with fewer PPO steps the curves say nothing yet
 
@@ -31,8 +32,8 @@ def flat_reward(history: list[dict]) -> tuple[bool, str]:
 
 
 def lost_reward(history: list[dict]) -> tuple[bool, str]:
-    best = max(_ends(history[:end], "rollout/reward_mean")[1] for end in range(5, len(history) + 1))
-    last = _ends(history, "rollout/reward_mean")[1]
+    means = moving_average([line["rollout/reward_mean"] for line in history])[4:]  # those of five steps
+    best, last = max(means), means[-1]
     return last < best - 0.15, f"best {best:.2f}, now {last:.2f}"
 
 

@@ -27,7 +27,7 @@ def check_versions() -> None:
         needed = metadata(COURSE)["Requires-Python"]
     except PackageNotFoundError:
         raise VersionError(f"{COURSE} is not installed in this kernel's Python; in the folder of the course, run\n"
-                           f"    {sys.executable} -m pip install -e .[course]") from None
+                           f'    {sys.executable} -m pip install -e ".[course]"') from None
     python = platform.python_version()
     if not SpecifierSet(needed).contains(python, prereleases=True):
         raise VersionError(f"this kernel runs Python {python}, and the course needs {needed}; make a new environment, "

@@ -1,6 +1,7 @@
 """Break it: the mistakes are what they are called, their runs are recorded, and one can be run live."""
 import json
 import math
+from html import escape
 from types import SimpleNamespace
 
 import nbformat
@@ -14,7 +15,6 @@ from course_utils.break_it.pictures import RECORDED, RIGHT, draw_gallery, metric
 from course_utils.break_it.short_run import RUN, fingerprint, settings_of
 from course_utils.check import check
 from course_utils.exercises import EXERCISES, LOSSES, UPDATE_METRICS
-from course_utils.stand_ins import stand_in_exercises
 from course_utils.worked_example import worked_example
 from tests.solutions import ROOT, solution
 
@@ -139,12 +139,6 @@ def test_a_proxy_has_everything_else_of_the_original():
 
 # ------------------------------------------------------------------ the stand-ins
 
-def test_the_stand_ins_make_a_whole_set():
-    exercises = stand_in_exercises(compute_policy_loss=max)
-    assert exercises.compute_policy_loss is max
-    assert exercises.run_ppo_update_epoch is stand_ins.run_ppo_update_epoch
-
-
 @pytest.mark.parametrize("name", ["compute_gae_advantages", "run_ppo_update_epoch"])
 def test_a_stand_in_fails_most_criteria(name, capsys):
     with pytest.raises(AssertionError):
@@ -162,11 +156,18 @@ def test_the_stand_in_for_gae():
     assert advantages[0].tolist() == pytest.approx([0.4 / scale, 0.8 / scale, 0], abs=1e-3)
 
 
+def test_the_stand_in_for_gae_needs_no_discount():
+    """γ = 0: 0 to the power of the tokens to come, which padding must not count as minus one."""
+    advantages, returns = stand_ins.compute_gae_advantages(
+        torch.tensor([1.0]), torch.zeros(1, 3), torch.zeros(1, 3), torch.tensor([[1, 1, 0]]), 0.0, 0.9)
+    assert returns[0, :2].tolist() == [0, 1] and advantages.isfinite().all()
+
+
 # ------------------------------------------------------------------ recorded
 
 @pytest.mark.parametrize("key", KEYS)
 def test_every_mistake_is_recorded_with_the_settings_of_now(key):
-    assert json.loads(RECORDED.read_text())["settings"][key] == fingerprint(key)
+    assert json.loads(RECORDED.read_text(encoding="utf-8"))["settings"][key] == fingerprint(key)
     runs, steps = recorded(key), settings_of(key).training.total_ppo_steps
     assert list(runs) == [RIGHT, *MISTAKES[key]]
     for name, of_seeds in runs.items():
@@ -186,12 +187,15 @@ def test_the_right_runs_learn(key):
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_the_gallery_draws_every_mistake(key, capsys):
+def test_the_gallery_draws_every_mistake(key, monkeypatch):
     figure, description = draw_gallery(key)
     assert [axes.get_title() for axes in figure.axes] == list(MISTAKES[key])
     assert all(f"{name}: " in description for name in MISTAKES[key])
-    assert all(mistake.words for mistake in MISTAKES[key].values())
+    shown = []
+    monkeypatch.setattr("course_utils.break_it.pictures.display", shown.append)
     gallery(key)
+    words, = shown
+    assert all(f"<b>{name}</b>: {escape(mistake.words)}" in words.data for name, mistake in MISTAKES[key].items())
 
 
 def test_the_settings_need_no_other_file():

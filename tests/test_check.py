@@ -120,6 +120,7 @@ WRONG = {
         ("scheduler at each mini-batch", "step", "Yours: lr_scheduler.step, lr_scheduler.step, optimizer.step"),
         ("zero_grad only at the start", "step", "gradients are left"),
         ("no gradient clipping", "step", "Call nn.utils.clip_grad_norm_"),
+        ("clipped at each mini-batch", "step", "complete, before optimizer.step()"),
         ("weighed total logged", "metrics", "before it is weighed"),
         ("metric missing", "metrics", "lacks params/approx_kl"),
         ("metric as a tensor", "metrics", "loss/total is a Tensor"),

@@ -4,7 +4,8 @@ import re
 import pytest
 
 from course_utils.figures import dashboard
-from course_utils.figures.dashboard import Dashboard, describe, draw, moving_average, new_figure, save_training_figure
+from course_utils.figures.dashboard import Dashboard, describe, draw, new_figure, save_training_figure
+from course_utils.metrics import moving_average
 
 HISTORY = [{"step": step, "rollout/reward_mean": step / 4, "rollout/kl": 0.5, "rollout/explained_variance": 0.1,
             "rollout/response_length": 30 + step, "loss/policy": 0.0, "loss/value": 0.1, "loss/entropy": 0.2,

@@ -97,7 +97,7 @@ def test_a_large_step_breaks_tokens_of_the_right_response(update):
         assert any(new < old - 0.2 for old, new in zip(before, after)) is broken, rate
 
 
-@pytest.mark.parametrize("rate", [0, 3, 30])
+@pytest.mark.parametrize("rate", [0, 3, 27, 30])
 def test_the_drawing_marks_every_visible_change_and_says_the_largest(update, rate):
     figure, description = draw_update(update, float(rate))
     for panel, (before, after) in enumerate(zip(update.probabilities[0], update.probabilities[rate])):
@@ -105,6 +105,7 @@ def test_the_drawing_marks_every_visible_change_and_says_the_largest(update, rat
         for marker, sign in (("^", 1), ("v", -1)):
             assert heights(figure, marker, panel) == [
                 new for old, new in zip(before, after) if sign * (new - old) >= 0.005]
+    assert f"with learning rate {rate} · 10⁻⁴." in description
     assert ("no token changes" in description) is (rate == 0)
     told = [(float(a), float(b)) for a, b in re.findall(r"” (\d\.\d\d) to (\d\.\d\d)", description)]
     largest = max(abs(new - old) for old, new in zip(update.probabilities[0][0], update.probabilities[rate][0]))

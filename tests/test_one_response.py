@@ -21,6 +21,6 @@ def test_a_response_with_its_numbers_and_a_trainer_that_stays_as_it_is(solutions
     assert response.prompt.startswith("Question: ") and response.reward < 1
     assert {len(x) for x in response.quantities.values()} == {len(response.tokens)}
     # kl_coeff > 0, one step done: the reference and the updated policy are both other policies than this one.
-    assert response.quantities["KL to the reference"].abs().max() > 0
+    assert response.quantities["log-ratio to the reference"].abs().max() > 0
     assert response.quantities["log-ratio after an update"].abs().max() > 1e-4
     assert next(steps)["step"] == 2

@@ -5,6 +5,7 @@ import pytest
 
 from course_utils.checks.side_by_side import side_by_side
 from course_utils.exercises import EXERCISES
+from course_utils.figures.token_explorer import diverging
 from tests.solutions import edited, solution, stub
 
 
@@ -45,6 +46,14 @@ def test_advantages_that_are_not_whitened_differ_and_their_returns_do_not():
 def test_tokens_are_text_and_padding_has_no_number():
     html = side_by_side(solution("policy_loss"))
     assert "<eos>" not in html and html.count("&lt;eos&gt;") == 4 and html.count("padding</td>") == 4
+
+
+def test_a_number_has_the_colour_of_its_share_of_the_largest():
+    """The largest target is 1.5, of B's second token; NaN, which has no share, is white."""
+    html = side_by_side(solution("policy_loss"))
+    assert html.count(f"background-color:{diverging(1)};") == 2 and html.count(f":{diverging(-0.6)};") == 2
+    broken = side_by_side(edited("policy_loss", ("torch.min(", "torch.nan * torch.min(")))
+    assert seen(broken) == ["✗ 6 of 6 differ"] and broken.count(f":{diverging(0)};") == 6
 
 
 @pytest.mark.parametrize("key", EXERCISES)

@@ -69,7 +69,7 @@ def test_an_old_python_is_refused(monkeypatch):
 
 def test_a_course_that_is_not_installed_is_told(monkeypatch):
     monkeypatch.setattr(versions, "COURSE", "no-such-course")
-    with pytest.raises(VersionError, match=r"no-such-course is not installed[\s\S]*-m pip install -e .\[course\]"):
+    with pytest.raises(VersionError, match=r'no-such-course is not installed[\s\S]*-m pip install -e "\.\[course\]"'):
         check_versions()
 
 

@@ -85,11 +85,17 @@ def step(function: Callable) -> None:
         f"{', '.join(events) or 'none'}. See hint 2.")
     left = [p for p in epoch.actor.parameters() if p.grad is not None and p.grad.any()]
     assert not left, "gradients are left after the epoch: call optimizer.zero_grad() each time. See hint 2."
-    epoch = Epoch(function, *_buffer(4), mini_batch_size=4, max_grad_norm=0.01)
+    # Two mini-batches in one group, of 2 responses and of 1.
+    epoch = Epoch(function, *_buffer(3), mini_batch_size=2, gradient_accumulation_steps=2, vf_coeff=1.0,
+                  max_grad_norm=0.01)
+    advice = ("Call nn.utils.clip_grad_norm_ on all parameters of the actor once the group's gradients are "
+              "complete, before optimizer.step(). See hint 2.")
     norm = torch.cat([change.flatten() for change in epoch.moved.values()]).norm()
-    expect.close("length of a step with learning rate 1 and max_grad_norm 0.01", norm, 0.01,
-                 "Call nn.utils.clip_grad_norm_ on all parameters of the actor once the group's gradients "
-                 "are complete, before optimizer.step(). See hint 2.")
+    expect.close("length of a step with learning rate 1 and max_grad_norm 0.01", norm, 0.01, advice)
+    # 3 tokens of a response have moved by 1/3 of its 1/3, scaled down; so all three responses moved alike.
+    moved = epoch.moved["values"].sum(dim=1)
+    expect.close("how far the values of three responses moved in it, beside the first", moved / moved[0], [1.0] * 3,
+                 advice)
 
 
 def metrics(function: Callable) -> None:
@@ -110,12 +116,16 @@ def metrics(function: Callable) -> None:
     slips = {
         "loss/entropy": {-200.0: "The log shows the entropy itself: minus the entropy loss. See hint 1."},
         "loss/total": {9.0: "Log the total as it was before it is weighed. See hint 3."},
-        "params/grad_norm": {0.1: "This is the norm after clipping; take the one before. See hint 3."},
+        "params/grad_norm": {
+            0.1: "This is the norm after clipping; take the one before. See hint 3.",
+            0.0: "The gradients had been cleared: clip before optimizer.step() and zero_grad(). See hint 2."},
     }
     for name, target in zip(UPDATE_METRICS, targets, strict=True):
-        expect.close(name, torch.tensor(epoch.result[name]), target,
-                     "It is the mean over the three mini-batches, each counting once; grad_norm is the mean "
-                     "over the two steps. See hint 3.", slips.get(name))
+        advice = "It is the mean over the three mini-batches, each counting once. See hint 3."
+        if name == "params/grad_norm":
+            advice = ("It is the mean over the two steps of what clip_grad_norm_ returned. If `minibatches` or `step` "
+                      "fails above, correct that first. See hint 3.")
+        expect.close(name, torch.tensor(epoch.result[name]), target, advice, slips.get(name))
 
 
 CRITERIA = (forward, losses, minibatches, step, metrics)

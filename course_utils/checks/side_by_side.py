@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from course_utils.checks.minibatch_update import Epoch, worked_buffer
-from course_utils.figures.show import BLUE, ORANGE
+from course_utils.figures.show import ORANGE
+from course_utils.figures.token_explorer import diverging
 from course_utils.worked_example import VOCABULARY, worked_example
 
 NOTHING = math.nan  # on padding, which has no target
@@ -144,8 +145,7 @@ def _cell(token: str, number: float, target: float, right: bool, largest: float)
     """A token and its number, the bluer the more positive and the more orange the more negative."""
     if math.isnan(target):
         return '<td style="text-align:center; opacity:0.5">padding</td>'
-    share = min(1.0, abs(number) / largest) if math.isfinite(number) else 0.0
-    colour = (BLUE if number > 0 else ORANGE) + f"{int(share * 110):02x}"  # with an opacity, for any theme
+    colour = diverging(number / largest if math.isfinite(number) else 0)
     frame = "1px solid #99999966" if right else f"3px solid {ORANGE}"
-    return (f'<td style="text-align:center; background:{colour}; border:{frame}">{escape(token)}<br>'
-            f'{"" if right else "✗ "}{number + 0.0:.4g}</td>')  # + 0.0: no "-0"
+    return (f'<td style="text-align:center; color:#000000; background-color:{colour}; border:{frame}">'
+            f'{escape(token)}<br>{"" if right else "✗ "}{number + 0.0:.4g}</td>')  # + 0.0: no "-0"

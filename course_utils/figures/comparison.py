@@ -2,8 +2,9 @@
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from course_utils.figures.dashboard import dress, moving_average
+from course_utils.figures.dashboard import dress
 from course_utils.figures.show import BLUE, GREY, new_figure
+from course_utils.metrics import moving_average
 from course_utils.reference_run import ReferenceRun, reference_run
 
 PANELS = (  # title, what to look for, metric

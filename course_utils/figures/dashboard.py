@@ -2,7 +2,7 @@
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, median
+from statistics import median
 
 from IPython.display import HTML, display
 from matplotlib.axes import Axes
@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from course_utils.figures.show import BLUE, GREEN, GREY, ORANGE, PURPLE, image
 from course_utils.figures.show import new_figure as figure_of_size
+from course_utils.metrics import moving_average
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,6 @@ PANELS = (
     Panel("Entropy", "nats a token; falls, but not to 0", (("loss/entropy", "", GREEN),)),
     Panel("Response length", "tokens; should settle", (("rollout/response_length", "", GREY),)),
 )
-
-
-def moving_average(values: list[float], window: int = 5) -> list[float]:
-    """The mean of each value and up to window − 1 before it."""
-    return [mean(values[max(0, i + 1 - window):i + 1]) for i in range(len(values))]
 
 
 def new_figure() -> Figure:

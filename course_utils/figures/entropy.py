@@ -2,7 +2,6 @@
 import math
 from collections import Counter
 from collections.abc import Callable
-from functools import cache
 
 import numpy as np
 import torch
@@ -11,13 +10,17 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.distributions import Categorical
 
-from course_utils.config import GenerationConfig, RewardConfig
 from course_utils.figures.show import BLUE, GREY, ORANGE, new_figure
-from course_utils.policy import EMBEDDED_MODEL, ActorCritic
-from course_utils.problems import Problem, Prompt
-from course_utils.real_rollout import LONGEST, RealRollout
-from course_utils.reward import score
-from course_utils.rollout import generate, texts_of
+from course_utils.problems import Problem
+from course_utils.real_rollout import (
+    RealRollout,
+    embedded_actor,
+    embedded_tokenizer,
+    prompt_of,
+    respond,
+    rewards_of,
+)
+from course_utils.rollout import texts_of
 
 TEMPERATURES = np.linspace(0.1, 5, 50)
 OPEN = 0.1  # nats: above it we call a token a decision
@@ -62,15 +65,10 @@ def _draw_openings(axes: Axes, rollout: RealRollout) -> str:
 
 def same_question(rollout: RealRollout, row: int, temperature: float, count: int = 8) -> list[tuple[float, str]]:
     """Reward and text of `count` responses to one question of the rollout, sampled at this temperature."""
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(EMBEDDED_MODEL, dtype=torch.float32)
     problem = Problem(rollout.questions[row], f"#### {rollout.golds[row]}")
-    prompt = Prompt(problem, _tokenizer()(f"Question: {problem.question}\nAnswer:").input_ids)
-    generation = GenerationConfig(LONGEST, 0, temperature=temperature, top_k=0, top_p=1.0, do_sample=True)
-    uniforms = torch.rand(count, LONGEST, generator=torch.Generator().manual_seed(0))
-    buffer = generate(ActorCritic(model, temperature), [prompt] * count, _tokenizer(), generation, uniforms, "cpu")
-    return [(score(text, problem.gold, RewardConfig()).reward, text) for text in texts_of(buffer, _tokenizer())]
+    buffer = respond(embedded_actor(temperature), [prompt_of(problem)] * count, seed=0)
+    texts = texts_of(buffer, embedded_tokenizer())
+    return list(zip(rewards_of(texts, [problem] * count), texts))
 
 
 def print_entropies(rollout: RealRollout, loss: Callable) -> None:
@@ -100,7 +98,7 @@ def draw_temperature(rollout: RealRollout, row: int, temperature: float, token: 
     left, right = figure.subplots(1, 2)
     bars = _draw_bars(left, logits[position], temperature, rollout.tokens[row][position])
     curve = _draw_curve(right, logits, position, temperature)
-    before = "".join(rollout.tokens[row][:position])[-40:].replace("\n", "\\n")
+    before = "".join(rollout.tokens[row][:position])[-40:].replace("\n", "↵")
     context = f"after “{before}”" if before else "first"
     title = f"Token {position + 1} of {len(tokens)}: {context} came {tokens[position]}"
     figure.suptitle(title, fontsize=11, parse_math=False)
@@ -110,16 +108,15 @@ def draw_temperature(rollout: RealRollout, row: int, temperature: float, token: 
 def _draw_bars(axes: Axes, logits: Tensor, temperature: float, drawn: str) -> str:
     top = logits.topk(BARS).indices
     now, before = ((logits / t).softmax(-1)[top].tolist() for t in (temperature, 1.0))
-    names = [*map(_printable, _texts(top.tolist())), "all others"]
+    names = [*(_printable(embedded_tokenizer().decode(token)) for token in top.tolist()), "all others"]
     now, before = [*now, 1 - sum(now)], [*before, 1 - sum(before)]
     colours = [ORANGE if name == _printable(drawn) else BLUE for name in names]
-    axes.barh(names, now, color=colours, height=0.7)
-    axes.barh(names, before, fill=False, edgecolor="black", height=0.7)
+    axes.barh(range(len(names)), now, color=colours, height=0.7)
+    axes.barh(range(len(names)), before, fill=False, edgecolor="black", height=0.7)
+    axes.set_yticks(range(len(names)), names, parse_math=False)
     axes.invert_yaxis()
     axes.set(xlim=(0, 1), xlabel="probability (outline: at temperature 1)")
     axes.set_title("Orange: the token that was drawn", fontsize=11)
-    for name in axes.get_yticklabels():
-        name.set_parse_math(False)
     return (f"At temperature {temperature:.2f} its probabilities are "
             + ", ".join(f"{name} {p:.2f}" for name, p in zip(names, now)) + ".")
 
@@ -143,16 +140,5 @@ def _entropy(logits: Tensor) -> Tensor:
 
 
 def _printable(text: str) -> str:
-    """A token as a label shows it, so that a space or a new line can be seen."""
-    return text.replace("\n", "\\n").replace(" ", "␣")
-
-
-@cache
-def _tokenizer():
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(EMBEDDED_MODEL, padding_side="left")
-
-
-def _texts(ids: list[int]) -> list[str]:
-    return [_tokenizer().decode(token) for token in ids]
+    """A token with all its spaces, for "4" and " 4" are two of them, with a bar each."""
+    return text.replace("\n", "↵").replace(" ", "␣")

@@ -7,14 +7,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from course_utils.config import GenerationConfig, RewardConfig
 from course_utils.figures.show import BLUE, ORANGE, new_figure
 from course_utils.figures.token_explorer import diverging, signed, visible
-from course_utils.policy import EMBEDDED_MODEL
 from course_utils.problems import Problem, Prompt
-from course_utils.real_rollout import LONGEST, RealRollout
-from course_utils.reward import score
-from course_utils.rollout import generate, texts_of
+from course_utils.real_rollout import RealRollout, embedded_tokenizer, respond, rewards_of
+from course_utils.rollout import texts_of
 
 LINE = 13          # tokens in a line of a heat map
 FULL_COLOUR = 0.6  # the advantage that has it: the same at every γ and λ, so that pictures can be compared
@@ -54,19 +51,14 @@ def draw_prospects(rollout: RealRollout, row: int) -> tuple[Figure, str]:
 def true_values(rollout: RealRollout, row: int, count: int = CONTINUATIONS) -> list[float]:
     """Mean rewards of `count` ends sampled before the first token, after each of the others, and of what was written:
     as many as there are tokens, and one."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED_MODEL, padding_side="left")
-    begun, gold = range(len(rollout.tokens[row])), rollout.golds[row]
+    tokenizer, begun = embedded_tokenizer(), range(len(rollout.tokens[row]))
     prompt = rollout.buffer["prompt_input_ids"][row][rollout.buffer["prompt_attention_mask"][row].bool()].tolist()
     response = rollout.buffer["response_input_ids"][row].tolist()
-    problem = Problem(rollout.questions[row], f"#### {gold}")
+    problem = Problem(rollout.questions[row], f"#### {rollout.golds[row]}")
     prompts = [Prompt(problem, prompt + response[:t]) for t in begun for _ in range(count)]
-    uniforms = torch.rand(len(prompts), LONGEST, generator=torch.Generator().manual_seed(0))
-    generation = GenerationConfig(LONGEST, 0, temperature=1.0, top_k=0, top_p=1.0, do_sample=True)
-    ends = texts_of(generate(rollout.actor, prompts, tokenizer, generation, uniforms, "cpu"), tokenizer)
+    ends = texts_of(respond(rollout.actor, prompts, seed=0), tokenizer)
     starts = [tokenizer.decode(response[:t]) for t in begun for _ in range(count)]
-    rewards = [score(start + end, gold, RewardConfig()).reward for start, end in zip(starts, ends)]
+    rewards = rewards_of([start + end for start, end in zip(starts, ends)], [problem] * len(ends))
     return [*torch.tensor(rewards).view(-1, count).mean(1).tolist(), rollout.rewards[row].item()]
 
 

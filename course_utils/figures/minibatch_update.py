@@ -9,8 +9,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from course_utils.figures.show import BLUE, GREY, ORANGE, new_figure
+from course_utils.figures.token_explorer import visible
 from course_utils.policy import ActorCritic
-from course_utils.real_rollout import RealRollout
+from course_utils.real_rollout import RealRollout, embedded_actor
 
 RIGHT, WRONG = 4, 2  # rows of real_rollout(): a right response of 39 tokens and a wrong one of 5
 UNIT = 1e-4  # of the learning rates
@@ -62,9 +63,9 @@ class OneUpdate:
 
 def one_update(rollout: RealRollout) -> OneUpdate:
     """A step of Adam with the whole rollout as its mini-batch, and with a plain loss: minus the advantage times the
-    log-probability, without the ratio. Takes about two seconds; the model is left as it was."""
+    log-probability, without the ratio. Takes about two seconds; the rollout's own model is left alone."""
     advantages = (rollout.rewards - rollout.rewards.mean()) / rollout.rewards.std()
-    actor = rollout.actor
+    actor = embedded_actor()
     start = copy.deepcopy(actor.state_dict())
     for row in range(len(rollout.tokens)):
         loss = advantages[row] * _surprises(actor, rollout, row).sum() / rollout.mask.sum()
@@ -75,8 +76,6 @@ def one_update(rollout: RealRollout) -> OneUpdate:
         torch.optim.Adam(actor.parameters(), lr=rate * UNIT).step()
         with torch.no_grad():
             probabilities[rate] = [(-_surprises(actor, rollout, row)).exp().tolist() for row in (RIGHT, WRONG)]
-    actor.load_state_dict(start)
-    actor.zero_grad()
     return OneUpdate((rollout.tokens[RIGHT], rollout.tokens[WRONG]),
                      (advantages[RIGHT].item(), advantages[WRONG].item()), probabilities)
 
@@ -107,7 +106,7 @@ def draw_update(update: OneUpdate, learning_rate: float) -> tuple[Figure, str]:
     panels[0].set(ylim=(-0.04, 1.06), ylabel="probability of the sampled token")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
     return figure, (f"The probability of each sampled token before and after one step with learning rate "
-                    f"{learning_rate * UNIT:.0e}. {' '.join(words)}")
+                    f"{learning_rate:g} · 10⁻⁴. {' '.join(words)}")
 
 
 def _draw_change(axes: Axes, before: list[float], after: list[float]) -> None:
@@ -122,16 +121,12 @@ def _draw_change(axes: Axes, before: list[float], after: list[float]) -> None:
 def _change_in_words(tokens: list[str], before: list[float], after: list[float]) -> str:
     """The five largest changes, if there are any."""
     largest = sorted(range(len(tokens)), key=lambda i: -abs(after[i] - before[i]))[:5]
-    changes = [f"“{_shown(tokens[i])}” {before[i]:.2f} to {after[i]:.2f}" for i in sorted(largest)
+    changes = [f"“{visible(tokens[i])}” {before[i]:.2f} to {after[i]:.2f}" for i in sorted(largest)
                if abs(after[i] - before[i]) >= VISIBLE]
     return f"{', '.join(changes)}, the others less." if changes else "no token changes."
 
 
 def _name_tokens(axes: Axes, tokens: list[str]) -> None:
-    axes.set_xticks(range(len(tokens)), [_shown(token) for token in tokens], rotation=90, fontsize=9)
+    axes.set_xticks(range(len(tokens)), map(visible, tokens), rotation=90, fontsize=9, parse_math=False)
     axes.set_xlim(-0.8, len(tokens) - 0.2)
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def _shown(token: str) -> str:
-    return token.replace("\n", "⏎").replace("<|end|>", "end").strip(" ") or "␣"

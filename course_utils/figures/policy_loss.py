@@ -10,15 +10,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from course_utils.config import GenerationConfig
-from course_utils.embedded.problems import draws
 from course_utils.figures.show import BLUE, GREEN, GREY, ORANGE, PURPLE, new_figure, show
-from course_utils.policy import EMBEDDED_MODEL, ActorCritic
-from course_utils.problems import Problem, Prompt
-from course_utils.real_rollout import LONGEST, RealRollout, real_rollout
-from course_utils.rollout import generate, texts_of
+from course_utils.figures.table import html_table
+from course_utils.policy import ActorCritic
+from course_utils.problems import Prompt
+from course_utils.real_rollout import (
+    RealRollout,
+    embedded_actor,
+    embedded_tokenizer,
+    real_rollout,
+    respond,
+    training_prompts,
+)
+from course_utils.rollout import texts_of
 
 # Found by looking: of some 150 direct guesses in 60 rollouts, two were right. Another model needs another seed.
 LUCKY_SEED = 28
@@ -72,24 +77,19 @@ def show_updates(lucky: LuckyGuess, loss: Callable | None = None) -> None:
 
 def repeat_update(lucky: LuckyGuess, loss: Callable | None = None, steps: int = 20) -> Repeated:
     """Takes `steps` steps of plain gradient descent, with an advantage of 1 at each token. `lucky` is not changed."""
-    model = AutoModelForCausalLM.from_pretrained(EMBEDDED_MODEL, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED_MODEL, padding_side="left")
-    actor = ActorCritic(model)
-    problems = [Problem(draw.question, draw.answer()) for draw in draws("train", 24, seed=7)]
-    prompts = [Prompt(problem, tokenizer(f"Question: {problem.question}\nAnswer:").input_ids) for problem in problems]
-    before = _greedy(actor, tokenizer, prompts)
+    actor, prompts = embedded_actor(), training_prompts(24, seed=7)
+    before = _greedy(actor, prompts)
     guessed = [row for row, text in enumerate(before) if "<<" not in text]
     tokens = lucky.rollout.tokens[lucky.row]
     old = lucky.rollout.buffer["logprobs"][lucky.row, :len(tokens)]
     ratios = _ascend(actor, lucky, old[None], loss, steps)
-    after = _greedy(actor, tokenizer, [prompts[row] for row in guessed])
-    return Repeated(tokens, old.exp(), ratios, [problems[row].question for row in guessed],
+    after = _greedy(actor, [prompts[row] for row in guessed])
+    return Repeated(tokens, old.exp(), ratios, [prompts[row].problem.question for row in guessed],
                     [before[row] for row in guessed], after)
 
 
-def _greedy(actor: ActorCritic, tokenizer, prompts: list[Prompt]) -> list[str]:
-    config = GenerationConfig(LONGEST, 0, temperature=1.0, top_k=0, top_p=1.0, do_sample=False)
-    return texts_of(generate(actor, prompts, tokenizer, config, None, "cpu"), tokenizer)
+def _greedy(actor: ActorCritic, prompts: list[Prompt]) -> list[str]:
+    return texts_of(respond(actor, prompts, seed=None), embedded_tokenizer())
 
 
 def _ascend(actor: ActorCritic, lucky: LuckyGuess, old: Tensor, loss: Callable | None, steps: int) -> Tensor:
@@ -114,11 +114,9 @@ def _ascend(actor: ActorCritic, lucky: LuckyGuess, old: Tensor, loss: Callable |
 
 
 def _show_answers(repeated: Repeated) -> None:
-    rows = "".join(f"<tr><td style='text-align: left'>{escape(question)}</td><td>{escape(before.strip())}</td>"
-                   f"<td><b>{escape(after.strip())}</b></td></tr>"
-                   for question, before, after in zip(repeated.questions, repeated.before, repeated.after))
-    display(HTML("<table><thead><tr><th>another question</th><th>response before</th><th>response after</th></tr>"
-                 f"</thead><tbody>{rows}</tbody></table>"))
+    rows = [(escape(question), escape(before.strip()), f"<b>{escape(after.strip())}</b>")
+            for question, before, after in zip(repeated.questions, repeated.before, repeated.after)]
+    display(HTML(html_table(("another question", "response before", "response after"), rows)))
 
 
 def draw_ratios(repeated: Repeated) -> tuple[Figure, str]:

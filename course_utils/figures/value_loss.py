@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from course_utils.figures.show import BLUE, GREEN, GREY, ORANGE, new_figure, show
+from course_utils.figures.token_explorer import visible
 from course_utils.real_rollout import RealRollout
 
 CLIP = 0.2
@@ -50,8 +51,7 @@ def draw_critics(rollout: RealRollout, loss: Callable | None = None) -> tuple[Fi
         axes.set_title(f"{name}: {spread:.2f} apart (standard deviation)", fontsize=11)
         axes.set(xlim=(-1, len(tokens)), xlabel="token of the response")
         if not loss:  # or there is no room for them
-            names = [token.replace("\n", "\\n") for token in tokens]
-            axes.set_xticks(range(len(tokens)), names, rotation=90, fontsize=8)
+            axes.set_xticks(range(len(tokens)), map(visible, tokens), rotation=90, fontsize=8, parse_math=False)
         words.append(f"{name}, values from {values.min():.2f} to {values.max():.2f}, standard deviation {spread:.2f}")
     figure.axes[0].set_ylabel("value")
     figure.suptitle(f"{len(batches)} critics, each trained on {FOLLOWED} other responses: do they agree?", fontsize=12)

@@ -5,9 +5,6 @@ They are not the exercises' solutions: no clipping, no entropy, no λ, no shuffl
 module for each exported module, so that the imports of exercise 5 (`from .policy_loss import compute_policy_loss`)
 find them.
 """
-from collections.abc import Callable
-
-from course_utils.exercises import Exercises
 from course_utils.stand_ins.entropy import compute_entropy_loss
 from course_utils.stand_ins.gae import compute_gae_advantages
 from course_utils.stand_ins.minibatch_update import run_ppo_update_epoch
@@ -16,11 +13,3 @@ from course_utils.stand_ins.value_loss import compute_value_loss
 
 __all__ = ["compute_entropy_loss", "compute_gae_advantages", "compute_policy_loss", "compute_value_loss",
            "run_ppo_update_epoch"]
-
-
-def stand_in_exercises(**functions: Callable) -> Exercises:
-    """All five functions for the trainer: those that are given, by their names, and stand-ins for the others.
-
-        stand_in_exercises(compute_policy_loss=compute_policy_loss)
-    """
-    return Exercises(**({name: globals()[name] for name in __all__} | functions))
