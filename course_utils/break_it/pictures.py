@@ -5,6 +5,7 @@ from collections.abc import Callable
 from html import escape
 from pathlib import Path
 from statistics import mean, median
+from textwrap import fill
 
 from IPython.display import HTML, display
 from matplotlib.figure import Figure
@@ -32,7 +33,7 @@ def gallery(key: str) -> None:
 def draw_gallery(key: str) -> tuple[Figure, str]:
     """A panel for each mistake, and the same in words."""
     runs, mistakes = recorded(key), MISTAKES[key]
-    figure = new_figure(2.8 * len(mistakes), 3.1)
+    figure = new_figure(9, 3.1)
     for axes, (name, mistake) in zip(figure.subplots(1, len(mistakes), squeeze=False)[0], mistakes.items()):
         _draw_runs(axes, runs[RIGHT], mistake.metric, BLUE, "right")
         _draw_runs(axes, runs[name], mistake.metric, ORANGE, "with the mistake", "--")
@@ -101,7 +102,7 @@ def _draw_runs(axes, runs: Runs, metric: str, colour: str, label: str, style: st
 
 
 def _finish(axes, metric: str, title: str) -> None:
-    axes.set_title(title, fontsize=12)
+    axes.set_title(fill(title, 18), fontsize=11)
     axes.set_ylabel(METRICS[metric], fontsize=10)
     axes.set_xlabel("PPO step", fontsize=10)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -61,7 +61,7 @@ def dress(axes: Axes, title: str, hint: str, last_step: int) -> None:
         axes.set_ylim(-0.03, 1.05)
     elif title in ("Clip fraction", "Entropy"):
         axes.set_ylim(bottom=0)
-    axes.set_xlim(0, 1.04 * last_step)
+    axes.set_xlim(-0.04 * last_step, 1.04 * last_step)  # a point at 0 keeps its error bar
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_title(f"{title}\n", fontsize=10, fontweight="bold")
     axes.text(0.5, 1.03, hint, transform=axes.transAxes, ha="center", fontsize=8, color="#444444")
