@@ -109,7 +109,7 @@ def _draw_bars(axes: Axes, logits: Tensor, temperature: float, drawn: str) -> st
     top = logits.topk(BARS).indices
     now, before = ((logits / t).softmax(-1)[top].tolist() for t in (temperature, 1.0))
     names = [*(_printable(embedded_tokenizer().decode(token)) for token in top.tolist()), "all others"]
-    now, before = [*now, 1 - sum(now)], [*before, 1 - sum(before)]
+    now, before = ([*p, max(0.0, 1 - sum(p))] for p in (now, before))
     colours = [ORANGE if name == _printable(drawn) else BLUE for name in names]
     axes.barh(range(len(names)), now, color=colours, height=0.7)
     axes.barh(range(len(names)), before, fill=False, edgecolor="black", height=0.7)
@@ -130,7 +130,7 @@ def _draw_curve(axes: Axes, logits: Tensor, position: int, temperature: float) -
     axes.plot(temperature, here, "o", color="black", markersize=9)
     axes.set(xlabel="temperature", ylabel="entropy (nats)", xlim=(0, 5), ylim=(0, 7))
     axes.set_title(f"Entropy {here:.2f} at temperature {temperature:.2f}", fontsize=11)
-    axes.legend(fontsize=9, loc="lower right")
+    axes.legend(fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.24))  # below: the curves fill the axes
     return (f"Its entropy there is {here:.2f} nats, of at most {highest:.2f}; at temperature 1 it is "
             f"{_entropy(logits[position]).item():.2f}.")
 
