@@ -130,7 +130,8 @@ def _draw_curve(axes: Axes, logits: Tensor, position: int, temperature: float) -
     axes.plot(temperature, here, "o", color="black", markersize=9)
     axes.set(xlabel="temperature", ylabel="entropy (nats)", xlim=(0, 5), ylim=(0, 7))
     axes.set_title(f"Entropy {here:.2f} at temperature {temperature:.2f}", fontsize=11)
-    axes.legend(fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.24))  # below: the curves fill the axes
+    # Below, since the curves fill the axes.
+    axes.legend(fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.22), frameon=False)
     return (f"Its entropy there is {here:.2f} nats, of at most {highest:.2f}; at temperature 1 it is "
             f"{_entropy(logits[position]).item():.2f}.")
 
