@@ -199,4 +199,6 @@ def _report(criteria: tuple[Callable, ...], failures: dict[str, str], mistake: s
         advice = failures[name] if first == name else f"the same as for {first}"
         lines += [wrapped for line in advice.splitlines()
                   for wrapped in textwrap.wrap(line, 96, initial_indent="    ", subsequent_indent="    ")]
+    if len(failures) > 1:
+        lines.append("Begin with the first ✗: those below it may only follow from it.")
     return "\n".join(lines + textwrap.wrap(mistake, 96, subsequent_indent="    ", break_on_hyphens=False))

@@ -2,6 +2,7 @@
 import linecache
 import re
 import textwrap
+import warnings
 
 import pytest
 import torch
@@ -222,6 +223,21 @@ def test_a_report_has_a_line_for_each_criterion_and_both_numbers(capsys):
     assert [line[0] for line in lines if not line.startswith(" ")] == ["✓"] * 4 + ["✗", "→"]
     assert "    approx_kl: yours -0.156668, target 0.156668" in lines
     assert lines[-2].startswith("→ This is a known mistake, “sign of the KL”: approx_kl has the wrong sign")
+
+
+def test_several_failures_are_to_be_taken_in_order(capsys):
+    with pytest.raises(AssertionError, match="4 of 4 criteria"):
+        check(wrong("entropy", "sign"))
+    assert "Begin with the first ✗" in capsys.readouterr().out
+
+
+def test_warnings_of_torch_do_not_stand_in_the_report(capsys):
+    """A standard deviation of one token is one of them."""
+    warned = edited("gae", ("    return ", "    torch.ones(1).std()\n    return "))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check(warned)
+    assert "✗" not in capsys.readouterr().out
 
 
 def test_a_failure_shows_no_traceback():
