@@ -53,7 +53,7 @@ def _policy_loss(function: Callable) -> Iterable[Grid]:
 
 def _value_loss(function: Callable) -> Iterable[Grid]:
     example = worked_example()
-    yield Grid("the loss of each token alone", _token_by_token(lambda mask: function(
+    yield Grid("the loss of each token alone, half the larger error", _token_by_token(lambda mask: function(
         example.values_new, example.values_old, example.returns, mask, example.clip_range_value)[0]),
         [[0.005, 0.045, 0.005, 0.005], [0.01125, 0.00125, NOTHING, NOTHING]])
 
