@@ -18,7 +18,7 @@ from autograder import misconceptions, reference, worker
 from autograder.rubrics import Draw, error_in_words
 from autograder.sandbox import LIMITS, Worker, WorkerFailed
 from autograder.verdict import Result, Verdict
-from course_utils.check import CRITERIA
+from course_utils.checks.criteria import CRITERIA
 from course_utils.exercises import EXERCISES
 
 HERE = Path(__file__).parent

@@ -18,8 +18,8 @@ from statistics import mean, median
 import torch
 
 from course_utils.config import load_config
-from course_utils.exercises import EXERCISES, Exercises, load_exercises
-from course_utils.export import export_notebook
+from course_utils.exercises import Exercises, load_exercises
+from course_utils.export import export_all
 from course_utils.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent
@@ -113,8 +113,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         solutions = Path(folder)
-        for exercise in EXERCISES.values():
-            export_notebook(ROOT / exercise.notebook, solutions)
+        export_all(ROOT, solutions)
         for seed in args.seeds:
             for variant in args.variants:
                 if any(r["variant"] == variant and r["seed"] == seed for r in finished()):

@@ -17,7 +17,7 @@ from course_utils.break_it.mistakes import MISTAKES, metrics_of
 from course_utils.break_it.pictures import RECORDED, RIGHT
 from course_utils.break_it.short_run import fingerprint, short_run
 from course_utils.exercises import EXERCISES, load_exercises
-from course_utils.export import export_notebook
+from course_utils.export import export_all
 from course_utils.trainer import TrainingError
 from course_utils.whole_file import write_whole
 
@@ -57,8 +57,7 @@ def main() -> None:
                if str(seed) not in data["runs"][key][name]]
     with (tempfile.TemporaryDirectory() as solutions,
           ProcessPoolExecutor(args.processes, multiprocessing.get_context("spawn")) as pool):
-        for exercise in EXERCISES.values():
-            export_notebook(ROOT / exercise.notebook, Path(solutions))
+        export_all(ROOT, solutions)
         jobs = {pool.submit(record, *run, solutions): run for run in missing}
         for count, job in enumerate(as_completed(jobs), start=1):
             key, name, seed = jobs[job]

@@ -9,8 +9,8 @@ import tempfile
 from pathlib import Path
 
 from course_utils.config import load_config
-from course_utils.exercises import EXERCISES, load_exercises
-from course_utils.export import export_notebook
+from course_utils.exercises import load_exercises
+from course_utils.export import export_all
 from course_utils.reference_run import RECORD, compared_settings
 from course_utils.trainer import Trainer
 from course_utils.whole_file import write_whole
@@ -22,8 +22,7 @@ def main() -> None:
     runs = map(json.loads, (ROOT / "benchmarks/results/embedded_runs.jsonl").read_text().splitlines())
     others = [run["rewards"] for run in runs if run["variant"] == "default"]
     with tempfile.TemporaryDirectory() as folder:
-        for exercise in EXERCISES.values():
-            export_notebook(ROOT / exercise.notebook, folder)
+        export_all(ROOT, folder)
         cfg = load_config(ROOT / "configs/config_debug.yaml", [f"training.output_dir={folder}/run"])
         history = list(Trainer(cfg, load_exercises(folder)).train())
     first = {"settings": compared_settings(cfg), "seed_rewards": others}

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from course_utils.config import load_config
-from course_utils.exercises import EXERCISES, load_exercises
-from course_utils.export import export_notebook
+from course_utils.exercises import load_exercises
+from course_utils.export import export_all
 from course_utils.metrics import explained_variance, masked_mean
 from course_utils.problems import Prompt
 from course_utils.real_rollout import hidden_states
@@ -174,8 +174,7 @@ def main() -> None:
         print(report([json.loads(line) for line in RESULTS.read_text().splitlines()]))
         return
     with tempfile.TemporaryDirectory() as folder:
-        for exercise in EXERCISES.values():
-            export_notebook(ROOT / exercise.notebook, Path(folder))
+        export_all(ROOT, folder)
         for seed in args.seeds:
             with RESULTS.open("a") as file:
                 file.writelines(json.dumps(line) + "\n" for line in one_seed(seed, Path(folder)))

@@ -23,20 +23,14 @@ import torch
 from IPython import get_ipython
 from IPython.display import HTML, display
 
-from course_utils.checks import entropy, gae, minibatch_parts, minibatch_update, policy_loss, value_loss
+from course_utils.checks.criteria import CRITERIA
+from course_utils.checks.minibatch_parts import PARTS
 from course_utils.checks.misconceptions import recognised
 from course_utils.checks.side_by_side import side_by_side
-from course_utils.exercises import EXERCISES, Exercise
+from course_utils.exercises import EXERCISES, Exercise, is_stub
 from course_utils.export import header
+from course_utils.plain_error import in_plain_words
 
-CRITERIA: dict[str, tuple[Callable, ...]] = {
-    "policy_loss": policy_loss.CRITERIA,
-    "value_loss": value_loss.CRITERIA,
-    "entropy": entropy.CRITERIA,
-    "gae": gae.CRITERIA,
-    "minibatch_update": minibatch_update.CRITERIA,
-}
-PARTS: dict[str, tuple[Callable, ...]] = minibatch_parts.PARTS  # by the part's function
 PACKAGE = "course_utils.stand_ins"  # where `from .policy_loss import ...` of exercise 5 finds its losses
 
 
@@ -58,26 +52,20 @@ def check(function: Callable, criterion: str | None = None) -> None:
         failures = {c.__name__: advice for c in chosen if (advice := _failure(c, alone, exercise))}
     except NotImplementedError as stub:
         open_one = traceback.extract_tb(stub.__traceback__)[-1].name
-        raise _without_traceback(NotImplementedError(
+        raise in_plain_words(NotImplementedError(
             f"exercise {exercise.number} is not written yet: fill in {open_one} above")) from None
     known = recognised(exercise.key, alone) if failures and whole else None
     mistake = f"→ This is a known mistake, “{known[0]}”: {known[1]}" if known else ""
     if criterion and failures:
-        raise _without_traceback(AssertionError(
+        raise in_plain_words(AssertionError(
             "\n".join(filter(None, (_title(chosen[0]), failures[criterion], mistake)))))
     if not criterion and get_ipython() and (pictures := side_by_side(alone)):
         display(HTML(pictures))
     print(_report(chosen, failures, mistake))
     if failures:
-        raise _without_traceback(AssertionError(
+        raise in_plain_words(AssertionError(
             f"{name}: {len(failures)} of {len(chosen)} criteria do not hold yet: "
             f"{', '.join(failures)}"))
-
-
-def _without_traceback(error: Exception) -> Exception:
-    """Makes IPython show the message alone: a traceback would lead into this file, not to the slip."""
-    error._render_traceback_ = lambda: [f"{type(error).__name__}: {error}"]
-    return error
 
 
 def _exercise_of(function: Callable) -> Exercise:
@@ -109,7 +97,7 @@ def _as_exported(function: Callable, exercise: Exercise) -> Callable:
             # Under the cell's own name, so that line numbers in messages are those of the cell.
             exec(compile(source, filename, "exec"), module.__dict__)
         except Exception as error:
-            raise _without_traceback(AssertionError(
+            raise in_plain_words(AssertionError(
                 f"the cell of {name} does not run on its own: "
                 f"{_what_was_raised(error, {filename: name}, exercise)}")) from None
     return getattr(module, function.__name__, function)
@@ -135,7 +123,7 @@ def _expect_arguments(function: Callable, exercise: Exercise) -> None:
     """The trainer calls by position, and other arguments are refused when a module is loaded."""
     yours, target = tuple(inspect.signature(function).parameters), exercise.arguments
     if yours != target:
-        raise _without_traceback(AssertionError(
+        raise in_plain_words(AssertionError(
             f"the arguments of {exercise.function} are ({', '.join(yours)}); "
             f"they must stay ({', '.join(target)})"))
 
@@ -147,18 +135,12 @@ def _failure(criterion: Callable, function: Callable, exercise: Exercise) -> str
             warnings.simplefilter("ignore")  # of a batch of one token: they would stand above the report, unexplained
             criterion(function)
     except Exception as error:
-        if isinstance(error, NotImplementedError) and _is_stub(error):
+        if isinstance(error, NotImplementedError) and is_stub(error):
             raise
         if isinstance(error, AssertionError) and str(error):
             return str(error)
         return _what_was_raised(error, _cells(function, exercise), exercise)
     return None
-
-
-def _is_stub(error: NotImplementedError) -> bool:
-    """Whether a line of Python raised it; torch raises the same for an operation that a dtype lacks."""
-    line = traceback.extract_tb(error.__traceback__)[-1].line  # nothing where there is no source
-    return not line or line.startswith("raise NotImplementedError")
 
 
 def _what_was_raised(error: Exception, cells: dict[str, str], exercise: Exercise) -> str:

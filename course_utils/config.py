@@ -17,15 +17,13 @@ from omegaconf.errors import OmegaConfBaseException
 from transformers.trainer_utils import SchedulerType
 from yaml import YAMLError
 
+from course_utils.plain_error import PlainError
+
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 
 
-class ConfigError(ValueError):
+class ConfigError(PlainError, ValueError):
     """A setting that cannot be used; the message names the key, the value and what is expected."""
-
-    def _render_traceback_(self) -> list[str]:
-        """IPython shows this: the message alone says it all."""
-        return [f"{type(self).__name__}: {self}"]
 
 
 @dataclass

@@ -8,11 +8,14 @@ import inspect
 import itertools
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import ModuleType
+
+from course_utils.plain_error import PlainError
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,8 @@ UPDATE_METRICS = ("loss/policy", "loss/value", "loss/entropy", "loss/total", "pa
                   "params/value_clip_frac", "params/approx_kl", "params/grad_norm")  # and returns these
 
 
-class ExerciseError(Exception):
+class ExerciseError(PlainError):
     """A set of exercises that cannot be used; the message says which notebook to correct and how to go on."""
-
-    def _render_traceback_(self) -> list[str]:
-        """IPython shows this: the message alone, for a traceback would lead into this file, not to the slip."""
-        return [f"{type(self).__name__}: {self}"]
 
 
 @dataclass
@@ -183,3 +182,22 @@ def _check_function(module: ModuleType, path: Path, exercise: Exercise) -> None:
     if names != exercise.arguments or len(signature.parameters) != len(names):
         raise ExerciseError(f"{path}: wrong arguments\n    expected: {expected}\n"
                             f"    found:    {exercise.function}{signature}\n{again}")
+
+
+# ------------------------------------------------------------------ what is not written yet
+
+def is_stub(error: NotImplementedError) -> bool:
+    """Whether a line of Python raised it; torch raises the same for an operation that a dtype lacks."""
+    line = traceback.extract_tb(error.__traceback__)[-1].line  # nothing where there is no source
+    return not line or line.startswith("raise NotImplementedError")
+
+
+@contextmanager
+def unless_stub(function: str) -> Iterator[None]:
+    """A block that uses the learner's `function`, in a cell that must not fail while it is still the stub."""
+    try:
+        yield
+    except NotImplementedError as error:
+        if not is_stub(error):
+            raise
+        print(f"{function} is not written yet: run this cell again when check() is content with it")

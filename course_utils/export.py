@@ -271,6 +271,12 @@ def export_notebook(path: str | Path, out_folder: str | Path) -> Path:
     return module
 
 
+def export_all(root: Path, folder: str | Path) -> None:
+    """The five exercise notebooks of `root`, which holds notebooks/, as modules. ExportError: see read_exercise."""
+    for exercise in EXERCISES.values():
+        export_notebook(root / exercise.notebook, folder)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Exports every notebook that can be exported, then reports those that cannot; 1 if there are any."""
     parser = argparse.ArgumentParser(prog="python -m course_utils.export",

@@ -11,7 +11,7 @@ from course_utils.embedded.problems import draws
 from course_utils.policy import EMBEDDED_MODEL, ActorCritic
 from course_utils.problems import Problem, Prompt
 from course_utils.reward import score
-from course_utils.rollout import generate, texts_of
+from course_utils.rollout import generate, texts_of, whole_texts
 
 LONGEST = 64  # tokens of a response
 
@@ -87,7 +87,7 @@ def rewards_of(texts: list[str], problems: list[Problem]) -> list[float]:
 @torch.no_grad()
 def hidden_states(actor: ActorCritic, buffer: dict[str, Tensor]) -> Tensor:
     """(N, R, H): what the value head sees at the positions that predict the response tokens."""
-    ids, mask = _whole(buffer)
+    ids, mask = whole_texts(buffer)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     hidden = actor.model.model(ids, attention_mask=mask, position_ids=positions).last_hidden_state
     return hidden[:, buffer["prompt_input_ids"].shape[1] - 1:-1]
@@ -95,11 +95,5 @@ def hidden_states(actor: ActorCritic, buffer: dict[str, Tensor]) -> Tensor:
 
 @torch.no_grad()
 def _logits(actor: ActorCritic, buffer: dict[str, Tensor]) -> Tensor:
-    logits, _ = actor(*_whole(buffer), logits_to_keep=buffer["response_input_ids"].shape[1] + 1)
+    logits, _ = actor(*whole_texts(buffer), logits_to_keep=buffer["response_input_ids"].shape[1] + 1)
     return logits[:, :-1] * buffer["response_attention_mask"].unsqueeze(-1)
-
-
-def _whole(buffer: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """ids and mask (N, P + R) of prompts and responses."""
-    return (torch.cat([buffer["prompt_input_ids"], buffer["response_input_ids"]], dim=1),
-            torch.cat([buffer["prompt_attention_mask"], buffer["response_attention_mask"]], dim=1))

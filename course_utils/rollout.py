@@ -107,11 +107,16 @@ def texts_of(buffer: dict[str, Tensor], tokenizer: PreTrainedTokenizerBase) -> l
             for row, length in zip(buffer["response_input_ids"].tolist(), lengths)]
 
 
+def whole_texts(buffer: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """ids and mask (N, P + R) of prompts and responses together."""
+    return (torch.cat([buffer["prompt_input_ids"], buffer["response_input_ids"]], dim=1),
+            torch.cat([buffer["prompt_attention_mask"], buffer["response_attention_mask"]], dim=1))
+
+
 def score_logprobs(actor: ActorCritic, buffer: dict[str, Tensor], chunk: int) -> Tensor:
     """Log-probs (N, R) of a buffer's response tokens under `actor`, `chunk` rows at a time; 0 off the mask."""
     response_ids, response_mask = buffer["response_input_ids"], buffer["response_attention_mask"]
-    input_ids = torch.cat([buffer["prompt_input_ids"], response_ids], dim=1)
-    attention_mask = torch.cat([buffer["prompt_attention_mask"], response_mask], dim=1)
+    input_ids, attention_mask = whole_texts(buffer)
     found = []
     with torch.no_grad():
         for rows in torch.arange(len(input_ids)).split(chunk):

@@ -13,8 +13,8 @@ from tqdm import tqdm  # not tqdm.auto: Jupyter drops the widgets of processes t
 
 from course_utils.checkpoint import CheckpointError
 from course_utils.config import ConfigError, load_config
-from course_utils.exercises import EXERCISES, ExerciseError, load_exercises
-from course_utils.export import ExportError, export_notebook
+from course_utils.exercises import ExerciseError, load_exercises
+from course_utils.export import ExportError, export_all
 from course_utils.figures.dashboard import save_training_figure
 from course_utils.metrics import read_metrics
 from course_utils.policy import ModelError
@@ -71,8 +71,7 @@ def main() -> None:
     args = parser.parse_intermixed_args()
     try:
         if args.exercises == SOLUTIONS:
-            for exercise in EXERCISES.values():
-                export_notebook(exercise.notebook, SOLUTIONS)
+            export_all(Path(), SOLUTIONS)
         run(args.config, args.exercises, args.overrides)
     except EXPECTED_ERRORS as error:
         sys.exit(f"error: {error}")

@@ -6,15 +6,13 @@ from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from course_utils.plain_error import PlainError
+
 COURSE = "tinier-zero"
 
 
-class VersionError(RuntimeError):
+class VersionError(PlainError, RuntimeError):
     """What is too old or missing, and the command that mends it."""
-
-    def _render_traceback_(self) -> list[str]:
-        """IPython shows this: the message alone, for a traceback would lead into this file."""
-        return [f"{type(self).__name__}: {self}"]
 
 
 def check_versions() -> None:

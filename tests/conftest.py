@@ -13,12 +13,10 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(scope="session")
 def solutions(tmp_path_factory) -> Path:
     """A folder with the five solutions, exported from the notebooks in this tree."""
-    from course_utils.exercises import EXERCISES
-    from course_utils.export import export_notebook
+    from course_utils.export import export_all
 
     folder = tmp_path_factory.mktemp("solutions")
-    for exercise in EXERCISES.values():
-        export_notebook(ROOT / exercise.notebook, folder)
+    export_all(ROOT, folder)
     return folder
 
 

@@ -9,7 +9,9 @@ import torch
 
 from autograder.misconceptions import named, wrong_source
 from course_utils import stand_ins
-from course_utils.check import CRITERIA, PARTS, check
+from course_utils.check import check
+from course_utils.checks.criteria import CRITERIA
+from course_utils.checks.minibatch_parts import PARTS
 from course_utils.exercises import EXERCISES, LOSSES, load_exercises
 from course_utils.export import header
 from tests.right_solutions import right_solutions

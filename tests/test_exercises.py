@@ -4,8 +4,9 @@ import functools
 import sys
 
 import pytest
+import torch
 
-from course_utils.exercises import EXERCISES, ExerciseError, load_exercises
+from course_utils.exercises import EXERCISES, ExerciseError, load_exercises, unless_stub
 
 LOSSES = ("compute_policy_loss", "compute_value_loss", "compute_entropy_loss")
 
@@ -152,3 +153,16 @@ def test_a_module_without_its_function_is_refused(tmp_path, source):
     (folder / "entropy.py").write_text(source)
     # The fifth is not to blame for what it cannot import.
     assert "entropy.py has no function compute_entropy_loss(logits_new, response_mask)" in refusal(folder)
+
+
+# ------------------------------------------------------------------ what is not written yet
+
+def test_a_stub_is_said_and_fails_no_cell(capsys):
+    with unless_stub("compute_policy_loss"):
+        raise NotImplementedError()
+    assert "compute_policy_loss is not written yet" in capsys.readouterr().out
+
+
+def test_an_operation_that_torch_lacks_is_no_stub():
+    with pytest.raises(NotImplementedError, match="Cannot copy"), unless_stub("compute_policy_loss"):
+        torch.ones(2, device="meta").cpu()

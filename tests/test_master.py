@@ -9,7 +9,7 @@ import pytest
 from autograder import feedback
 from autograder.master import ASSIGNMENTS, GradedCell, master, points, rebuilt, score
 from autograder.verdict import Result, Verdict
-from course_utils.check import CRITERIA
+from course_utils.checks.criteria import CRITERIA
 from course_utils.exercises import EXERCISES
 from tests.course import verdict
 from tests.solutions import ROOT, solution_cells, solution_source

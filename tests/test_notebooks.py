@@ -12,7 +12,7 @@ from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell
 from nbgrader.preprocessors import CheckCellMetadata, ClearOutput, ClearSolutions, LockCells
 
-from course_utils.check import CRITERIA
+from course_utils.checks.criteria import CRITERIA
 from course_utils.exercises import EXERCISES
 from course_utils.export import IMPORTS
 from tests.solutions import ROOT

@@ -5,7 +5,8 @@ import random
 import pytest
 import torch
 
-from course_utils.check import CRITERIA, check
+from course_utils.check import check
+from course_utils.checks.criteria import CRITERIA
 from course_utils.exercises import EXERCISES
 from tests.right_solutions import right_solutions
 from tests.solutions import define, solution

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.distributions import Categorical
 
+from course_utils.exercises import unless_stub
 from course_utils.figures.show import BLUE, GREY, ORANGE, new_figure
 from course_utils.problems import Problem
 from course_utils.real_rollout import (
@@ -73,15 +74,13 @@ def same_question(rollout: RealRollout, row: int, temperature: float, count: int
 
 def print_entropies(rollout: RealRollout, loss: Callable) -> None:
     """The mean entropy of all response tokens by `loss`, called as compute_entropy_loss is, at some temperatures."""
-    try:
-        loss(rollout.logits, rollout.mask)
-    except NotImplementedError:
-        print("compute_entropy_loss is not written yet: run this cell again when check() is content with it")
-        return
-    print("temperature   float32   bfloat16   entropy of the real rollout by your function, in nats")
-    for temperature in (0.001, 0.1, 1, 2, 5):
-        logits = rollout.logits / temperature
-        print(f"{temperature:11g} {-loss(logits, rollout.mask):9.4f} {-loss(logits.bfloat16(), rollout.mask):10.4f}")
+    rows = ["temperature   float32   bfloat16   entropy of the real rollout by your function, in nats"]
+    with unless_stub("compute_entropy_loss"):
+        for temperature in (0.001, 0.1, 1, 2, 5):
+            logits = rollout.logits / temperature
+            rows.append(f"{temperature:11g} {-loss(logits, rollout.mask):9.4f} "
+                        f"{-loss(logits.bfloat16(), rollout.mask):10.4f}")
+        print("\n".join(rows))
 
 
 # ------------------------------------------------------------------ entropy against temperature
