@@ -155,6 +155,8 @@ def _what_was_raised(error: Exception, cells: dict[str, str], exercise: Exercise
         cell = "its cell" if last.filename == [*cells][-1] else f"the cell of {cells[last.filename]}"
         where = f" in line {last.lineno} of {cell}: {last.line}"
     if isinstance(error, NameError) and not isinstance(error, UnboundLocalError):
+        if error.name == check.__name__:
+            return f"it calls check(){where}\nOnly the function is handed in: call check() in the cell below."
         if error.name in exercise.parts:
             return (f"the name `{error.name}` is not defined{where}\nRun the solution cell that defines "
                     f"`{error.name}`, then this check again; or do without it.")

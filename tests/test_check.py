@@ -54,6 +54,7 @@ WRONG = {
         ("advantages masked in place", "masking", "changed its argument advantages in place"),
     ],
     "value_loss": [
+        ("relative range", "clipping", "moved up by 1.5 from 2"),
         ("no half", "worked_example", "The factor ½ is missing"),
         ("divided by all positions", "worked_example", "all 8 positions"),
         ("smaller error", "worked_example", "You took the smaller"),
@@ -316,13 +317,17 @@ def test_a_name_from_another_cell_is_found_out():
     assert "Only this cell is handed in" in message
 
 
-def test_a_name_from_another_cell_at_the_cell_s_top_level_is_found_out():
-    source = "print(VOCABULARY)\n" + solution_source("entropy")
+@pytest.mark.parametrize("line, words", [
+    ("print(VOCABULARY)", "on its own: the name `VOCABULARY` is not defined in line 1"),
+    ("check(compute_value_loss)", r"it calls check\(\) in line 1 .*\n.*in the cell below"),
+])
+def test_a_name_from_another_cell_at_the_cell_s_top_level_is_found_out(line, words):
+    source = f"{line}\n" + solution_source("entropy")
     filename = "<cell in a notebook>"
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
-    notebook = {"VOCABULARY": ("<eos>",), **solution("entropy").__globals__}
+    notebook = {"VOCABULARY": ("<eos>",), "check": print, "compute_value_loss": None, **solution("entropy").__globals__}
     exec(compile(source, filename, "exec"), notebook)
-    with pytest.raises(AssertionError, match="on its own: the name `VOCABULARY` is not defined in line 1"):
+    with pytest.raises(AssertionError, match=words):
         check(notebook["compute_entropy_loss"])
 
 

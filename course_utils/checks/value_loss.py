@@ -30,17 +30,18 @@ def worked_example(function: Callable) -> None:
 
 def clipping(function: Callable) -> None:
     """a value that moved too far from the old one is clipped, if that makes the error larger"""
-    cases = (  # v (the old value is 1, the range ½), return, target loss, which case it is
-        (1.2, 2.0, 0.32, "inside the range nothing is clipped: ½ (1.2 − 2)²"),
-        (2.5, 3.0, 1.125, "v moved up by 1.5, so v_clipped = 1.5, and ½ (1.5 − 3)² is the larger"),
-        (3.0, 2.0, 0.5, "v overshot: v_clipped = 1.5, but ½ (3 − 2)² is the larger, not clipped"),
-        (-0.5, -1.0, 1.125, "v moved down by 1.5, so v_clipped = 0.5, and ½ (0.5 + 1)² is the larger"),
-        (-1.0, 0.0, 0.5, "v overshot below: v_clipped = 0.5, but ½ (−1 − 0)² is the larger, not clipped"),
+    cases = (  # v, old value, return, target loss (the range is ½), which case it is
+        (1.2, 1.0, 2.0, 0.32, "inside the range nothing is clipped: ½ (1.2 − 2)²"),
+        (2.5, 1.0, 3.0, 1.125, "v moved up by 1.5, so v_clipped = 1.5, and ½ (1.5 − 3)² is the larger"),
+        (3.0, 1.0, 2.0, 0.5, "v overshot: v_clipped = 1.5, but ½ (3 − 2)² is the larger, not clipped"),
+        (-0.5, 1.0, -1.0, 1.125, "v moved down by 1.5, so v_clipped = 0.5, and ½ (0.5 + 1)² is the larger"),
+        (-1.0, 1.0, 0.0, 0.5, "v overshot below: v_clipped = 0.5, but ½ (−1 − 0)² is the larger, not clipped"),
+        (3.5, 2.0, 4.0, 1.125, "v moved up by 1.5 from 2, so v_clipped = 2.5, and ½ (2.5 − 4)² is the larger"),
     )
-    for value, target_return, target, which in cases:
-        loss, _ = _call(function, torch.full((1, 1), value), torch.ones(1, 1),
+    for value, old, target_return, target, which in cases:
+        loss, _ = _call(function, torch.full((1, 1), value), torch.full((1, 1), old),
                         torch.full((1, 1), target_return), torch.ones(1, 1, dtype=torch.long), 0.5)
-        what = f"loss of one token with v = {value}, old value 1, return {target_return}, range 0.5"
+        what = f"loss of one token with v = {value}, old value {old:g}, return {target_return}, range 0.5"
         expect.close(what, loss, target,
                      f"Here {which}. The clip is around values_old, on both sides. See hint 1.")
 
