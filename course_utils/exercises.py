@@ -123,12 +123,13 @@ def _command(exercises: list[Exercise], folder: Path) -> str:
     return f'"{sys.executable}" -m course_utils.export {" ".join(e.notebook for e in exercises)} --to "{folder}"'
 
 
+PACKAGE = "_exercises_"  # and a number: what a set is imported under
 _package_numbers = itertools.count(1)
 
 
 def _new_package(folder: Path) -> str:
     """An empty package under a name of its own, in which the modules find each other by relative imports."""
-    name = f"_exercises_{next(_package_numbers)}"
+    name = f"{PACKAGE}{next(_package_numbers)}"
     spec = ModuleSpec(name, loader=None, is_package=True)
     spec.submodule_search_locations.append(str(folder))
     sys.modules[name] = importlib.util.module_from_spec(spec)
@@ -182,6 +183,36 @@ def _check_function(module: ModuleType, path: Path, exercise: Exercise) -> None:
     if names != exercise.arguments or len(signature.parameters) != len(names):
         raise ExerciseError(f"{path}: wrong arguments\n    expected: {expected}\n"
                             f"    found:    {exercise.function}{signature}\n{again}")
+
+
+# ------------------------------------------------------------------ an error while a run goes on
+
+@contextmanager
+def naming_the_exercise() -> Iterator[None]:
+    """A block that calls exported functions: what one of them raises becomes an ExerciseError that says where.
+
+    Other errors pass, those of functions that were given from elsewhere too.
+    """
+    try:
+        yield
+    except Exception as error:
+        found = _exported_line(error)
+        if found is None or isinstance(error, PlainError) or type(error).__name__ == "OutOfMemoryError":
+            raise  # the last one is torch's, and nobody's slip
+        exercise, frame = found
+        raise ExerciseError(
+            f"exercise {exercise.number}, {frame.filename}, line {frame.lineno}: {frame.line}\n"
+            f"    {type(error).__name__}: {error}\n"
+            f"Correct it in {exercise.notebook}, save, and export again:\n"
+            f"    {_command([exercise], Path(frame.filename).parent)}") from error
+
+
+def _exported_line(error: Exception) -> tuple[Exercise, traceback.FrameSummary] | None:
+    """The exercise in whose module the error came up, and the last line of that module on the way there."""
+    modules = {module.__file__: name.rpartition(".")[2] for name, module in sys.modules.items()
+               if name.startswith(PACKAGE) and getattr(module, "__file__", None)}
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in modules]
+    return (EXERCISES[modules[frames[-1].filename]], frames[-1]) if frames else None
 
 
 # ------------------------------------------------------------------ what is not written yet

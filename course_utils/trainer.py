@@ -23,16 +23,17 @@ from torch import Tensor
 from course_utils import checkpoint, policy
 from course_utils.config import Config, ConfigError, save_config
 from course_utils.evaluate import Evaluation, evaluate
-from course_utils.exercises import UPDATE_METRICS, ExerciseError, Exercises
+from course_utils.exercises import UPDATE_METRICS, ExerciseError, Exercises, naming_the_exercise
 from course_utils.metrics import MetricsLog, explained_variance, masked_mean
 from course_utils.optimizer import make_optimizer, make_scheduler
+from course_utils.plain_error import PlainError
 from course_utils.problems import Prompt, PromptStream, load_problems, make_prompts
 from course_utils.reward import Score, score
 from course_utils.rollout import collate, collect, score_logprobs, texts_of
 from course_utils.run_folder import open_run
 
 
-class TrainingError(Exception):
+class TrainingError(PlainError):
     """A run that had to stop: in which step, why, what to try, and what is safe on the disk."""
 
 
@@ -129,8 +130,9 @@ class Trainer:
         else:
             buffer["ref_logprobs"] = buffer["logprobs"].clone()
         kl = (buffer["logprobs"] - buffer["ref_logprobs"]) * mask
-        result = self.exercises.compute_gae_advantages(
-            buffer["rewards"], ppo.kl_coeff * kl, buffer["values"], mask, ppo.gamma, ppo.lam)
+        with naming_the_exercise():
+            result = self.exercises.compute_gae_advantages(
+                buffer["rewards"], ppo.kl_coeff * kl, buffer["values"], mask, ppo.gamma, ppo.lam)
         buffer["advantages"], buffer["returns"] = check_advantages(result, mask.shape)
         return kl
 
@@ -142,8 +144,9 @@ class Trainer:
         self.actor.train()
         for epoch in range(1, self.cfg.ppo.epochs + 1):
             self._where = f"PPO step {self.step + 1}, epoch {epoch}"
-            metrics = self.exercises.run_ppo_update_epoch(
-                self.actor, self.optimizer, self.lr_scheduler, share, self.cfg_of_process, self.device)
+            with naming_the_exercise():
+                metrics = self.exercises.run_ppo_update_epoch(
+                    self.actor, self.optimizer, self.lr_scheduler, share, self.cfg_of_process, self.device)
             epochs.append(check_update_metrics(metrics))
             bad = [name for name, value in epochs[-1].items() if not math.isfinite(value)]
             if bad:

@@ -1,6 +1,7 @@
 """The cycle: what each part hands to the next, what stops a run, and what a run leaves behind."""
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from course_utils.checkpoint import CheckpointError, latest
 from course_utils.config import ConfigError
-from course_utils.exercises import ExerciseError, load_exercises
+from course_utils.exercises import EXERCISES, ExerciseError, load_exercises
 from course_utils.metrics import read_metrics
 from course_utils.trainer import Trainer, TrainingError
 
@@ -205,6 +206,31 @@ def test_an_update_without_its_metrics_is_named(make_trainer):
     trainer = make_trainer(run_ppo_update_epoch=lambda *_: {"loss/policy": 0.0})
     with pytest.raises(ExerciseError, match="lacks loss/value"):
         next(trainer.train())
+
+
+@pytest.mark.parametrize("key, old, new, line", [
+    ("entropy", "log_probs).sum(dim=-1)", "log_probs).sum(dim=-1)[:, :2]", "return -(entropy * response_mask)"),
+    ("gae", "tokens = response_mask.sum()", "tokens = response_mask.total()", "tokens = response_mask.total()"),
+])
+def test_what_an_exported_function_raises_is_told_with_its_line(small_config, solutions, tmp_path, key, old, new, line):
+    exercise, own = EXERCISES[key], tmp_path / "exercises"
+    shutil.copytree(solutions, own)
+    source = (own / exercise.module_file).read_text()
+    assert old in source
+    (own / exercise.module_file).write_text(source.replace(old, new))
+    with pytest.raises(ExerciseError) as stopped:
+        next(Trainer(small_config(), load_exercises(own)).train())
+    message = str(stopped.value)
+    assert message.startswith(f"exercise {exercise.number}, {own / exercise.module_file}, line ")
+    assert line in message.splitlines()[0] and exercise.notebook in message and "export" in message
+
+
+def test_what_other_code_raises_passes_as_it_is(make_trainer):
+    def broken(*_):
+        raise KeyError("of nobody's module")
+
+    with pytest.raises(KeyError, match="of nobody's module"):
+        next(make_trainer(compute_gae_advantages=broken).train())
 
 
 def test_a_gpu_config_on_a_cpu_says_so(make_trainer):
