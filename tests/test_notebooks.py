@@ -148,6 +148,7 @@ def test_the_stub_has_the_exercise_s_signature_with_types_and_shapes(key):
 def test_every_stub_is_typed_and_documented_and_raises(key):
     for cell in solution_cells(student_version(key)):
         function, = functions_of(cell)
+        assert len(cell.source.splitlines()) <= 25  # the docstring with every shape included
         arguments = function.args.args
         assert all(argument.annotation or argument.arg in ("cfg", "ppo") for argument in arguments)
         assert function.returns is not None
