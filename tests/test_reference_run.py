@@ -50,6 +50,14 @@ def test_the_comparison_draws_yours_the_reference_and_the_band():
     assert "No step is finished" in draw_comparison([])[1]
 
 
+def test_a_run_that_was_continued_is_drawn_to_its_end():
+    history = reference_run().history
+    longer = [*history, history[-1] | {"step": len(history) + 1, "rollout/kl": 9.0}]
+    figure, words = draw_comparison(longer)
+    assert figure.axes[0].get_xlim()[1] > len(longer) and f"at PPO step {len(longer)}" in words
+    assert f"KL 9.0 and {history[-1]['rollout/kl']:.1f} nats" in words  # the reference's last step
+
+
 def shown(history):
     return [symptom.judge.__name__ for symptom in SYMPTOMS if symptom.judge(history)[0]]
 

@@ -20,13 +20,14 @@ PANELS = (  # title, what to look for, metric
 def draw_comparison(history: list[dict]) -> tuple[Figure, str]:
     """Six curves of a run over those of the reference run, and what there is to see in words."""
     reference = reference_run()
+    last_step = max(line["step"] for line in [*reference.history, *history])  # a resumed run may be the longer one
     figure = new_figure(9, 5)
     for axes, (title, hint, metric) in zip(figure.subplots(2, 3).flat, PANELS):
         if title == "Reward":
             _draw_band(axes, reference)
         _draw_curve(axes, reference.history, metric, color="black", lw=1.2, ls="--", label="reference", zorder=3)
         _draw_curve(axes, history, metric, color=BLUE, lw=2.2, marker="o", ms=2.5, label="yours")
-        dress(axes, title, hint, len(reference.history))
+        dress(axes, title, hint, last_step)
     return figure, _describe(history, reference)
 
 
@@ -46,7 +47,7 @@ def _describe(history: list[dict], reference: ReferenceRun) -> str:
     if not history:
         return "No step is finished yet; the reference run alone is drawn."
     last = history[-1]
-    other = reference.history[last["step"] - 1]
+    other = reference.history[min(last["step"], len(reference.history)) - 1]
     rewards = [moving_average(seed[:len(history)])[-1] for seed in reference.seed_rewards]
     yours = moving_average([line["rollout/reward_mean"] for line in history])[-1]
     return (f"Yours over the reference run, at PPO step {last['step']}: reward, mean of 5 steps, {yours:.2f}, and "
