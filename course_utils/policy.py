@@ -9,6 +9,7 @@ from transformers.cache_utils import Cache
 from transformers.utils import logging
 
 from course_utils.config import Config, check_context
+from course_utils.loss_scale import LossScale
 
 logging.disable_progress_bar()  # loading and saving would draw theirs between the lines of the training's own
 ROWS_TOGETHER = 8  # fewer waste less on padding, more use the processor better
@@ -35,6 +36,7 @@ class ActorCritic(nn.Module):
         self.model = model
         self.temperature = temperature
         self.compute_dtype = compute_dtype
+        self.loss_scale: LossScale | None = None
         # Zeros, so that every value is 0 until the critic has seen a return.
         self.value_head = nn.Linear(head.in_features, 1)
         nn.init.zeros_(self.value_head.weight)
@@ -70,6 +72,8 @@ class ActorCritic(nn.Module):
             row, column = wanted[rows].nonzero(as_tuple=True)
             found.append((rows[row], column - first, *self._run(tokens, chosen)))
         row, column, logits, values = (torch.cat(parts) for parts in zip(*found))
+        if self.loss_scale:
+            logits, values = self.loss_scale.scale(logits), self.loss_scale.scale(values)
         shape = len(mask), mask.shape[1] - first
         return (logits.new_zeros(*shape, logits.shape[-1]).index_put((row, column), logits),
                 values.new_zeros(shape).index_put((row, column), values))
@@ -118,7 +122,10 @@ def load_actor(cfg: Config, folder: str | Path | None = None) -> ActorCritic:
     model = _load_model(cfg, folder)
     if cfg.training.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return ActorCritic(model, cfg.generation.temperature, compute_dtype(cfg))
+    actor = ActorCritic(model, cfg.generation.temperature, compute_dtype(cfg))
+    if actor.compute_dtype == torch.float16:
+        actor.loss_scale = LossScale(actor)
+    return actor
 
 
 def load_reference(cfg: Config) -> ActorCritic:

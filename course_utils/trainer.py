@@ -55,11 +55,14 @@ class Trainer:
         self.reference = policy.load_reference(cfg).to(self.device) if cfg.ppo.kl_coeff else None
         self.actor = self.accelerator.prepare_model(actor)
         self.optimizer = make_optimizer(cfg, actor, self.device, self.accelerator.print)
-        self.optimizer.register_step_pre_hook(self._refuse_non_finite_gradients)
+        self.optimizer.register_step_pre_hook(self._before_optimizer_step)
         self.lr_scheduler = make_scheduler(cfg, self.optimizer)
         self.step = 0
         if resume_from:
-            self.step = checkpoint.restore(resume_from, actor, self.optimizer, self.lr_scheduler)["step"]
+            state = checkpoint.restore(resume_from, actor, self.optimizer, self.lr_scheduler)
+            self.step = state["step"]
+            if actor.loss_scale:
+                actor.loss_scale.value = state["loss_scale"]
         if self.accelerator.is_main_process:
             self.log = MetricsLog(self.folder / "metrics.jsonl", self.step)
             save_config(cfg, self.folder / "effective_config.yaml")
@@ -99,6 +102,8 @@ class Trainer:
                 "in its layers or does not take padding on the left. Use another model.")
         with clock("update"):
             metrics |= self.update(buffer)
+        if loss_scale := self.unwrapped.loss_scale:
+            metrics |= {"params/loss_scale": loss_scale.value, "params/skipped_updates": loss_scale.skipped}
         seconds = time.perf_counter() - start
         metrics |= {f"time/{name}_share": spent / seconds for name, spent in clock.spent.items()}
         tokens = buffer["response_attention_mask"].sum().item()
@@ -175,8 +180,11 @@ class Trainer:
         """Writes a checkpoint of the finished steps; on the main process only."""
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
+            state = {"step": self.step, "seed": self.cfg.training.seed}
+            if loss_scale := self.unwrapped.loss_scale:
+                state["loss_scale"] = loss_scale.value
             checkpoint.save(self.folder / name, self.unwrapped, self.tokenizer, self.optimizer, self.lr_scheduler,
-                            {"step": self.step, "seed": self.cfg.training.seed})
+                            state)
         return self.folder / name
 
     @property
@@ -237,10 +245,19 @@ class Trainer:
         size = self.cfg.ppo.mini_batch_size // self.accelerator.num_processes
         return replace(self.cfg, ppo=replace(self.cfg.ppo, mini_batch_size=size))
 
-    def _refuse_non_finite_gradients(self, optimizer, _args, _kwargs) -> None:
+    def _before_optimizer_step(self, optimizer, _args, _kwargs) -> None:
+        """Leaves a step out in which float16 overflowed; stops the run at any other gradient that is not finite."""
+        loss_scale = self.unwrapped.loss_scale
+        if loss_scale and loss_scale.overflowed(self._on_any_process):
+            optimizer.zero_grad()  # without gradients, AdamW leaves weights and moments alone
+            if loss_scale.value < 1:
+                self._stop("the gradients overflow float16 however small they are scaled")
         norms = [p.grad.norm() for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if norms and not torch.stack(norms).isfinite().all():
             self._stop("a gradient is not finite (NaN or Inf)")
+
+    def _on_any_process(self, here: bool) -> bool:
+        return bool(self.accelerator.reduce(torch.tensor(float(here), device=self.device)) > 0)
 
     def _stop(self, what: str) -> None:
         kept = checkpoint.latest(self.folder)
