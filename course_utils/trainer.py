@@ -10,14 +10,16 @@ the check for NaN. `run_ppo_update_epoch` calls loss.backward() and optimizer.st
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object, is_wandb_available, set_seed
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor
 
 from course_utils import checkpoint, policy
@@ -31,6 +33,8 @@ from course_utils.problems import Prompt, PromptStream, load_problems, make_prom
 from course_utils.reward import Score, score
 from course_utils.rollout import collate, collect, score_logprobs, texts_of
 from course_utils.run_folder import open_run
+
+T = TypeVar("T")
 
 
 class TrainingError(PlainError):
@@ -116,7 +120,8 @@ class Trainer:
             cfg.ppo.rollout_samples)
         noise = torch.Generator().manual_seed(cfg.training.seed + 1000 * step)
         uniforms = torch.rand(len(prompts), cfg.generation.max_new_tokens, generator=noise)
-        buffer = collect(self.unwrapped, prompts[mine], self.tokenizer, cfg, uniforms[mine], self.device)
+        buffer = self._fitting("batch_size", lambda: collect(
+            self.unwrapped, prompts[mine], self.tokenizer, self.cfg, uniforms[mine], self.device))
         if self.unwrapped.compute_dtype != torch.float32:
             # In half precision a pass with a cache rounds otherwise than the update's pass without one: score as the
             # update does, or the ratio would not begin at 1.
@@ -131,7 +136,8 @@ class Trainer:
         """Adds ref_logprobs, advantages and returns (N, R) to the buffer; returns log π − log π_ref (N, R)."""
         ppo, mask = self.cfg.ppo, buffer["response_attention_mask"]
         if self.reference:
-            buffer["ref_logprobs"] = score_logprobs(self.reference, buffer, ppo.batch_size)
+            buffer["ref_logprobs"] = self._fitting("batch_size", lambda: score_logprobs(
+                self.reference, buffer, self.cfg.ppo.batch_size))
         else:
             buffer["ref_logprobs"] = buffer["logprobs"].clone()
         kl = (buffer["logprobs"] - buffer["ref_logprobs"]) * mask
@@ -147,11 +153,16 @@ class Trainer:
                  for name, tensor in buffer.items()}
         epochs = []
         self.actor.train()
+
+        def update_epoch():
+            self.optimizer.zero_grad()  # an epoch that ran out of memory left gradients behind
+            return self.exercises.run_ppo_update_epoch(
+                self.actor, self.optimizer, self.lr_scheduler, share, self.cfg_of_process, self.device)
+
         for epoch in range(1, self.cfg.ppo.epochs + 1):
             self._where = f"PPO step {self.step + 1}, epoch {epoch}"
             with naming_the_exercise():
-                metrics = self.exercises.run_ppo_update_epoch(
-                    self.actor, self.optimizer, self.lr_scheduler, share, self.cfg_of_process, self.device)
+                metrics = self._fitting("mini_batch_size", update_epoch)
             epochs.append(check_update_metrics(metrics))
             bad = [name for name, value in epochs[-1].items() if not math.isfinite(value)]
             if bad:
@@ -174,7 +185,8 @@ class Trainer:
     def evaluate(self, split: str | None = None) -> Evaluation:
         """Greedy accuracy on cfg.dataset.eval_split, or on as many problems of another split."""
         prompts = self._prompts_of(split, self.cfg.dataset.eval_samples) if split else self.eval_prompts
-        return evaluate(self.unwrapped, prompts, self.tokenizer, self.cfg, self.device)
+        return self._fitting("batch_size", lambda: evaluate(
+            self.unwrapped, prompts, self.tokenizer, self.cfg, self.device))
 
     def save(self, name: str) -> Path:
         """Writes a checkpoint of the finished steps; on the main process only."""
@@ -238,6 +250,34 @@ class Trainer:
         joined = collate(parts, self.tokenizer.pad_token_id)
         rows = torch.arange(len(joined["values"])).view(processes, -1).T.flatten()
         return {name: tensor[rows].to(self.device) for name, tensor in joined.items()}
+
+    def _fitting(self, key: str, work: Callable[[], T]) -> T:
+        """What work() returns. As often as memory runs out, ppo.`key` is halved for the rest of the run and work()
+        begins again: sampling and scoring give the same numbers, and an update epoch sees those mini-batches twice
+        that came before. Half the mini-batch is accumulated twice as often, so a step means the same responses.
+
+        Raises:
+            TrainingError: what cannot be halved any more does not fit.
+        """
+        while True:
+            ppo = self.cfg.ppo
+            half = getattr(ppo, key) // 2
+            try:
+                return work()
+            except RuntimeError as error:
+                if not should_reduce_batch_size(error):
+                    raise
+                if not half or key == "mini_batch_size" and self.accelerator.num_processes > 1:
+                    raise TrainingError(
+                        f"PPO step {self.step + 1}: out of memory with ppo.{key}={getattr(ppo, key)}. Try "
+                        f"ppo.{key}={half or 1}, training.gradient_checkpointing=true, a smaller "
+                        "dataset.max_gen_length or a smaller model; then go on with a new run.") from error
+            clear_device_cache(garbage_collection=True)  # not above: the error's traceback keeps the tensors alive
+            smaller = {key: half}
+            if key == "mini_batch_size":
+                smaller["gradient_accumulation_steps"] = 2 * ppo.gradient_accumulation_steps
+            self.cfg = replace(self.cfg, ppo=replace(ppo, **smaller))
+            self.accelerator.print(f"PPO step {self.step + 1}: out of memory; going on with ppo.{key}={half}")
 
     @property
     def cfg_of_process(self) -> Config:

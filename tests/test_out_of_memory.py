@@ -1,0 +1,85 @@
+"""Memory that does not suffice: batches are halved, and the run goes on."""
+from dataclasses import replace
+
+import pytest
+import torch
+
+from course_utils.exercises import load_exercises
+from course_utils.policy import ActorCritic
+from course_utils.trainer import Trainer, TrainingError
+
+
+@pytest.fixture
+def make_trainer(small_config, solutions):
+    return lambda *overrides: Trainer(small_config("training.total_ppo_steps=2", *overrides), load_exercises(solutions))
+
+
+def give_memory_for(rows: int, method: str, monkeypatch) -> None:
+    """Lets ActorCritic.`method` fail as a full GPU would when it is given more rows."""
+    enough = getattr(ActorCritic, method)
+
+    def limited(self, input_ids, *arguments, **options):
+        if len(input_ids) > rows and torch.is_grad_enabled() == (method == "forward"):  # forward(): in the update only
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return enough(self, input_ids, *arguments, **options)
+
+    monkeypatch.setattr(ActorCritic, method, limited)
+
+
+def without_times(history: list[dict]) -> list[dict]:
+    return [{k: v for k, v in line.items() if not k.startswith("time/")} for line in history]
+
+
+def test_sampling_in_halves_gives_the_same_run(make_trainer, monkeypatch, capsys):
+    expected = without_times(make_trainer().train())
+    give_memory_for(5, "next_token", monkeypatch)
+    trainer = make_trainer()
+    found = without_times(trainer.train())
+    assert [line.keys() for line in found] == [line.keys() for line in expected]
+    for line, other in zip(found, expected):
+        assert line == pytest.approx(other, rel=1e-3, abs=1e-4)
+    said = capsys.readouterr().out
+    assert "out of memory; going on with ppo.batch_size=4" in said and said.count("out of memory") == 2  # 16 -> 8 -> 4
+    assert trainer.cfg.ppo.batch_size == 4
+
+
+def test_an_update_in_halves_keeps_what_an_optimizer_step_means(make_trainer, monkeypatch, capsys):
+    give_memory_for(4, "forward", monkeypatch)
+    trainer = make_trainer("ppo.batch_size=4")
+    steps = []
+    trainer.optimizer.register_step_post_hook(lambda *_: steps.append(1))
+    history = list(trainer.train())
+    assert "going on with ppo.mini_batch_size=4" in capsys.readouterr().out
+    assert trainer.cfg.ppo.gradient_accumulation_steps == 2
+    assert len(steps) == 2 * 2 * 2  # steps, epochs, groups of 8 responses: as without the lack
+    assert len(history) == 2
+
+
+def test_an_epoch_that_ran_out_of_memory_half_way_leaves_no_gradient_behind(make_trainer, monkeypatch):
+    trainer = make_trainer()
+    found, update = [], trainer.exercises.run_ppo_update_epoch
+
+    def fails_once(actor, optimizer, *arguments):
+        found.append([p.grad is None for p in actor.parameters()])
+        if len(found) == 1:
+            for p in actor.parameters():
+                p.grad = torch.ones_like(p)
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return update(actor, optimizer, *arguments)
+
+    trainer.exercises = replace(trainer.exercises, run_ppo_update_epoch=fails_once)
+    next(trainer.train())
+    assert all(found[1])
+
+
+def test_what_cannot_be_halved_stops_with_advice(make_trainer, monkeypatch):
+    give_memory_for(0, "next_token", monkeypatch)
+    with pytest.raises(TrainingError, match="out of memory with ppo.batch_size=1.*gradient_checkpointing"):
+        next(make_trainer().train())
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(make_trainer, monkeypatch):
+    trainer = make_trainer()
+    monkeypatch.setattr(trainer, "evaluate", lambda: (_ for _ in ()).throw(RuntimeError("a shape is wrong")))
+    with pytest.raises(RuntimeError, match="a shape is wrong"):
+        next(trainer.train())
