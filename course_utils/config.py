@@ -34,6 +34,7 @@ class ModelConfig:
     # The type that is computed in. The seed kept the weights in it too, and bf16 rounded their updates away;
     # here they are always float32.
     torch_dtype: str = MISSING           # float32, bfloat16, float16, or auto = the best type of the device
+    lora: int = 0                        # rank of the LoRA adapters that are trained (needs peft); 0 = all weights are
 
 
 @dataclass
@@ -138,7 +139,7 @@ RULES = [  # keys, what their values must satisfy (NaN satisfies nothing), the s
      lambda x: 0 < x < math.inf, "finite and above 0"),
     ("ppo.clip_ratio ppo.clip_range_value ppo.max_grad_norm", lambda x: x > 0, "above 0"),
     ("reward.correct reward.well_formed ppo.kl_coeff ppo.vf_coeff ppo.entropy_coeff ppo.min_lr "
-     "ppo.warmup_steps generation.min_new_tokens generation.top_k",
+     "ppo.warmup_steps generation.min_new_tokens generation.top_k model.lora",
      lambda x: 0 <= x < math.inf, "finite and not negative"),
     ("training.seed", lambda x: 0 <= x < 2**32, "between 0 and 2**32 - 1"),
     ("ppo.gamma ppo.lam", lambda x: 0 <= x <= 1, "between 0 and 1"),

@@ -1,5 +1,7 @@
 """The actor, its value head and the frozen reference: any causal language model of transformers, wrapped thinly."""
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -119,7 +121,7 @@ def load_tokenizer(cfg: Config) -> PreTrainedTokenizerBase:
 
 def load_actor(cfg: Config, folder: str | Path | None = None) -> ActorCritic:
     """The model to train, with dropout off; from a checkpoint's folder if one is given."""
-    model = _load_model(cfg, folder)
+    model = _with_adapters(cfg, folder) if cfg.model.lora else _load_model(cfg, folder)
     if cfg.training.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     actor = ActorCritic(model, cfg.generation.temperature, compute_dtype(cfg))
@@ -133,6 +135,35 @@ def load_reference(cfg: Config) -> ActorCritic:
     return ActorCritic(_load_model(cfg), cfg.generation.temperature, compute_dtype(cfg)).requires_grad_(False).eval()
 
 
+def _with_adapters(cfg: Config, folder: str | Path | None) -> nn.Module:
+    """The model with LoRA (Hu et al. 2021) on all its linear layers but the head: W x + (2 / rank) B A x with B = 0 at
+    first. Only A and B are trained, in float32; the model's own weights stay as they are and take half the room."""
+    try:
+        from peft import LoraConfig
+    except ImportError as error:
+        raise ModelError("model.lora needs the package: pip install peft; or set model.lora=0 to train all weights"
+                         ) from error
+    model = _load_model(cfg, dtype=compute_dtype(cfg))
+    if folder:
+        model.load_adapter(str(folder), is_trainable=True)
+    else:
+        model.add_adapter(LoraConfig(r=cfg.model.lora, lora_alpha=2 * cfg.model.lora, target_modules="all-linear"))
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()
+    return model
+
+
+@contextmanager
+def without_adapters(actor: ActorCritic) -> Iterator[ActorCritic]:
+    """The actor as it was before PPO: the reference of a run with LoRA, at no cost of memory."""
+    actor.model.disable_adapters()
+    try:
+        yield actor
+    finally:
+        actor.model.enable_adapters()
+
+
 def compute_dtype(cfg: Config) -> torch.dtype:
     """model.torch_dtype as a type; `auto` is bfloat16 on a GPU that has it and float32 elsewhere."""
     if cfg.model.torch_dtype == "auto":
@@ -141,8 +172,8 @@ def compute_dtype(cfg: Config) -> torch.dtype:
     return getattr(torch, cfg.model.torch_dtype)
 
 
-def _load_model(cfg: Config, folder: str | Path | None = None) -> nn.Module:
-    model = _load(AutoModelForCausalLM, folder or cfg.model.name, cfg, dtype=torch.float32)
+def _load_model(cfg: Config, folder: str | Path | None = None, dtype: torch.dtype = torch.float32) -> nn.Module:
+    model = _load(AutoModelForCausalLM, folder or cfg.model.name, cfg, dtype=dtype)
     context = getattr(model.config, "max_position_embeddings", None)
     if context:
         check_context(cfg, context)

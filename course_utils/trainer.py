@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -56,7 +56,8 @@ class Trainer:
 
         self.folder, resume_from = self._open_folder()
         actor = policy.load_actor(cfg, resume_from)
-        self.reference = policy.load_reference(cfg).to(self.device) if cfg.ppo.kl_coeff else None
+        needs_copy = cfg.ppo.kl_coeff and not cfg.model.lora
+        self.reference = policy.load_reference(cfg).to(self.device) if needs_copy else None
         self.actor = self.accelerator.prepare_model(actor)
         self.optimizer = make_optimizer(cfg, actor, self.device, self.accelerator.print)
         self.optimizer.register_step_pre_hook(self._before_optimizer_step)
@@ -135,17 +136,21 @@ class Trainer:
     def add_advantages(self, buffer: dict[str, Tensor]) -> Tensor:
         """Adds ref_logprobs, advantages and returns (N, R) to the buffer; returns log π − log π_ref (N, R)."""
         ppo, mask = self.cfg.ppo, buffer["response_attention_mask"]
-        if self.reference:
-            buffer["ref_logprobs"] = self._fitting("batch_size", lambda: score_logprobs(
-                self.reference, buffer, self.cfg.ppo.batch_size))
-        else:
-            buffer["ref_logprobs"] = buffer["logprobs"].clone()
+        buffer["ref_logprobs"] = self._fitting("batch_size", lambda: self.reference_logprobs(buffer))
         kl = (buffer["logprobs"] - buffer["ref_logprobs"]) * mask
         with naming_the_exercise():
             result = self.exercises.compute_gae_advantages(
                 buffer["rewards"], ppo.kl_coeff * kl, buffer["values"], mask, ppo.gamma, ppo.lam)
         buffer["advantages"], buffer["returns"] = check_advantages(result, mask.shape)
         return kl
+
+    def reference_logprobs(self, buffer: dict[str, Tensor]) -> Tensor:
+        """(N, R), under the model as it was before PPO; without a KL penalty, under the actor."""
+        if not self.cfg.ppo.kl_coeff:
+            return buffer["logprobs"].clone()
+        frozen = policy.without_adapters(self.unwrapped) if self.cfg.model.lora else nullcontext(self.reference)
+        with frozen as reference:
+            return score_logprobs(reference, buffer, self.cfg.ppo.batch_size)
 
     def update(self, buffer: dict[str, Tensor]) -> dict[str, float]:
         """cfg.ppo.epochs passes of run_ppo_update_epoch over this process's share; the mean of their metrics."""
