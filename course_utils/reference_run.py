@@ -1,8 +1,8 @@
 """The recorded run that notebook 6 lays yours beside: configs/config_debug.yaml with the course's solutions.
 
-reference_run.jsonl, which benchmarks/record_reference_run.py writes, holds a line with the settings and the rewards of
-five other seeds, then the metrics of each step. Another machine rounds differently, and after some steps that makes
-another run: the five seeds say how far apart two sound runs may be.
+reference_run.jsonl, which benchmarks/record_reference_run.py writes, holds a line with the settings, the model and the
+rewards of five other seeds, then the metrics of each step. Another machine rounds differently, and after some steps
+that makes another run: the five seeds say how far apart two sound runs may be.
 """
 import json
 from dataclasses import asdict, dataclass
@@ -19,6 +19,7 @@ NO_MATTER = {  # for what is learned
 @dataclass(frozen=True)
 class ReferenceRun:
     settings: dict  # key -> value, without those of NO_MATTER
+    weights: str  # the SHA-256 of those of the embedded model that it began with
     seed_rewards: list[list[float]]  # the mean reward of each step, one list a seed
     history: list[dict]  # as read_metrics gives it
 
@@ -37,5 +38,7 @@ def differences(cfg: Config) -> list[str]:
 
 def compared_settings(cfg: Config) -> dict:
     """key -> value of all settings that change what is learned."""
-    return {f"{section}.{key}": value for section, entries in asdict(cfg).items() if section != "wandb"
+    settings = asdict(cfg)
+    del settings["wandb"], settings["tracking"]
+    return {f"{section}.{key}": value for section, entries in settings.items()
             for key, value in entries.items() if f"{section}.{key}" not in NO_MATTER}

@@ -71,9 +71,9 @@ def generate(actor: ActorCritic, prompts: list[Prompt], tokenizer: PreTrainedTok
     tokens, seen = prompt_ids, prompt_mask
     for t in range(cfg.max_new_tokens):
         logits, value = actor.next_token(tokens, seen, cache)  # (B, V), (B,)
-        allowed = logits.clone()
+        allowed = logits
         if t < cfg.min_new_tokens:
-            allowed[:, tokenizer.eos_token_id] = -torch.inf
+            allowed = logits.index_fill(1, torch.tensor(tokenizer.eos_token_id, device=device), -torch.inf)
         if uniforms is None:
             token = allowed.argmax(-1)
         else:

@@ -18,7 +18,8 @@ from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object, is_wandb_available, set_seed
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import broadcast_object_list, gather_object, set_seed
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor
 
@@ -26,6 +27,7 @@ from course_utils import checkpoint, policy
 from course_utils.config import Config, ConfigError, save_config
 from course_utils.evaluate import Evaluation, evaluate
 from course_utils.exercises import UPDATE_METRICS, ExerciseError, Exercises, naming_the_exercise
+from course_utils.memory import check_gpu
 from course_utils.metrics import MetricsLog, explained_variance, masked_mean
 from course_utils.optimizer import make_optimizer, make_scheduler
 from course_utils.plain_error import PlainError
@@ -50,11 +52,15 @@ class Trainer:
         self.accelerator = make_accelerator(cfg)
         self.device = self.accelerator.device
         set_seed(cfg.training.seed)
+        if self.device.type == "cuda":
+            check_gpu(cfg, torch.cuda.get_device_properties(self.device).total_memory, self.accelerator.print)
         self.tokenizer = policy.load_tokenizer(cfg)
         self.prompts = self._prompts_of(cfg.dataset.split, cfg.training.num_samples)
         self.eval_prompts = self._prompts_of(cfg.dataset.eval_split, cfg.dataset.eval_samples)
 
         self.folder, resume_from = self._open_folder()
+        self.accelerator.project_configuration.logging_dir = str(self.folder)
+        self.accelerator.init_trackers(cfg.wandb.project, init_kwargs={"wandb": {"name": cfg.wandb.name}})
         actor = policy.load_actor(cfg, resume_from)
         needs_copy = cfg.ppo.kl_coeff and not cfg.model.lora
         self.reference = policy.load_reference(cfg).to(self.device) if needs_copy else None
@@ -158,6 +164,9 @@ class Trainer:
                  for name, tensor in buffer.items()}
         epochs = []
         self.actor.train()
+        # Of the prompt only its last position predicts a token of the response. One more, so that a learner's slip by
+        # one position reads what it would read.
+        first_read = buffer["prompt_input_ids"].shape[1] - 2
 
         def update_epoch():
             self.optimizer.zero_grad()  # an epoch that ran out of memory left gradients behind
@@ -166,7 +175,7 @@ class Trainer:
 
         for epoch in range(1, self.cfg.ppo.epochs + 1):
             self._where = f"PPO step {self.step + 1}, epoch {epoch}"
-            with naming_the_exercise():
+            with naming_the_exercise(), self.unwrapped.read_from(first_read):
                 metrics = self._fitting("mini_batch_size", update_epoch)
             epochs.append(check_update_metrics(metrics))
             bad = [name for name, value in epochs[-1].items() if not math.isfinite(value)]
@@ -178,11 +187,10 @@ class Trainer:
         return dict(zip(UPDATE_METRICS, means.tolist()))
 
     def ratio_deviation(self, buffer: dict[str, Tensor]) -> float:
-        """max |π/π_old − 1| before the first update, on one mini-batch: 0 but for rounding, which makes about 1e-5 of
+        """max |π/π_old − 1| before the first update, on a few responses: 0 but for rounding, which makes about 1e-5 of
         it in float32, or sampling and scoring do not mean the same policy."""
-        size = self.cfg.ppo.mini_batch_size
-        part = {name: tensor[:size] for name, tensor in buffer.items()}
-        log_ratio = score_logprobs(self.unwrapped, part, size) - part["logprobs"]
+        part = {name: tensor[:policy.ROWS_TOGETHER] for name, tensor in buffer.items()}
+        log_ratio = score_logprobs(self.unwrapped, part, policy.ROWS_TOGETHER) - part["logprobs"]
         return (log_ratio.exp() - 1).abs().mul(part["response_attention_mask"]).max().item()
 
     # ---------------------------------------------------------------- evaluation, checkpoints
@@ -327,13 +335,12 @@ def make_accelerator(cfg: Config) -> Accelerator:
                           "auto (and a small model, e.g. configs/config_debug.yaml)")
     if ":" in wanted:
         torch.cuda.set_device(wanted)
-    tracker = "wandb" if cfg.wandb.report_to_wandb else None
-    if tracker and not is_wandb_available():
-        raise ConfigError("wandb.report_to_wandb=true needs the package: pip install wandb, then `wandb login`; or set "
-                          "it to false: metrics.jsonl is always written")
-    accelerator = Accelerator(cpu=wanted == "cpu", log_with=tracker)
-    if tracker:
-        accelerator.init_trackers(cfg.wandb.project, init_kwargs={"wandb": {"name": cfg.wandb.name}})
+    trackers = [name for name in (cfg.tracking, "wandb" if cfg.wandb.report_to_wandb else "none") if name != "none"]
+    for name in trackers:
+        if name not in map(str, get_available_trackers()):
+            raise ConfigError(f"tracking={name} needs the package: pip install {name}; or set tracking=none and "
+                              "wandb.report_to_wandb=false: metrics.jsonl is always written")
+    accelerator = Accelerator(cpu=wanted == "cpu", log_with=trackers or None, project_dir=cfg.training.output_dir)
     for key in ("mini_batch_size", "rollout_samples"):
         if getattr(cfg.ppo, key) % accelerator.num_processes:
             raise ConfigError(f"ppo.{key}={getattr(cfg.ppo, key)} cannot be shared by "

@@ -97,6 +97,24 @@ def test_the_last_positions_alone_are_the_last_positions_of_all(architecture):
     torch.testing.assert_close(last_values, values[:, -2:], atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("padding", [0, 1])  # rows without padding take a way of their own
+def test_positions_that_nobody_reads_are_left_out_and_change_no_other(padding):
+    actor = small_actor("llama")
+    torch.nn.init.normal_(actor.value_head.weight)
+    tokens, seen = torch.randint(1, 50, (2, 6)), []
+    mask = torch.ones_like(tokens)
+    mask[0, :padding] = 0
+    actor.model.lm_head.register_forward_hook(lambda _head, inputs, _out: seen.append(inputs[0].shape[:-1].numel()))
+    logits, values = actor(tokens, mask)
+    with actor.read_from(4):
+        last_logits, last_values = actor(tokens, mask)
+    actor(tokens, mask)
+    assert seen == [12 - padding, 4, 12 - padding]  # positions that the head computed
+    torch.testing.assert_close(last_logits[:, 4:], logits[:, 4:], atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(last_values[:, 4:], values[:, 4:], atol=1e-6, rtol=1e-5)
+    assert (last_logits[:, :4] == 0).all() and (last_values[:, :4] == 0).all()
+
+
 def test_values_start_at_zero_and_the_value_head_learns():
     actor = small_actor("llama")
     tokens = torch.randint(1, 50, (2, 6))

@@ -6,7 +6,9 @@ import pytest
 
 from course_utils import symptoms
 from course_utils.config import load_config
+from course_utils.embedded.warm_start import sha256
 from course_utils.figures.comparison import draw_comparison
+from course_utils.policy import EMBEDDED_MODEL
 from course_utils.reference_run import differences, reference_run
 from course_utils.symptoms import SYMPTOMS, symptom_table
 from tests.conftest import ROOT
@@ -18,6 +20,7 @@ def test_the_record_is_a_whole_run_of_the_default_settings():
     reference = reference_run()
     steps = load_config(CONFIG).training.total_ppo_steps
     assert [line["step"] for line in reference.history] == list(range(1, steps + 1))
+    assert reference.weights == sha256(EMBEDDED_MODEL / "model.safetensors"), "another model: record the run again"
     runs = map(json.loads, (ROOT / "benchmarks/results/embedded_runs.jsonl").read_text().splitlines())
     assert reference.seed_rewards == [run["rewards"] for run in runs if run["variant"] == "default"]
     assert reference.history[-1]["eval/accuracy"] > 0.85 > 0.5 > reference.history[0]["before/accuracy"]

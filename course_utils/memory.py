@@ -1,0 +1,112 @@
+"""How much memory a run needs, by part, before it takes any: an estimate from the model's shape and the settings.
+
+    python -m course_utils.memory --config configs/config_colab.yaml     # prints the table of a config's model
+
+What is certain is counted (weights, gradients, optimizer, reference, cache); activations and logits are counted for a
+Llama-like layer and for losses as in the course's solutions. tests/test_memory.py holds both against measured peaks.
+"""
+import argparse
+from dataclasses import asdict, dataclass
+
+import torch
+from transformers import AutoModelForCausalLM, PretrainedConfig
+
+from course_utils.config import Config, ConfigError, load_config
+from course_utils.policy import compute_dtype, load_shape
+
+FLOAT32 = 4  # bytes
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes. `kept` is there all the time; sampling and the update take turns."""
+    weights: float
+    reference: float
+    optimizer: float
+    sampling: float      # the cache and the logits of one step
+    update: float        # gradients, activations and logits of one mini-batch
+
+    @property
+    def kept(self) -> float:
+        return self.weights + self.reference + self.optimizer
+
+    @property
+    def peak(self) -> float:
+        return self.kept + max(self.sampling, self.update)
+
+
+def estimate(model: PretrainedConfig, cfg: Config) -> Memory:
+    """The memory of a run of `model` with the settings of `cfg`, with the longest prompts and responses."""
+    with torch.device("meta"):
+        shell = AutoModelForCausalLM.from_config(model)
+    width = compute_dtype(cfg).itemsize
+    count, rank, ppo = shell.num_parameters(), cfg.model.lora, cfg.ppo
+    trained = count
+    if rank:
+        head = shell.get_output_embeddings()
+        trained = sum(rank * (layer.in_features + layer.out_features) for layer in shell.modules()
+                      if isinstance(layer, torch.nn.Linear) and layer is not head)
+    # AdamW keeps two numbers a weight.
+    optimizer = trained * 2 * (1 if ppo.use_8bit_adam and cfg.training.device != "cpu" else FLOAT32)
+    response = cfg.generation.max_new_tokens
+    tokens = cfg.dataset.max_prompt_length + response
+    return Memory(
+        weights=trained * FLOAT32 + (count * width if rank else 0),
+        reference=count * FLOAT32 if ppo.kl_coeff and not rank else 0,
+        optimizer=optimizer,
+        sampling=ppo.batch_size * (_cache(model, tokens) * width + 4 * model.vocab_size * FLOAT32),
+        update=trained * FLOAT32 + ppo.mini_batch_size * (
+            tokens * _activations(model, width, cfg.training.gradient_checkpointing)
+            + max(3 * tokens, 6 * response) * model.vocab_size * FLOAT32))  # copies of the logits: measured
+
+
+def check_gpu(cfg: Config, total: float, note=print) -> None:
+    """Says what a GPU with `total` bytes will not hold, before the model is loaded.
+
+    Raises:
+        ConfigError: not even the weights and what belongs to them fit.
+    """
+    memory = estimate(load_shape(cfg), cfg)
+    needs = (f"{cfg.model.name} needs about {memory.peak / 1e9:.0f} GB with these settings, and this GPU has "
+             f"{total / 1e9:.0f}")
+    if memory.kept > total:
+        raise ConfigError(f"{needs}: its weights, the reference and the optimizer alone take {memory.kept / 1e9:.0f}. "
+                          "Use model.lora=16, ppo.use_8bit_adam=true or a smaller model (configs/config_colab.yaml)")
+    if memory.peak > total:
+        note(f"{needs}: batches are halved if it runs out. training.gradient_checkpointing=true, model.lora=16 or a "
+             "smaller dataset.max_gen_length need less")
+
+
+def _cache(model: PretrainedConfig, tokens: int) -> float:
+    """Keys and values of one row, in numbers."""
+    heads = getattr(model, "num_key_value_heads", None) or model.num_attention_heads
+    return 2 * model.num_hidden_layers * heads * _head_size(model) * tokens
+
+
+def _head_size(model: PretrainedConfig) -> int:
+    return getattr(model, "head_dim", None) or model.hidden_size // model.num_attention_heads
+
+
+def _activations(model: PretrainedConfig, width: int, checkpointing: bool) -> float:
+    """Bytes a token that the backward pass keeps. A layer keeps the inputs of its norms and their results before the
+    scale (float32), and the inputs of its matrix products: queries, keys, values, the attention's result, and in the
+    MLP gate, up, their activation and their product."""
+    hidden, inner, layers = model.hidden_size, model.intermediate_size, model.num_hidden_layers
+    heads = getattr(model, "num_key_value_heads", None) or model.num_attention_heads
+    layer = 4 * hidden * FLOAT32 + (5 * hidden + 2 * heads * _head_size(model) + 4 * inner) * width
+    return layers * hidden * FLOAT32 + layer if checkpointing else layers * layer
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, help="a YAML file, e.g. configs/config_colab.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    args = parser.parse_intermixed_args()
+    cfg = load_config(args.config, args.overrides)
+    memory = estimate(load_shape(cfg), cfg)
+    for part, size in [*asdict(memory).items(), ("peak", memory.peak)]:
+        print(f"{part:10} {size / 1e9:8.2f} GB")
+
+
+if __name__ == "__main__":
+    main()

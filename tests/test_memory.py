@@ -1,0 +1,96 @@
+"""The estimate of memory against what a run really takes at its peak, here in the memory of a CPU process."""
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from transformers import LlamaConfig, Qwen2Config
+
+from course_utils.config import ConfigError, load_config
+from course_utils.memory import check_gpu, estimate
+from course_utils.policy import load_shape
+
+ROOT = Path(__file__).parent.parent
+DEEP = {"vocab_size": 640, "hidden_size": 384, "intermediate_size": 1056, "num_hidden_layers": 8,
+        "num_attention_heads": 6}
+WORDY = {"vocab_size": 32000, "hidden_size": 64, "intermediate_size": 176, "num_hidden_layers": 2,
+         "num_attention_heads": 2}
+ONE_STEP = """
+import gc, json, sys
+from pathlib import Path
+from transformers import LlamaConfig, LlamaForCausalLM
+from course_utils.config import load_config
+from course_utils.exercises import load_exercises
+from course_utils.memory import estimate
+from course_utils.policy import EMBEDDED_MODEL
+from course_utils.trainer import Trainer
+
+def memory(name):
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(name))
+
+shape, overrides, folder, solutions = json.loads(sys.argv[1]), *sys.argv[2:3], *map(Path, sys.argv[3:])
+model = LlamaForCausalLM(LlamaConfig(**shape, eos_token_id=1, pad_token_id=0))
+model.save_pretrained(folder / "model")
+config = model.config
+del model
+gc.collect()
+
+def one_step(*more):
+    cfg = load_config("configs/config_debug.yaml", [
+        f"training.output_dir={folder / 'run'}", *overrides.split(), *more])
+    Trainer(cfg, load_exercises(solutions)).ppo_step(1)
+    return cfg
+
+one_step("dataset.max_gen_length=2", "generation.min_new_tokens=2", "ppo.mini_batch_size=1")  # what libraries take
+gc.collect()
+before = memory("VmRSS")
+cfg = one_step(f"model.name={folder / 'model'}", f"model.tokenizer_name={EMBEDDED_MODEL}")
+print(json.dumps([estimate(config, cfg).peak, memory("VmHWM") - before]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from Linux's /proc")
+@pytest.mark.parametrize("shape, response, extra", [
+    (DEEP, 48, ""), (DEEP, 48, "training.gradient_checkpointing=true"), (WORDY, 16, ""), (WORDY, 96, ""),
+], ids=["layers", "layers recomputed", "logits of prompts", "logits of responses"])
+def test_the_peak_of_a_step_is_what_was_estimated(shape, response, extra, solutions, tmp_path):
+    overrides = (f"dataset.max_prompt_length=50 dataset.max_gen_length={response} generation.min_new_tokens={response} "
+                 f"dataset.eval_samples=1 ppo.rollout_samples=16 ppo.batch_size=16 ppo.mini_batch_size=16 {extra}")
+    run = subprocess.run([sys.executable, "-c", ONE_STEP, json.dumps(shape), overrides, tmp_path, solutions], cwd=ROOT,
+                         capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    estimated, measured = json.loads(run.stdout.splitlines()[-1])
+    assert 0.7 < estimated / measured < 1.4, f"{estimated / 1e6:.0f} MB estimated, {measured / 1e6:.0f} MB measured"
+
+
+def test_parts_of_a_model_whose_numbers_are_known(small_config):
+    """Qwen2.5-0.5B has 494,032,768 weights, and 2 heads of 64 numbers for keys and values in each of 24 layers."""
+    shape = Qwen2Config(vocab_size=151936, hidden_size=896, intermediate_size=4864, num_hidden_layers=24,
+                        num_attention_heads=14, num_key_value_heads=2, tie_word_embeddings=True)
+    cfg = load_config(ROOT / "configs/config_colab.yaml")
+    found, weights = estimate(shape, cfg), 494_032_768
+    assert found.weights == found.reference == 4 * weights
+    assert found.optimizer == 2 * weights  # two numbers of 8 bits a weight
+    cache = 2 * 24 * 2 * 64 * (320 + 256) * 2  # float16
+    assert found.sampling == 32 * (cache + 4 * 151936 * 4)
+
+
+def test_lora_needs_no_reference_and_little_for_the_optimizer():
+    shape = LlamaConfig(**DEEP)
+    whole, adapters = (estimate(shape, load_config(ROOT / "configs/config_debug.yaml", [f"model.lora={rank}"]))
+                       for rank in (0, 4))
+    assert adapters.reference == 0 and adapters.optimizer < whole.optimizer / 20
+    assert adapters.weights == pytest.approx(whole.weights, rel=0.1)  # float32 here: the frozen ones are as large
+
+
+def test_a_gpu_that_is_too_small_is_said_before_anything_is_loaded(small_config):
+    cfg, said = small_config(), []
+    memory = estimate(load_shape(cfg), cfg)
+    check_gpu(cfg, 1.01 * memory.peak, said.append)
+    assert not said
+    check_gpu(cfg, 1.01 * memory.kept, said.append)
+    assert len(said) == 1 and "batches are halved" in said[0]
+    with pytest.raises(ConfigError, match="model.lora=16"):
+        check_gpu(cfg, 0.99 * memory.kept, said.append)

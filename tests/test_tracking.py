@@ -1,0 +1,56 @@
+"""Metrics go to a tracker beside metrics.jsonl, and a tracker that is not there is said before anything is loaded."""
+import pytest
+
+from course_utils import trainer as trainer_module
+from course_utils.config import ConfigError
+from course_utils.exercises import load_exercises
+from course_utils.metrics import read_metrics
+from course_utils.trainer import Trainer
+
+
+def events_of(folder) -> dict[str, list[float]]:
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    found = event_accumulator.EventAccumulator(str(folder)).Reload()
+    return {name: [event.value for event in found.Scalars(name)] for name in found.Tags()["scalars"]}
+
+
+@pytest.mark.slow
+def test_tensorboard_shows_what_metrics_jsonl_holds(small_config, solutions):
+    trainer = Trainer(small_config("tracking=tensorboard", "training.total_ppo_steps=2"), load_exercises(solutions))
+    list(trainer.train())
+    shown, written = events_of(trainer.folder / "tinier-zero"), read_metrics(trainer.folder / "metrics.jsonl")
+    for name in ("rollout/reward_mean", "loss/policy", "rollout/kl"):
+        assert shown[name] == pytest.approx([line[name] for line in written], rel=1e-5)
+
+
+@pytest.mark.parametrize("override, package", [
+    ("tracking=tensorboard", "tensorboard"), ("tracking=trackio", "trackio"), ("tracking=wandb", "wandb"),
+    ("wandb.report_to_wandb=true", "wandb")])
+def test_a_missing_package_is_said_with_its_command_before_a_model_is_loaded(
+        override, package, small_config, solutions, monkeypatch):
+    monkeypatch.setattr(trainer_module, "get_available_trackers", list)
+    monkeypatch.setattr(trainer_module.policy, "load_tokenizer", lambda cfg: pytest.fail("too late"))
+    with pytest.raises(ConfigError, match=f"pip install {package}"):
+        Trainer(small_config(override), load_exercises(solutions))
+
+
+def test_an_unknown_tracker_is_refused(small_config):
+    with pytest.raises(ConfigError, match="tracking=tensorbord must be one of none, tensorboard, wandb, trackio"):
+        small_config("tracking=tensorbord")
+
+
+@pytest.mark.parametrize("override", ["traking=wandb", "model=tiny"])
+def test_keys_at_the_top_are_checked_as_others_are(override, small_config):
+    with pytest.raises(ConfigError, match="tracking" if override.startswith("tra") else "model is a section"):
+        small_config(override)
+
+
+@pytest.mark.slow
+def test_a_hub_token_is_in_no_file_of_a_run(small_config, solutions, monkeypatch, capfd):
+    token = "hf_not_to_be_found_anywhere"
+    monkeypatch.setenv("HF_TOKEN", token)
+    trainer = Trainer(small_config("training.total_ppo_steps=1"), load_exercises(solutions))
+    list(trainer.train())
+    files = [path for path in trainer.folder.rglob("*") if path.is_file()]
+    assert len(files) > 5 and all(token.encode() not in path.read_bytes() for path in files)
+    assert token not in "".join(capfd.readouterr())
