@@ -1,6 +1,6 @@
 """Records what the gallery of mistakes shows: course_utils/break_it/recorded.json.
 
-    python benchmarks/record_break_it.py                    # what is missing, or was made with other settings
+    python benchmarks/record_break_it.py                    # what is missing, or was made otherwise
     python benchmarks/record_break_it.py --keys gae --seeds 1
 
 The right functions are the notebooks' solutions. A run takes about 20 seconds of one core; the file is written after

@@ -98,7 +98,7 @@ class PromptStream:
         return taken
 
 
-def _embedded_rows(split: str) -> Iterator[tuple[str, dict]]:
+def _embedded_rows(split: str) -> Iterator[tuple[str, object]]:
     try:
         draws = embedded.draws(split, EMBEDDED_TRAIN if split == "train" else EMBEDDED_HELD_OUT)
     except ValueError as error:
@@ -121,7 +121,7 @@ def _jsonl_rows(folder: Path, split: str) -> Iterator[tuple[str, object]]:
                 raise DataError(f"{place} is not valid JSON: {error}") from error
 
 
-def _hub_rows(name: str, config: str | None, split: str) -> Iterator[tuple[str, dict]]:
+def _hub_rows(name: str, config: str | None, split: str) -> Iterator[tuple[str, object]]:
     import datasets  # here, because it takes a second and most runs do without it
 
     try:

@@ -3,7 +3,7 @@
 The limits are rules of thumb. The embedded default keeps well inside them with every seed that was tried; on another
 model and other problems they may be too tight.
 """
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import mean, median
 
@@ -91,10 +91,10 @@ SYMPTOMS = (
 )
 
 
-def symptom_table(history: list[dict], reference: list[dict] = ()) -> str:
+def symptom_table(history: list[dict], reference: Sequence[dict] = ()) -> str:
     """HTML with a row a symptom: does the run show it, its numbers and, where it can be compared, those of the
     reference run after as many steps, and what it usually means."""
-    runs = {"Yours": history, **({"Reference": reference[:len(history)]} if reference else {})}
+    runs = {"Yours": history, **({"Reference": list(reference[:len(history)])} if reference else {})}
     rows = [(f"<b>{s.name}</b>", *(_verdict(s, run) for run in runs.values()), s.meaning) for s in SYMPTOMS]
     return html_table(("What to look for", *runs, "What it usually means (and in which exercise)"), rows)
 

@@ -198,6 +198,29 @@ def test_the_gallery_draws_every_mistake(key, monkeypatch):
     assert all(f"<b>{name}</b>: {escape(mistake.words)}" in words.data for name, mistake in MISTAKES[key].items())
 
 
+def test_the_axis_is_logarithmic_only_where_one_run_would_flatten_the_others():
+    """The KL of a run without clipping ends at 300 nats, right ones below 10; the penalty added gives 12."""
+    panels = [axes for key in ("policy_loss", "gae") for axes in draw_gallery(key)[0].axes]
+    scales = {axes.get_title(): axes.get_yscale() for axes in panels}
+    assert [title for title, scale in scales.items() if scale == "symlog"] == ["no clipping"]
+    assert "KL penalty added" in scales
+
+
+def test_what_a_wrong_function_logs_is_drawn_beside_what_was_measured():
+    figure, description = draw_gallery("entropy")
+    runs = recorded("entropy")["sign turned"]
+    middle = [sorted(step)[1] for step in zip(*(run["rollout/entropy"] for run in runs.values()))]
+    right, logged, measured = figure.axes[0].lines
+    assert list(measured.get_ydata()) == middle and max(logged.get_ydata()) < 0 < min(middle)
+    assert "-0.068, of the sampled text 0.071" in description and len(figure.axes[2].lines) == 2
+
+
+def test_recordings_with_another_model_are_stale(monkeypatch):
+    now = fingerprint("gae")
+    monkeypatch.setattr(short_run, "weights_sha256", lambda: "another")
+    assert fingerprint("gae") != now
+
+
 def test_the_settings_need_no_other_file():
     assert "defaults" not in RUN.read_text()
 
@@ -232,10 +255,12 @@ def test_the_cell_of_the_notebook_trains_live(key, two_steps, monkeypatch, capsy
     notebook = nbformat.read(ROOT / EXERCISES[key].notebook, as_version=4)
     cell, = (cell for cell in notebook.cells if cell.id == "break-it-live")
     assert "LIVE = False" in cell.source
+    losses = {name: namespace.get(name) for name in LOSSES}
     exec(cell.source.replace("LIVE = False", "LIVE = True"), namespace)
     assert len(shown) == 2 and shown[0].startswith("step 1 of 2, about ") and shown[1].startswith("step 2 of 2<br>")
     assert 'alt="Step 2 with your mistake: reward ' in shown[1]
     assert capsys.readouterr().out == ""
+    assert {name: namespace.get(name) for name in LOSSES} == losses, "the notebook's own losses were replaced"
 
 
 @pytest.mark.slow

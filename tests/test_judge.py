@@ -132,6 +132,13 @@ def test_no_advice_shows_a_number_of_the_judge(process):
         assert one == two
 
 
+def test_a_case_that_only_tells_mistakes_apart_costs_nothing(process):
+    """A value loss may refuse an infinite return: it is asked for one only to name a mistake."""
+    cell = solution_source("value_loss")
+    refusing = cell.replace("    tokens = ", "    assert returns.isfinite().all()\n    tokens = ", 1)
+    assert refusing != cell and lost(verdict(process, "value_loss", refusing)) == {}
+
+
 def test_the_same_secret_draws_the_same_and_another_draws_otherwise():
     cases = {secret: rubrics.Draw(secret).normal(3).tolist() for secret in (1, 2)}
     assert rubrics.Draw(1).normal(3).tolist() == cases[1] != cases[2]

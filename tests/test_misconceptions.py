@@ -77,7 +77,9 @@ def policy_loss(function: Callable, g: torch.Generator) -> list[Fact]:
 def value_loss(function: Callable, g: torch.Generator) -> list[Fact]:
     mask = random_mask(g)
     tensors = [poisoned(2 * normal(g, 4, 6), mask, g, 50) for _ in range(3)]
-    return of_call(function, *tensors, mask, 0.7, trained=0)
+    zero, one = torch.zeros(1, 1), torch.ones(1, 1).long()
+    return [*of_call(function, *tensors, mask, 0.7, trained=0),
+            *of_call(function, zero, zero, zero + torch.inf, one, 0.7)]  # where clipping around the return shows
 
 
 def entropy(function: Callable, g: torch.Generator) -> list[Fact]:
@@ -186,11 +188,24 @@ OTHERWISE_WRITTEN = [
     ("policy_loss", "boolean indexing first", "k2", [("(old - new).mean()", "((old - new) ** 2 / 2).mean()")]),
     ("value_loss", "torch.where picks the value", "no half", [("/ (2 * n)", "/ n")]),
     ("value_loss", "boolean indexing and mse_loss", "smaller error", [("torch.maximum(plain", "torch.minimum(plain")]),
+    ("value_loss", "boolean indexing and mse_loss", "the clip never acts",
+     [("torch.clip(v, old - clip_range_value, old + clip_range_value)", "v.clone()")]),
+    ("value_loss", "the difference clamped", "clipped around the return",
+     [("values_old + (values_new - values_old)", "returns + (values_new - returns)")]),
+    ("entropy", "Categorical", "mask as an index",
+     [("(entropy * response_mask).sum() / response_mask.sum()", "entropy[response_mask].mean()")]),
     ("entropy", "Categorical", "divided by all positions", [("/ response_mask.sum()", "/ response_mask.numel()")]),
     ("entropy", "boolean indexing first", "no float32", [("].float()", "]")]),
     ("gae", "numpy in float64", "lambda forgotten", [("gamma * lam * nxt", "gamma * nxt")]),
     ("gae", "unfold", "returns without values", [("raw + values.detach()", "raw")]),
     ("gae", "itertools.accumulate on flipped columns", "no eps", [(" + 1e-8", "")]),
+    ("gae", "returns first, by lambda-returns", "results swapped",
+     [("return advantages, returns", "return returns, advantages")]),
+    ("gae", "unfold", "padding counts as zeros", [("raw.masked_select(response_mask.bool())", "raw")]),
+    ("gae", "numpy in float64", "whole numbers", [("np.zeros_like(v)", "np.zeros_like(m, dtype=int)")]),
+    ("gae", "a class that is run token by token", "padding flows back",
+     [("torch.where(on, delta + self.decay * self.advantage, torch.zeros_like(delta))",
+       "delta + self.decay * self.advantage"), ("torch.where(on, value, torch.zeros_like(value))", "value")]),
     ("minibatch_update", "DataLoader", "remainder dropped", [("shuffle=True", "shuffle=True, drop_last=True")]),
     ("minibatch_update", "DataLoader", "not shuffled", [("shuffle=True", "shuffle=False")]),
     ("minibatch_update", "one function, a counter", "last group not stepped", [(" or i + 1 == len(batches)", "")]),

@@ -103,6 +103,17 @@ def test_the_sections_of_an_exercise_notebook(exercise):
     assert "After this notebook you can" in first
 
 
+@pytest.mark.parametrize("exercise", EXERCISES.values(), ids=lambda exercise: exercise.key)
+def test_each_question_to_explain_has_a_folded_answer_of_two_sentences(exercise):
+    section = "\n".join(markdown(ROOT / exercise.notebook)).partition("\n## Explain\n")[2].partition("\n*Write")[0]
+    questions = re.split(r"^(?=\d\. )", section, flags=re.MULTILINE)[1:]
+    assert len(questions) >= 2
+    for question in questions:
+        (answer,) = re.findall(r"\?\n\n<details><summary>One good answer</summary>\n\n(.+?)\n</details>", question,
+                               flags=re.DOTALL)
+        assert len(re.findall(r"[.?!](?=\s|$)", answer)) == 2 and answer.endswith("."), answer
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 def test_cells_fit_the_page(path):
     for cell in nbformat.read(path, as_version=4).cells:

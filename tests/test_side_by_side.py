@@ -1,12 +1,15 @@
 """What check() shows of the worked example: the learner's numbers beside the target, token by token."""
+import math
 import re
 
+import nbformat
 import pytest
 
-from course_utils.checks.side_by_side import side_by_side
+from autograder.misconceptions import named, wrong_module
+from course_utils.checks.side_by_side import GRIDS, side_by_side
 from course_utils.exercises import EXERCISES
 from course_utils.figures.token_explorer import diverging
-from tests.solutions import edited, solution, stub
+from tests.solutions import ROOT, edited, solution, stub
 
 
 def seen(html: str) -> list[str]:
@@ -21,6 +24,16 @@ def test_a_solution_is_the_target(key):
     assert html.count("<table>") == 2 * len(seen(html)) and "✗" not in html
 
 
+@pytest.mark.parametrize("key, factor", [("policy_loss", -1), ("value_loss", 1), ("entropy", -math.log(2))])
+def test_the_target_is_the_last_column_of_the_table_by_hand(key, factor):
+    cells = nbformat.read(ROOT / EXERCISES[key].notebook, as_version=4).cells
+    table, = (cell.source for cell in cells if cell.id == "example-table")
+    by_hand = [float(number.replace("−", "-")) * factor
+               for number in re.findall(r"^\| [AB] `.*\| \**([−.\d]+)\**(?: ln 2)? \|$", table, flags=re.MULTILINE)]
+    (grid,) = GRIDS[EXERCISES[key].function](solution(key))
+    assert by_hand == pytest.approx([*grid.target[0], *grid.target[1][:2]])
+
+
 @pytest.mark.parametrize("key, old, new, expected", [
     # r · A = (.9375, .375, 1.25, -.3125), (-.5, -1.5) against the clipped (.9, .6, 1.25, -.3), (-.8, -1.5): four differ
     ("policy_loss", "torch.min(", "torch.max(", ["✗ 4 of 6 differ"]),
@@ -32,6 +45,23 @@ def test_the_tokens_that_differ_are_marked(key, old, new, expected):
     assert seen(html) == expected
     yours, target = html.split("<table>")[1:]
     assert yours.count("✗") == int(expected[0].split()[1]) and "✗" not in target
+
+
+@pytest.mark.parametrize("key, name, reason", [
+    ("policy_loss", "mean of means", "0 / 0"), ("value_loss", "mean of means", "0 / 0"),
+    ("entropy", "mean of means", "0 / 0"), ("policy_loss", "advantages whitened again", "needs several tokens"),
+])
+@pytest.mark.filterwarnings("ignore:std")
+def test_why_a_token_alone_has_no_number_is_said(key, name, reason):
+    html = side_by_side(getattr(wrong_module(key, named(key, name)), EXERCISES[key].function))
+    assert seen(html) == ["✗ 6 of 6 differ"] and html.count("✗ no number") == 6 and "nan" not in html
+    assert reason in html
+
+
+def test_a_number_that_is_no_tensor_is_looked_at_too():
+    mean_of_means = "((entropy * response_mask).sum(1) / response_mask.sum(1)).mean().item()"
+    assert "0 / 0" in side_by_side(edited("entropy", ("(entropy * response_mask).sum() / response_mask.sum()",
+                                                      mean_of_means)))
 
 
 def test_advantages_that_are_not_whitened_differ_and_their_returns_do_not():
@@ -54,6 +84,7 @@ def test_a_number_has_the_colour_of_its_share_of_the_largest():
     assert html.count(f"background-color:{diverging(1)};") == 2 and html.count(f":{diverging(-0.6)};") == 2
     broken = side_by_side(edited("policy_loss", ("torch.min(", "torch.nan * torch.min(")))
     assert seen(broken) == ["✗ 6 of 6 differ"] and broken.count(f":{diverging(0)};") == 6
+    assert "No number" not in broken  # the loss of all tokens is NaN too: nothing is known of the reason
 
 
 @pytest.mark.parametrize("key", EXERCISES)

@@ -68,6 +68,10 @@ MISCONCEPTIONS = (
         "no mask", "Padding is averaged in. Take the mean over the response tokens only.",
         ((MEAN, "entropy.mean()"),)),
     Misconception(
+        "mask as an index", "The mask picks whole rows: a tensor of whole numbers in brackets is read as row numbers 0 "
+        "and 1. Compare it with 1 first, or multiply by it.",
+        ((MEAN, "entropy[response_mask].mean()"),)),
+    Misconception(
         "logits masked", "The logits are multiplied by the mask, and all positions averaged. Equal logits are not "
         "nothing: they are the distribution with the most entropy. Mask the entropies.",
         (("logits_new.float()", "logits_new.float() * response_mask.unsqueeze(-1)"), (MEAN, "entropy.mean()"))),

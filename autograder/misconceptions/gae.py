@@ -4,6 +4,17 @@ from autograder.misconceptions.misconception import Misconception
 IS_LAST = "response_mask - F.pad(response_mask[:, 1:], (0, 1))"
 REWARDS = "rewards = is_last * final_rewards.unsqueeze(1) - response_mask * kl_penalties"
 WHITENED = "centered * torch.rsqrt(variance + 1e-8)"
+ADVANTAGE = "(delta + gamma * lam * next_advantage) * response_mask[:, t]"
+
+# edits that several mistakes have in common
+PENALTY_ON_PADDING = ("- response_mask * kl_penalties", "- kl_penalties")
+UNMASKED_RECURSION = ((ADVANTAGE, "delta + gamma * lam * next_advantage"),
+                      ("next_value = values[:, t] * response_mask[:, t]", "next_value = values[:, t]"))
+RAW_MASKED = ("    returns = raw + values", "    raw = raw * response_mask\n    returns = raw + values")
+JUNK_ON_PADDING = ((f"next_advantage = {ADVANTAGE}", "raw[:, t] = delta + gamma * lam * next_advantage"),
+                   ("raw[:, t] = next_advantage", "next_advantage = raw[:, t] * response_mask[:, t]"))
+WHITENED_OVER_ALL = (("(raw - raw.sum() / tokens) * response_mask", "raw - raw.mean()"),
+                     ("(centered**2).sum() / tokens", "(centered**2).mean()"))
 
 MISCONCEPTIONS = (
     Misconception(
@@ -31,6 +42,18 @@ MISCONCEPTIONS = (
         "bootstrap from padding", "The value of the padding after a response enters its last δ. After the last "
         "response token there is nothing: its next value is 0.",
         (("next_value = values[:, t] * response_mask[:, t]", "next_value = values[:, t]"),)),
+    Misconception(
+        "values on padding flow back", "The values on padding enter the recursion, which is masked only when it is "
+        "over. Mask the value and the advantage that come from the next token before they are used.",
+        (*UNMASKED_RECURSION, RAW_MASKED)),
+    Misconception(
+        "padding flows back", "Penalties and values on padding enter the recursion, which is masked only when it is "
+        "over. Mask what comes from the next token before it is used.",
+        (PENALTY_ON_PADDING, *UNMASKED_RECURSION, RAW_MASKED)),
+    Misconception(
+        "no mask", "Only the place of the final reward depends on the mask. The recursion must start anew where a "
+        "response ends, and padding takes no part in the whitening.",
+        (PENALTY_ON_PADDING, *UNMASKED_RECURSION, *WHITENED_OVER_ALL)),
     Misconception(
         "bootstrap from the last value", "The last token's own value stands in for the value after it. After the "
         "last response token there is nothing: its next value is 0.",
@@ -100,8 +123,25 @@ MISCONCEPTIONS = (
     Misconception(
         "whitened over padding", "Padding takes part in the mean and the variance. Take both over the response "
         "tokens.",
-        (("(raw - raw.sum() / tokens) * response_mask", "raw - raw.mean()"),
-         ("(centered**2).sum() / tokens", "(centered**2).mean()"))),
+        WHITENED_OVER_ALL),
+    Misconception(
+        "padding counts as zeros", "Padding is masked after the whitening, but takes part in the mean and the "
+        "variance, as zeros. Take both over the response tokens.",
+        (("raw.sum() / tokens", "raw.mean()"), ("(centered**2).sum() / tokens", "raw.var(unbiased=False)"))),
+    Misconception(
+        "junk whitened in", "What the recursion left on the padding takes part in the mean and the variance. Take both "
+        "over the response tokens, and make padding 0.",
+        (*JUNK_ON_PADDING, *WHITENED_OVER_ALL)),
+    Misconception(
+        "junk whitened in, then masked", "What the recursion left on the padding takes part in the mean and the "
+        "variance; masking the result is too late. Take both over the response tokens.",
+        (*JUNK_ON_PADDING, ("raw.sum() / tokens", "raw.mean()"),
+         ("(centered**2).sum() / tokens", "raw.var(unbiased=False)"))),
+    Misconception(
+        "mask as an index", "For mean and variance the mask picks whole rows: a tensor of whole numbers in brackets is "
+        "read as row numbers 0 and 1. Compare it with 1 first, or multiply by it.",
+        (("raw.sum() / tokens", "raw[response_mask].mean()"),
+         ("(centered**2).sum() / tokens", "raw[response_mask].var(unbiased=False)"))),
     Misconception(
         "padding moved off 0", "Whitening has moved the advantages on the padding away from 0.",
         ((WHITENED, "(raw - raw.sum() / tokens) * torch.rsqrt(variance + 1e-8)"),)),
@@ -111,9 +151,7 @@ MISCONCEPTIONS = (
     Misconception(
         "penalty on padding", "Padding pays penalties, and its advantages flow back into the response. Mask what "
         "comes from the next token.",
-        (("- response_mask * kl_penalties", "- kl_penalties"),
-         ("(delta + gamma * lam * next_advantage) * response_mask[:, t]",
-          "delta + gamma * lam * next_advantage"))),
+        (PENALTY_ON_PADDING, UNMASKED_RECURSION[0])),
     Misconception(
         "empty row ends in its last column", "A row without response tokens is given a last token all the same, and "
         "with it a reward. It has none, and counts nowhere.",
@@ -122,6 +160,17 @@ MISCONCEPTIONS = (
           "    is_last = F.one_hot((lengths - 1) % values.shape[1], values.shape[1])"),
          ("* lam * next_advantage) * response_mask[:, t]",
           "* lam * next_advantage) * (response_mask + is_last)[:, t].clamp(max=1)"))),
+    Misconception(
+        "results swapped", "Advantages and returns come back in the wrong order: advantages are the first.",
+        (("return advantages.detach(), returns.detach()", "return returns.detach(), advantages.detach()"),)),
+    Misconception(
+        "whole numbers", "The advantages are collected in a tensor of whole numbers, made like the mask, which cuts "
+        "off every fraction. Make it like the values.",
+        (("raw = torch.zeros_like(values)", "raw = torch.zeros_like(response_mask)"),)),
+    Misconception(
+        "returns as whole numbers", "The returns are in a tensor of whole numbers, made like the mask, which cuts off "
+        "every fraction. Make it like the values.",
+        (("returns = raw + values", "returns = (raw + values).to(response_mask.dtype)"),)),
     Misconception(
         "with gradient", "The returns carry a gradient. Advantages and returns are fixed targets of the update.",
         (("returns.detach()", "returns"),)),

@@ -84,6 +84,13 @@ MISCONCEPTIONS = (
          ("(surrogate * response_mask).sum()", "surrogate.sum()"),
          ("(outside * response_mask).sum()", "outside.sum()"))),
     Misconception(
+        "mask as an index", "The mask picks whole rows: a tensor of whole numbers in brackets is read as row numbers 0 "
+        "and 1. Compare it with 1 first, or multiply by it.",
+        ((" * response_mask  # (B, R)", ""),
+         ("(surrogate * response_mask).sum() / tokens", "surrogate[response_mask].mean()"),
+         ("(outside * response_mask).sum() / tokens", "outside[response_mask].mean()"),
+         ("-log_ratio.detach().sum() / tokens", "-log_ratio.detach()[response_mask].mean()"))),
+    Misconception(
         "metrics over padding", "The loss is masked, but clip_frac and approx_kl are means over all positions. They "
         "are means over the response tokens too.",
         (("(outside * response_mask).sum() / tokens", "((ratio.detach() - 1).abs() > clip_ratio).float().mean()"),

@@ -54,6 +54,10 @@ MISCONCEPTIONS = (
         (("values_old - clip_range_value, values_old + clip_range_value",
           "returns - clip_range_value, returns + clip_range_value"),)),
     Misconception(
+        "the clip never acts", "The loss is a plain squared error and vf_clip_frac always 0, so no value is ever held. "
+        "Hold each within the range around its old value, and take the larger error.",
+        (("torch.clamp(values_new, low, high)", "values_new"),)),
+    Misconception(
         "clipped around 0", "The values themselves are clipped to ± the range. It is their distance from the old "
         "values that is limited.",
         (("values_old - clip_range_value, values_old + clip_range_value",
@@ -84,6 +88,11 @@ MISCONCEPTIONS = (
         "no mask", "Padding takes part in the sums. Leave it out of every one of them, before you sum.",
         (("(torch.max(error, error_clipped) * response_mask).sum()", "torch.max(error, error_clipped).sum()"),
          ("(larger * response_mask).sum()", "larger.sum()"))),
+    Misconception(
+        "mask as an index", "The mask picks whole rows: a tensor of whole numbers in brackets is read as row numbers 0 "
+        "and 1. Compare it with 1 first, or multiply by it.",
+        ((LARGER_ERROR, "torch.max(error, error_clipped)[response_mask].mean()"),
+         ("(larger * response_mask).sum() / tokens", "larger[response_mask].mean()"))),
     Misconception(
         "metric over padding", "The loss is masked, but vf_clip_frac is a mean over all positions. It is a mean over "
         "the response tokens too.",

@@ -132,3 +132,10 @@ class Call:
         if at is not None:
             yours, wanted = yours[at.bool()], wanted[at.bool()]
         return "" if close(yours, wanted, self.tolerance) else f"{what} is wrong"
+
+
+class Telling(Call):
+    """A call that costs no point: its answer only tells one misconception from another."""
+
+    def problem(self, *_answer) -> str:
+        return ""

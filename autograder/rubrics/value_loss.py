@@ -2,7 +2,7 @@
 import torch
 from torch import Tensor
 
-from autograder.rubrics import PADDED, Call, Draw, mask_of
+from autograder.rubrics import PADDED, Call, Draw, Telling, mask_of
 from course_utils.worked_example import worked_example
 
 
@@ -33,7 +33,11 @@ def cases(draw: Draw) -> list[Call]:
     for lengths in (mask_of(6, 6), mask_of(7, 2, 4, 1)):
         found.append(Call("metrics", "for values in and out of the range", _args(draw, lengths, 0.25, poison=True),
                           ("vf_clip_frac",), 2, wrt="values_new", no_gradient=("vf_clip_frac",)))
-    return found
+    # Around a finite return clipping never acts, as each clipped error is the smaller: only inf tells the two apart.
+    zero = torch.zeros(1, 1)
+    endless = dict(values_new=zero, values_old=zero, returns=zero + torch.inf, response_mask=mask_of(1),
+                   clip_range_value=0.5)
+    return [*found, Telling("clipping", "for an infinite return", endless, (), 1)]
 
 
 def _args(draw: Draw, mask: Tensor, clip_range_value: float = 0.25, far: bool = True, poison: bool = False) -> dict:

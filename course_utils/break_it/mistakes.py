@@ -27,6 +27,7 @@ METRICS = {  # metric -> the axis it is drawn on
     "loss/entropy": "logged entropy (nats a token)",
     "loss/value": "logged value loss",
 }
+MEASURED = {"loss/entropy": "rollout/entropy"}  # what a wrong function logs -> the same, measured without it
 
 
 # ---------------------------------------------------------------- 1: policy loss
@@ -187,12 +188,14 @@ MISTAKES: dict[str, dict[str, Mistake]] = {
     "entropy": {
         "sign turned": Mistake(
             entropy_sign, "loss/entropy",
-            "the bonus has become a fine. Reward and text hardly show it in 20 seconds, but the log does at once: "
-            "an entropy cannot be negative."),
+            "the bonus has become a fine. The log shows it at once: an entropy cannot be negative. Reward and text "
+            "hardly do in 20 seconds: the sampled text (dotted) has 0.071 nats a token in the end, that of right runs "
+            "0.081."),
         "no mask": Mistake(
             entropy_over_padding, "loss/entropy",
             "padding counts, and a model that says nothing about it is as undecided there as can be. The log says "
-            "nats where a tenth of one is true."),
+            "2.4 nats where the sampled text (dotted) has 0.08. That text looks sound in two of the three runs; in the "
+            "third, the KL to the reference grows to 9 nats, against at most 1.6 in the right ones."),
         "detached": Mistake(
             entropy_detached, "rollout/entropy",
             "the bonus is added to the loss but has no gradient, as if its coefficient were 0. This one you "

@@ -11,8 +11,8 @@ from IPython.display import HTML, display
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from course_utils.break_it.mistakes import KL, METRICS, MISTAKES, REWARD
-from course_utils.figures.show import BLUE, ORANGE, image, new_figure, show
+from course_utils.break_it.mistakes import KL, MEASURED, METRICS, MISTAKES, REWARD
+from course_utils.figures.show import BLUE, GREEN, ORANGE, image, new_figure, show
 
 RECORDED = Path(__file__).parent / "recorded.json"
 RIGHT = "right"
@@ -37,11 +37,18 @@ def draw_gallery(key: str) -> tuple[Figure, str]:
     for axes, (name, mistake) in zip(figure.subplots(1, len(mistakes), squeeze=False)[0], mistakes.items()):
         _draw_runs(axes, runs[RIGHT], mistake.metric, BLUE, "right")
         _draw_runs(axes, runs[name], mistake.metric, ORANGE, "with the mistake", "--")
-        _finish(axes, mistake.metric, name)
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=10)
+        if mistake.metric in MEASURED:
+            _draw_runs(axes, runs[name], MEASURED[mistake.metric], GREEN, "with the mistake, of the sampled text", ":")
+        _finish(axes, mistake.metric, name, runs[RIGHT], runs[name])
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=10)
     return figure, "Recorded runs, the mean of the last third. " + " ".join(
-        f"{name}: {METRICS[mistake.metric]} {last_third(runs[name], mistake.metric):.2g}, "
-        f"without the mistake {last_third(runs[RIGHT], mistake.metric):.2g}." for name, mistake in mistakes.items())
+        _in_words(name, mistake.metric, runs) for name, mistake in mistakes.items())
+
+
+def _in_words(name: str, metric: str, runs: dict[str, Runs]) -> str:
+    measured = (f", of the sampled text {last_third(runs[name], MEASURED[metric]):.2g}" if metric in MEASURED else "")
+    return (f"{name}: {METRICS[metric]} {last_third(runs[name], metric):.2g}{measured}, "
+            f"without the mistake {last_third(runs[RIGHT], metric):.2g}.")
 
 
 def last_third(runs: Runs, metric: str) -> float:
@@ -86,7 +93,7 @@ def draw_live(key: str, history: list[dict], metrics: list[str]) -> tuple[Figure
     for axes, metric in zip(figure.subplots(1, 2), metrics):
         _draw_runs(axes, recorded(key)[RIGHT], metric, BLUE, "right, recorded")
         _draw_runs(axes, live, metric, ORANGE, "with your mistake, now", "o--")
-        _finish(axes, metric, "")
+        _finish(axes, metric, "", recorded(key)[RIGHT], live)
     figure.axes[0].legend(fontsize=10)
     return figure, f"Step {len(history)} with your mistake: " + ", ".join(
         f"{METRICS[metric]} {history[-1][metric]:.2g}" for metric in metrics)
@@ -101,9 +108,17 @@ def _draw_runs(axes, runs: Runs, metric: str, colour: str, label: str, style: st
     axes.fill_between(steps, lows, highs, color=colour, alpha=0.2, lw=0)
 
 
-def _finish(axes, metric: str, title: str) -> None:
+def _top(runs: Runs, metric: str) -> float:
+    return max(x for run in runs.values() for x in run[metric])
+
+
+def _finish(axes, metric: str, title: str, right: Runs, wrong: Runs) -> None:
     axes.set_title(fill(title, 18), fontsize=11)
     axes.set_ylabel(METRICS[metric], fontsize=10)
+    if metric == KL and _top(wrong, metric) > 10 * _top(right, metric):  # one run would flatten all the others
+        axes.set_yscale("symlog", linthresh=1)
+        axes.set_yticks([0, 1, 10, 100], ["0", "1", "10", "100"])
+        axes.set_ylabel(f"{METRICS[metric]},\nlogarithmic above 1", fontsize=10)
     axes.set_xlabel("PPO step", fontsize=10)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.tick_params(labelsize=9)

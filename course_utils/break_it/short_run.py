@@ -1,12 +1,15 @@
 """A short training run of the embedded model, in which one of the five functions is the one to look at."""
 import hashlib
+import inspect
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from course_utils.config import Config, load_config
-from course_utils.exercises import EXERCISES, STAND_INS, load_exercises
+from course_utils.embedded import weights_sha256
+from course_utils.exercises import EXERCISES, LOSSES, STAND_INS, load_exercises
 from course_utils.metrics import masked_mean
 from course_utils.trainer import Trainer
 
@@ -25,8 +28,8 @@ def settings_of(key: str, *more: str) -> Config:
 
 
 def fingerprint(key: str) -> str:
-    """Tells whether recorded runs were made with the settings of now."""
-    return hashlib.sha256(RUN.read_bytes() + repr(OVERRIDES.get(key)).encode()).hexdigest()[:16]
+    """Tells whether recorded runs were made with the settings and the model of now."""
+    return hashlib.sha256(RUN.read_bytes() + f"{OVERRIDES.get(key)!r} {weights_sha256()}".encode()).hexdigest()[:16]
 
 
 class WatchedTrainer(Trainer):
@@ -49,7 +52,22 @@ def short_run(key: str, function: Callable, *overrides: str) -> Iterator[dict]:
     with tempfile.TemporaryDirectory() as folder:
         cfg = settings_of(key, f"training.output_dir={folder}/run", *overrides)
         exercises = replace(load_exercises(STAND_INS), **{EXERCISES[key].function: function})
-        trainer = WatchedTrainer(cfg, exercises)
-        for step in range(1, cfg.training.total_ppo_steps + 1):
-            yield trainer.ppo_step(step)
-            trainer.step = step
+        with _losses_put_back(exercises.run_ppo_update_epoch):
+            trainer = WatchedTrainer(cfg, exercises)
+            for step in range(1, cfg.training.total_ppo_steps + 1):
+                yield trainer.ppo_step(step)
+                trainer.step = step
+
+
+@contextmanager
+def _losses_put_back(update: Callable) -> Iterator[None]:
+    """A trainer puts its losses where `update` looks for them: of a function written in a notebook, among the names of
+    that notebook, where the learner's own may be."""
+    names = getattr(inspect.unwrap(update), "__globals__", {})
+    before = {name: names[name] for name in LOSSES if name in names}
+    try:
+        yield
+    finally:
+        for name in LOSSES:
+            names.pop(name, None)
+        names.update(before)

@@ -40,11 +40,13 @@ def policy_loss(function: Callable) -> list[Fact]:
 def value_loss(function: Callable) -> list[Fact]:
     old = sixty_fourths(4, 3, 4, low=-1, high=1)
     new = old + sixty_fourths(5, 3, 4, low=-1, high=1)
-    returns = sixty_fourths(6, 3, 4, low=-2, high=2)
+    returns, zero = sixty_fourths(6, 3, 4, low=-2, high=2), torch.zeros(1, 1)
     e = worked_example()
     return [
         *of_call(function, _poisoned(new), _poisoned(old, -1), _poisoned(returns, 2), MASK, 0.5, trained=0),
         *of_call(function, e.values_new, e.values_old, e.returns, e.response_mask, e.clip_range_value),
+        # Around a finite return clipping never acts, as each clipped error is the smaller: only inf tells them apart.
+        *of_call(function, zero, zero, zero + math.inf, torch.ones(1, 1, dtype=torch.long), 0.5),
     ]
 
 

@@ -17,6 +17,10 @@ from course_utils.figures.token_explorer import diverging
 from course_utils.worked_example import VOCABULARY, worked_example
 
 NOTHING = math.nan  # on padding, which has no target
+EMPTY_RESPONSE = ("No number: with this token alone in the mask the other response has none, and yours divides each "
+                  "response's sum by that response's tokens, here 0 / 0. Divide one sum by all tokens of the batch.")
+SINGLE_TOKEN = ("No number: yours needs several tokens, as an unbiased standard deviation does. What a token adds to "
+                "the sum depends on no other token.")
 ENTROPY = [[1.75, 2, 1.75, 1.75], [1.75, 2, NOTHING, NOTHING]]  # of each token's distribution, in bits
 
 
@@ -27,6 +31,7 @@ class Grid:
     yours: Tensor  # (2, T)
     target: list[list[float]]  # (2, T)
     columns: tuple[tuple[str, ...], ...] = ()  # the tokens of A and of B; by default those of the responses
+    note: str = ""  # why some have no number
 
 
 def side_by_side(function: Callable) -> str:
@@ -46,23 +51,23 @@ def side_by_side(function: Callable) -> str:
 
 def _policy_loss(function: Callable) -> Iterable[Grid]:
     example = worked_example()
-    yield Grid("the loss of each token alone", _token_by_token(lambda mask: function(
-        example.log_probs_new, example.log_probs_old, example.advantages, mask, example.clip_ratio)[0]),
+    yield _token_by_token("the loss of each token alone", lambda mask: function(
+        example.log_probs_new, example.log_probs_old, example.advantages, mask, example.clip_ratio)[0],
         [[-0.9, -0.375, -1.25, 0.3125], [0.8, 1.5, NOTHING, NOTHING]])
 
 
 def _value_loss(function: Callable) -> Iterable[Grid]:
     example = worked_example()
-    yield Grid("the loss of each token alone, half the larger error", _token_by_token(lambda mask: function(
-        example.values_new, example.values_old, example.returns, mask, example.clip_range_value)[0]),
+    yield _token_by_token("the loss of each token alone, half the larger error", lambda mask: function(
+        example.values_new, example.values_old, example.returns, mask, example.clip_range_value)[0],
         [[0.005, 0.045, 0.005, 0.005], [0.01125, 0.00125, NOTHING, NOTHING]])
 
 
 def _entropy(function: Callable) -> Iterable[Grid]:
     example = worked_example()
-    yield Grid("the loss of each token alone, minus its entropy in nats",
-               _token_by_token(lambda mask: function(example.logits_new, mask)),
-               [[-bits * math.log(2) for bits in row] for row in ENTROPY])
+    yield _token_by_token("the loss of each token alone, minus its entropy in nats",
+                          lambda mask: function(example.logits_new, mask),
+                          [[-bits * math.log(2) for bits in row] for row in ENTROPY])
 
 
 def _gae(function: Callable) -> Iterable[Grid]:
@@ -99,15 +104,22 @@ GRIDS = {
 }
 
 
-def _token_by_token(loss: Callable[[Tensor], Tensor]) -> Tensor:
-    """(2, 4): the loss of each response token where the mask shows no other; NOTHING on padding."""
+def _token_by_token(what: str, loss: Callable[[Tensor], Tensor], target: list[list[float]]) -> Grid:
+    """The loss of each response token where the mask shows no other; NOTHING on padding."""
     mask = worked_example().response_mask
     found = torch.full(mask.shape, NOTHING)
     for row, column in mask.nonzero().tolist():
         alone = torch.zeros_like(mask)
         alone[row, column] = 1
         found[row, column] = loss(alone)
-    return found
+    return Grid(what, found, target, note=_why_no_number(loss, mask) if found[mask == 1].isnan().any() else "")
+
+
+def _why_no_number(loss: Callable[[Tensor], Tensor], mask: Tensor) -> str:
+    """Where the loss of a token alone is NaN; "" if that of all tokens is too."""
+    if math.isnan(loss(mask)):
+        return ""
+    return EMPTY_RESPONSE if math.isnan(loss(mask * torch.tensor([[1], [0]]))) else SINGLE_TOKEN
 
 
 def _on_tokens(numbers: Tensor) -> list[list[float]]:
@@ -129,8 +141,9 @@ def _html(grid: Grid) -> str:
     seen = f"✗ {differ} of {tokens} differ" if differ else "✓ yours is the target"
     tables = (_table("yours", yours, target, right, columns, largest)
               + _table("target", target, target, torch.ones_like(right), columns, largest))
+    note = f"<p>{escape(grid.note)}</p>" if grid.note else ""
     return (f'<div><b>{escape(grid.what)}</b>: {seen}</div>'
-            f'<div style="display:flex; flex-wrap:wrap; gap:2em; margin:0.3em 0 1em">{tables}</div>')
+            f'<div style="display:flex; flex-wrap:wrap; gap:2em; margin:0.3em 0 1em">{tables}</div>{note}')
 
 
 def _table(title: str, numbers: Tensor, target: Tensor, right: Tensor, columns: tuple, largest: float) -> str:
@@ -147,5 +160,6 @@ def _cell(token: str, number: float, target: float, right: bool, largest: float)
         return '<td style="text-align:center; opacity:0.5">padding</td>'
     colour = diverging(number / largest if math.isfinite(number) else 0)
     frame = "1px solid #99999966" if right else f"3px solid {ORANGE}"
+    shown = "no number" if math.isnan(number) else f"{number + 0.0:.4g}"  # + 0.0: no "-0"
     return (f'<td style="text-align:center; color:#000000; background-color:{colour}; border:{frame}">'
-            f'{escape(token)}<br>{"" if right else "✗ "}{number + 0.0:.4g}</td>')  # + 0.0: no "-0"
+            f'{escape(token)}<br>{"" if right else "✗ "}{shown}</td>')

@@ -1,5 +1,6 @@
 """The live figure of a run, its picture on disk, and both in words."""
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -116,7 +117,7 @@ class Dashboard:
     progress is shown at every step.
     """
 
-    def __init__(self, total: int, history: list[dict] = ()):
+    def __init__(self, total: int, history: Sequence[dict] = ()):
         self.total, self.history, self.figure = total, list(history), new_figure()
         self.stopped = False
         self._handle = display(HTML(""), display_id=True)

@@ -115,7 +115,7 @@ def _name(rollout: RealRollout, row: int) -> str:
 
 
 def _name_of(lam: float) -> str:
-    return f"λ = {lam:.2f}" + {0: ": TD, looks one token ahead", 1: ": Monte Carlo, waits for the reward"}.get(
+    return f"λ = {lam:.2f}" + {0.0: ": TD, looks one token ahead", 1.0: ": Monte Carlo, waits for the reward"}.get(
         lam, ", between TD (0) and Monte Carlo (1)")
 
 

@@ -126,7 +126,7 @@ def _draw_curves(axes: Axes, old: float, target: float, clip: float) -> None:
     axes.set(xlim=(AXIS[0], AXIS[-1]), ylim=(-0.02, 0.5), xlabel="new value")
 
 
-def _flat(old: float, target: float, clip: float) -> tuple[float, float] | None:
+def _flat(old: float, target: float, clip: float) -> tuple[float, ...] | None:
     """Between which new values the gradient is 0: from the range's edge to its mirror image beyond the return."""
     edge = old + clip if target > old + clip else old - clip if target < old - clip else None
     return None if edge is None else tuple(sorted((edge, 2 * target - edge)))
