@@ -2,7 +2,7 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lab release grade check instructor
+.PHONY: help train test lab bundle release grade check site instructor bench
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -18,6 +18,10 @@ lab: release ## your workspace/ with the exercises, in JupyterLab; never overwri
 	.venv/bin/python -m course_utils.workspace workspace --release autograder/release --configs configs
 	cd workspace && PATH="$(CURDIR)/.venv/bin:$$PATH" jupyter lab
 
+EXERCISES ?= workspace/exercises
+bundle: .venv/installed ## build/tinier_zero_colab.zip, for Google Colab, with the functions that you exported in workspace/
+	.venv/bin/python -m course_utils.bundle --exercises $(EXERCISES)
+
 release: .venv/installed ## the student notebooks, from notebooks/ into autograder/release/
 	.venv/bin/nbgrader generate_assignment '0[1-6]_*' --force
 
@@ -27,8 +31,14 @@ grade: .venv/installed ## what was handed in, into nbgrader's gradebook and auto
 check: .venv/installed ## your own workspace/, graded as a class is: points and advice
 	.venv/bin/python -m autograder check
 
+site: release ## the course as web pages, with a fresh run of notebook 6: build/site/index.html
+	.venv/bin/python docs/site/build.py build/site
+
 instructor: .venv/installed ## JupyterLab with nbgrader's formgrader on this course
 	PATH="$(CURDIR)/.venv/bin:$$PATH" jupyter lab
+
+bench: .venv/installed ## how fast a PPO step is, beside TRL's, into docs/speed.md; on an idle machine
+	.venv/bin/python benchmarks/ppo_step.py
 
 # Made again when the dependencies change.
 .venv/installed: pyproject.toml constraints.txt

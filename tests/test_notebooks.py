@@ -163,7 +163,7 @@ def test_every_stub_is_typed_and_documented_and_raises(key):
 @pytest.mark.parametrize("key", KEYS)
 def test_the_setup_imports_what_the_exported_module_will(key):
     notebook = read(key)
-    setup = next(cell for cell in notebook.cells if cell.cell_type == "code")
+    setup = next(cell for cell in notebook.cells if cell.id == "setup")
     assert setup.source.startswith(IMPORTS)
 
 

@@ -110,7 +110,8 @@ def test_nbconvert_knows_the_exporter():
     assert PROJECT["entry-points"]["nbconvert.exporters"] == {point.name: point.value}
 
 
-@pytest.mark.parametrize("target", ["train", "test", "lab", "release", "grade", "check", "instructor", "help"])
+@pytest.mark.parametrize("target", ["train", "test", "lab", "bundle", "release", "grade", "check", "instructor", "site",
+                                    "bench", "help"])
 def test_make_has_its_targets(target):
     """Not run here: make can plan it, and make help lists it."""
     def make(*arguments):
