@@ -28,7 +28,7 @@ class ConfigError(PlainError, ValueError):
 
 @dataclass
 class ModelConfig:
-    name: str = MISSING                  # "embedded", a model of the Hugging Face Hub, or a folder
+    name: str = MISSING                  # "embedded", "smollm2", a model of the Hub, a folder, or a .gguf file
     tokenizer_name: str | None = None    # null = the same as name
     trust_remote_code: bool = False      # run code that comes with the model: only if you trust its author
     # The type that is computed in. The seed kept the weights in it too, and bf16 rounded their updates away;

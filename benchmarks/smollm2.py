@@ -1,0 +1,90 @@
+"""The runs of docs/smollm2.md: SmolLM2-135M-Instruct on GSM8K with two threads, their steps, before and after.
+
+    OMP_NUM_THREADS=2 python benchmarks/smollm2.py
+    OMP_NUM_THREADS=2 python benchmarks/smollm2.py dataset.name=folder/with/gsm8k training.resume=auto
+    python benchmarks/smollm2.py --draw          # docs/smollm2.png
+
+results/NAME.jsonl gets a line a PPO step, results/NAME.json the summary. The processor's seconds are those of all
+threads together; those of the first and the last step include the evaluation.
+"""
+import argparse
+import json
+import resource
+import tempfile
+import time
+from pathlib import Path
+from statistics import mean
+
+from course_utils.config import load_config
+from course_utils.evaluate import wilson_interval
+from course_utils.exercises import load_exercises
+from course_utils.export import export_all
+from course_utils.figures.show import BLUE, GREEN, GREY, ORANGE, new_figure
+from course_utils.metrics import read_metrics
+from course_utils.reward import score
+from course_utils.samples import read_samples
+from course_utils.trainer import Trainer
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks/results"
+PICTURE = ROOT / "docs/smollm2.png"
+
+
+def shares(samples: list[dict], cfg) -> dict:
+    """Of one evaluation: right and well-formed answers with their 95 % intervals, and the first answers."""
+    scores = [score(sample["response"], sample["gold"], cfg.reward) for sample in samples]
+    found = {"problems": len(scores), "characters": mean(len(sample["response"]) for sample in samples)}
+    for name in ("correct", "well_formed", "flexible_correct"):
+        count = sum(getattr(result, name) for result in scores)
+        found[name] = [count / len(scores), *wilson_interval(count, len(scores))]
+    return found | {"answers": [[sample["gold"], sample["response"]] for sample in samples[:10]]}
+
+
+def run(name: str, overrides: list[str]) -> None:
+    cfg = load_config(ROOT / "configs/config_smollm2.yaml", overrides)
+    with tempfile.TemporaryDirectory() as solutions:
+        export_all(ROOT, solutions)
+        trainer = Trainer(cfg, load_exercises(solutions))
+        started = time.process_time()
+        for metrics in trainer.train():
+            now = time.process_time()
+            with (RESULTS / f"{name}.jsonl").open("a") as file:
+                file.write(json.dumps(metrics | {"time/processor_seconds": now - started}) + "\n")
+            started = now
+    summary = {when: shares(read_samples(trainer.folder / f"samples_{when}.jsonl"), cfg)
+               for when in ("before", "after")}
+    summary["peak_memory_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    (RESULTS / f"{name}.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+
+
+def draw() -> None:
+    history = read_metrics(RESULTS / "smollm2.jsonl")
+    figure = new_figure(9, 3)
+    panels = (("Share of 24 sampled answers", (("rollout/well_formed", "well-formed", BLUE),
+                                               ("rollout/accuracy", "right", GREEN))),
+              ("Length of an answer (tokens)", (("rollout/response_length", "", GREY),)),
+              ("KL to the reference (nats)", (("rollout/kl", "", ORANGE),)))
+    for axes, (title, lines) in zip(figure.subplots(1, 3), panels):
+        for metric, label, colour in lines:
+            axes.plot([line["step"] for line in history], [line[metric] for line in history], "o-", ms=3, color=colour,
+                      label=label)
+        axes.set(title=title, xlabel="PPO step", ylim=(0, None))
+        if len(lines) > 1:
+            axes.legend()
+    figure.savefig(PICTURE, dpi=130)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--name", default="smollm2", help="of the files in results/ (default: %(default)s)")
+    parser.add_argument("--draw", action="store_true", help="only draw what is in results/smollm2.jsonl")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    args = parser.parse_intermixed_args()
+    if args.draw:
+        draw()
+    else:
+        run(args.name, args.overrides)
+
+
+if __name__ == "__main__":
+    main()

