@@ -13,6 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy.exc import DBAPIError
 from tqdm import tqdm
@@ -45,7 +46,7 @@ class Judging:
     folder: Path = master.ROOT / "autograder"  # for the verdicts, the secret and what was recorded
     judge_student: Callable | None = None  # in tests, a stand-in
 
-    def run(self, jobs: Iterable[tuple[str, tuple]]) -> Iterator[tuple[str, object]]:
+    def run(self, jobs: Iterable[tuple[str, tuple]]) -> Iterator[tuple[str, Any]]:
         function = self.judge_student or judge_student
         if self.scheduler:
             return run_on_dask(function, jobs, self.scheduler)
@@ -118,7 +119,8 @@ def verdicts(students: dict[str, list[str]], read: Callable[[str, str], Submissi
             if isinstance(outcome, Exception) or key not in outcome:
                 done.append(_ungraded(one, outcome))
             else:
-                cache.store(outcome[key], one.module, judging.sandboxed)
+                if not outcome[key].timed_out:
+                    cache.store(outcome[key], one.module, judging.sandboxed)
                 done.append(Exercise(one, outcome[key]))
         yield student, done
 

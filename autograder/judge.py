@@ -16,7 +16,7 @@ import torch
 
 from autograder import misconceptions, reference, worker
 from autograder.rubrics import Draw, error_in_words
-from autograder.sandbox import LIMITS, Worker, WorkerFailed
+from autograder.sandbox import LIMITS, TimedOut, Worker, WorkerFailed
 from autograder.verdict import Result, Verdict
 from course_utils.checks.criteria import CRITERIA
 from course_utils.exercises import EXERCISES
@@ -51,7 +51,8 @@ def judge_exercise(process: Worker, key: str, source: str, secret: bytes) -> Ver
     seed = hmac.digest(secret, f"{key}\n{source}".encode(errors="surrogatepass"), "sha256")
     rubric = importlib.import_module(f"autograder.rubrics.{key}")
     cases = rubric.cases(Draw(int.from_bytes(seed[:7], "big")))
-    answers = Questioning(process, key, source).answers(cases)
+    questioning = Questioning(process, key, source)
+    answers = questioning.answers(cases)
     problems = {}  # criterion -> what is wrong in its first failed case
     for case, (told, tensors) in zip(cases, answers):
         if problem := told.get("failed") or _guarded(NO_RESULT, case.problem, told, tensors, REFERENCES[key], source):
@@ -61,7 +62,7 @@ def judge_exercise(process: Worker, key: str, source: str, secret: bytes) -> Ver
     found = _guarded(None, recognise, key, cases, answers) if problems else None
     return Verdict(key, tuple(Result(name, name not in problems, expected, problems.get(name, ""))
                               for name, expected in criteria(key).items()),
-                   found.name if found else "", found.advice if found else "")
+                   found.name if found else "", found.advice if found else "", timed_out=questioning.timed_out)
 
 
 def _guarded(otherwise, function: Callable, *args):
@@ -83,6 +84,7 @@ class Questioning:
     def __init__(self, process: Worker, key: str, source: str):
         self.process, self.key, self.source = process, key, source
         self.loaded, self.failed, self.refused = False, {}, ""  # criterion -> what happened; why it cannot be loaded
+        self.timed_out = False  # in any case
 
     def answers(self, cases: list) -> list[tuple[dict, dict]]:
         found = [self._answer(case) for case in cases]
@@ -135,6 +137,7 @@ class Questioning:
             return self.process.ask(message, tensors or {})
         except WorkerFailed as failure:
             self.loaded = False
+            self.timed_out |= isinstance(failure, TimedOut)
             return {"failed": f"it gave no result: {failure}"}, {}
 
 

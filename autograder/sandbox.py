@@ -39,6 +39,10 @@ class WorkerFailed(Exception):
     """The worker gave no usable answer; the message says in plain words what it did."""
 
 
+class TimedOut(WorkerFailed):
+    """There was no answer in time: for what the submission did, or because the machine had no time for it."""
+
+
 def command(sandboxed: bool) -> list[str]:
     """The command line that starts the worker."""
     python = [sys.executable, "-I", "-B", str(WORKER)]
@@ -74,7 +78,8 @@ class Worker:
     """A worker process. Everything that it is told and everything that it says goes through `ask`."""
 
     def __init__(self, sandboxed: bool = True):
-        self.command, self.process = command(sandboxed), None
+        self.command = command(sandboxed)
+        self.process: subprocess.Popen | None = None
 
     def __enter__(self) -> "Worker":
         self.start()
@@ -110,14 +115,18 @@ class Worker:
             self.process = None
 
     def ask(self, message: dict, tensors: dict[str, Tensor], seconds: float = CASE_SECONDS) -> tuple[dict, dict]:
-        """Sends a frame and waits for the answer. WorkerFailed: there is none, or it is none; the process is gone."""
+        """Sends a frame and waits for the answer. WorkerFailed, TimedOut: there is none, or it is none; the process is
+        gone."""
         try:
             deadline = time.monotonic() + seconds
             worker.write_frame(self.process.stdin, message, tensors)
             return self._read(deadline - time.monotonic())
-        except (WorkerFailed, OSError) as failure:
+        except WorkerFailed:
             self.stop()
-            raise WorkerFailed(str(failure) if isinstance(failure, WorkerFailed) else "it ended") from failure
+            raise
+        except OSError as error:
+            self.stop()
+            raise WorkerFailed("it ended") from error
 
     def _read(self, seconds: float) -> tuple[dict, dict[str, Tensor]]:
         deadline = time.monotonic() + seconds
@@ -138,7 +147,7 @@ class Worker:
         while count:
             ready, _, _ = select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))
             if not ready:
-                raise WorkerFailed("it took too long")
+                raise TimedOut("it took too long")
             piece = os.read(pipe, min(count, 1 << 16))
             if not piece:
                 raise WorkerFailed("it ended")

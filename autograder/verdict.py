@@ -14,12 +14,14 @@ class Result:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One exercise of one submission; a pure function of the solution's source and the rubric's version."""
+    """One exercise of one submission; but for `timed_out`, a pure function of the solution's source and the rubric's
+    version."""
     key: str  # of course_utils.exercises.EXERCISES
     results: tuple[Result, ...]
     misconception: str = ""  # the name of the mistake, where exactly that one was recognised
     advice: str = ""  # and one or two sentences on it
     problem: str = ""  # why nothing could be judged: an empty cell, a damaged notebook
+    timed_out: bool = False  # a case had no answer in time, which may be a busy machine's fault: judged anew each time
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), ensure_ascii=False)

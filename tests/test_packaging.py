@@ -1,5 +1,6 @@
 """The one list of dependencies, its pins and conda's file agree, and what is imported is on the list."""
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -82,6 +83,31 @@ def test_conda_installs_the_same():
     assert by_pip == {"pip": ["-c constraints.txt", f"-e .[{','.join(INSTALLED_BY_MAKE)}]"]}
     makefile = (ROOT / "Makefile").read_text()
     assert f"pip install -c constraints.txt -e '.[{','.join(INSTALLED_BY_MAKE)}]'" in makefile
+    assert "Python 3.11" in (ROOT / "constraints.txt").read_text().partition("\n")[0]
+
+
+def commands(text):
+    """The command lines of a Makefile, a script or a page, without what differs between them."""
+    lines = (re.split(r"\s+#", line)[0].strip() for line in text.splitlines())
+    return {line.replace(".venv/bin/", "").replace('"', "'") for line in lines}
+
+
+def test_binder_lays_out_the_workspace_that_make_lab_does():
+    script = ROOT / "postBuild"
+    assert os.access(script, os.X_OK)
+    shebang, comment, strict, *lines = script.read_text().splitlines()
+    assert (shebang, strict) == ("#!/bin/bash", "set -e") and comment.startswith("#")
+    assert len(lines) == 2 and set(lines) <= commands((ROOT / "Makefile").read_text())
+
+
+def test_no_step_needs_make():
+    """README.md has the commands of the learner's targets, plain."""
+    section = (ROOT / "README.md").read_text().partition("## Install without `make`")[2].partition("\n## ")[0]
+    named = commands(section)
+    for line in ("nbgrader generate_assignment '0[1-6]_*' --force", "python -m autograder check",
+                 "python -m course_utils.workspace workspace --release autograder/release --configs configs",
+                 f"pip install -c constraints.txt -e '.[{','.join(INSTALLED_BY_MAKE)}]'"):
+        assert line in commands((ROOT / "Makefile").read_text()) and line in named
 
 
 def test_everything_that_is_imported_is_declared():
