@@ -1,0 +1,80 @@
+"""How a contender of ppo_step.py is driven: one JSON line in, one JSON line out. Needs torch alone.
+
+In:  n, prompt_len, resp_len, minibatches, epochs, steps, warmup, threads, seed, model_dir (a Hugging Face folder).
+     Prompts are random tokens of one length, and no response ends early. With `prompts`, lists of token ids, those are
+     cycled through instead, and a response ends at EOS or after resp_len tokens. With `paced` a step begins when a
+     further line comes in, so that several contenders can take turns.
+Out: step_s, rollout_s, reference_s, update_s, tokens (of responses), each a list over the counted steps; peak_rss_mb of
+     the process and loaded_rss_mb, which it had before the first step.
+"""
+import json
+import os
+import random
+import resource
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+EMBEDDED = Path(__file__).parent.parent / "course_utils/embedded/model"
+LEARNING_RATE = 1e-6  # so small that the lengths of responses stay what they are
+RESERVED = 2          # the ids of padding and of the end in the embedded tokenizer: no random prompt holds them
+
+
+class Recorder:
+    """Times the steps of one job. begin() and end() enclose each step; finish() prints the result."""
+
+    def __init__(self):
+        # What the libraries print must not come between the lines of the protocol.
+        self._out = os.fdopen(os.dup(1), "w")
+        os.dup2(2, 1)
+        self.job = json.loads(sys.stdin.readline())
+        self._steps, self._loaded = [], None
+        torch.set_num_threads(self.job["threads"])
+        torch.manual_seed(self.job["seed"])
+
+    @property
+    def total(self) -> int:
+        return self.job["warmup"] + self.job["steps"]
+
+    def begin(self) -> None:
+        """Waits for its turn where steps are paced, and starts the clock."""
+        if self._loaded is None:
+            self._loaded = _peak_mb()
+        if self.job.get("paced"):
+            self._say("ready")
+            if not sys.stdin.readline():
+                sys.exit("whoever gives the turns has gone")
+        self._start = time.perf_counter()
+
+    def end(self, **parts: float) -> None:
+        """Of the step just done: rollout_s, reference_s, update_s and tokens."""
+        self._steps.append({"step_s": time.perf_counter() - self._start, **parts})
+
+    def finish(self) -> None:
+        counted = self._steps[self.job["warmup"]:]
+        self._say({**{name: [step[name] for step in counted] for name in counted[0]},
+                   "peak_rss_mb": _peak_mb(), "loaded_rss_mb": self._loaded})
+
+    def _say(self, line) -> None:
+        print(json.dumps(line), file=self._out, flush=True)
+
+
+def prompts_of(job: dict, vocabulary: int) -> list[list[int]]:
+    """The prompts of all steps, n a step."""
+    count = job["n"] * (job["warmup"] + job["steps"])
+    if "prompts" in job:
+        return [job["prompts"][i % len(job["prompts"])] for i in range(count)]
+    dice = random.Random(job["seed"])
+    return [dice.choices(range(RESERVED, vocabulary), k=job["prompt_len"]) for _ in range(count)]
+
+
+def tokenizer_folder(job: dict) -> Path:
+    """The model's own tokenizer or, where the folder holds none, the embedded model's: it has only to name the end."""
+    folder = Path(job["model_dir"])
+    return folder if (folder / "tokenizer_config.json").is_file() else EMBEDDED
+
+
+def _peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts in KiB

@@ -1,0 +1,108 @@
+"""The measurement of a PPO step: its protocol on a tiny model, its fit, its tables."""
+import importlib
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+BENCHMARKS = ROOT / "benchmarks"
+TINY = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+JOB = {"n": 4, "prompt_len": 5, "resp_len": 6, "minibatches": 2, "epochs": 2, "steps": 2, "warmup": 1, "threads": 1,
+       "seed": 0}
+
+
+@pytest.fixture(scope="module")
+def bench():
+    sys.path.insert(0, str(BENCHMARKS))
+    yield importlib.import_module("ppo_step")
+    sys.path.remove(str(BENCHMARKS))
+
+
+@pytest.fixture(scope="module")
+def tiny(bench):
+    with bench.model_folder(TINY) as folder:
+        yield folder
+
+
+def answer(script: str, *arguments: str, **job) -> dict:
+    """What a contender prints for one JSON line, which must be all that it prints."""
+    done = subprocess.run([sys.executable, BENCHMARKS / script, *arguments], input=json.dumps(JOB | job) + "\n",
+                          capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("command", [("ppo_step.py", "--stdin"), ("ppo_step_floor.py",),
+                                     ("ppo_step_floor.py", "--response-logits")])
+def test_one_line_in_one_line_out_and_no_response_ends_early(tiny, command):
+    result = answer(*command, model_dir=str(tiny))
+    assert result["tokens"] == [24, 24]  # 4 responses of 6 tokens in each of the two counted steps
+    for name in ("step_s", "rollout_s", "reference_s", "update_s"):
+        assert len(result[name]) == 2 and all(seconds > 0 for seconds in result[name])
+    for parts in zip(result["step_s"], result["rollout_s"], result["reference_s"], result["update_s"]):
+        assert parts[0] >= sum(parts[1:])
+    assert result["peak_rss_mb"] >= result["loaded_rss_mb"] > 50
+
+
+def test_with_prompts_a_response_ends_at_eos(tiny):
+    """An untrained model gives every token about 1 in 64: of 8 rows of 100 tokens some end."""
+    prompts = [[5, 6, 7], [8, 9]]
+    for command in (("ppo_step.py", "--stdin"), ("ppo_step_floor.py",)):
+        result = answer(*command, model_dir=str(tiny), prompts=prompts, n=8, resp_len=100)
+        assert all(8 <= tokens < 800 for tokens in result["tokens"])
+
+
+def test_contenders_make_their_steps_in_turns(bench, tiny, tmp_path):
+    """Each stand-in writes its name when a step begins."""
+    log = tmp_path / "log"
+    script = tmp_path / "stand_in.py"
+    script.write_text(f"""
+import sys
+sys.path.insert(0, {str(BENCHMARKS)!r})
+from ppo_step_protocol import Recorder
+recorder = Recorder()
+for _ in range(recorder.total):
+    recorder.begin()
+    print("noise that must not reach the protocol")
+    open({str(log)!r}, "a").write(sys.argv[1])
+    recorder.end(rollout_s=0.0, reference_s=0.0, update_s=0.0, tokens=1)
+recorder.finish()
+""")
+    results = bench.measure({name: [sys.executable, script, name] for name in "ab"}, JOB)
+    assert log.read_text() == "ababab"
+    assert [len(result["step_s"]) for result in results.values()] == [2, 2]
+
+
+def test_a_contender_that_fails_is_named_with_its_error(bench, tmp_path):
+    script = tmp_path / "broken.py"
+    script.write_text("raise SystemExit('no such model')")
+    with pytest.raises(RuntimeError, match=r"broken\.py(.|\n)*no such model"):
+        bench.measure({"broken": [sys.executable, script]}, JOB)
+
+
+def test_the_fitted_exponent(bench):
+    sizes = [1, 2, 4, 8, 16]
+    assert bench.exponent(sizes, [3 * size**1.5 for size in sizes]) == pytest.approx(1.5)
+
+
+def test_the_counted_work_of_a_step(bench):
+    """By hand: 16·(4·16 + 3·32) + 16·64 = 3584 weights; 4 rows of 11 tokens, each 3584 + 1·16·11 = 3760."""
+    assert bench.work(TINY, JOB) == (3584, 4 * 11 * 3760)
+
+
+def test_the_report(bench):
+    of = {"steps": 2, "cpu": "X", "threads": 2, "python": "3.11", "torch": "2", "transformers": "5", "date": "d"}
+    result = {"step_s": [1.0, 3.0], "rollout_s": [0.5, 1.5], "reference_s": [0.1, 0.3], "update_s": [0.4, 1.2],
+              "tokens": [10, 30], "peak_rss_mb": 700.4, "loaded_rss_mb": 400.0}
+    floor = result | {"step_s": [2.0, 3.0]}
+    line = {"workload": "W", "contender": "ours", **bench.summary(result, floor), **of}
+    growth = [{"grows": "rollouts", "size": size, "work": float(size), "step_s": [0, size**0.5, 9], "peak_rss_mb": 5}
+              for size in (1, 16)]
+    page = bench.report([line], growth)
+    # Steps over the floor's: 0.5 and 1; the quartiles of seconds and ratios lie between the two.
+    assert "| ours | 0.75 (0.62 – 0.88) | 2.00 (1.50 – 2.50) | 50% / 10% / 40% | 10 | 700 (400) |" in page
+    assert "| rollouts | 1 – 16 | 1.00 · 4.00 | 0.50 | 1.00 | 5 – 5 |" in page
+    assert "## W\n" in page and "$" not in page
