@@ -36,7 +36,7 @@ def test_one_line_names_the_versions(capsys):
 ])
 def test_an_old_or_missing_package_is_named_with_the_command(installed, name, found, words):
     installed(**{name: found})
-    need, = (f"{r.name}{r.specifier}" for r in map(Requirement, requires("tinier-zero")) if r.name == name)
+    need, = (f"{r.name}{r.specifier}" for r in map(Requirement, requires("tinier-zero")) if r.name == name and not r.marker)
     with pytest.raises(VersionError) as caught:
         check_versions()
     assert f"{need} ({words})" in str(caught.value)
