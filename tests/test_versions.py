@@ -36,7 +36,8 @@ def test_one_line_names_the_versions(capsys):
 ])
 def test_an_old_or_missing_package_is_named_with_the_command(installed, name, found, words):
     installed(**{name: found})
-    need, = (f"{r.name}{r.specifier}" for r in map(Requirement, requires("tinier-zero")) if r.name == name and not r.marker)
+    need, = (f"{need.name}{need.specifier}" for need in map(Requirement, requires("tinier-zero"))
+             if need.name == name and not need.marker)  # a marker is an extra's
     with pytest.raises(VersionError) as caught:
         check_versions()
     assert f"{need} ({words})" in str(caught.value)
