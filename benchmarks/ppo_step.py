@@ -248,8 +248,10 @@ reference, and forward, backward and AdamW for each mini-batch; no critic, no en
 computes logits only where the responses need them. TRL as shipped has a second language model as its critic; with a
 free critic that model costs nothing. TRL's reward model costs nothing in both.
 
-$machine. Medians of $steps steps, in brackets the quartiles; the contenders make their steps in turns, and × floor is a
-step over the floor's neighbouring step. Shares are those of rollout, reference (with advantages) and update; what is
+$machine.
+
+Medians of $steps steps, in brackets the quartiles; the contenders make their steps in turns, and × floor is a step
+over the floor's neighbouring step. Shares are those of rollout, reference (with advantages) and update; what is
 missing to 100% are checks and bookkeeping. Tokens are those of responses, to their end. Memory is the peak of the
 process, Python and libraries included; in brackets, what it held before the first step.
 
