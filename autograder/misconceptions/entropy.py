@@ -1,5 +1,5 @@
 """Typical mistakes in exercise 3, compute_entropy_loss."""
-from autograder.misconceptions.misconception import Misconception
+from autograder.misconceptions.misconception import MASK_AS_INDEX, Misconception
 
 LOG_PROBS = "log_probs = F.log_softmax(logits_new.float(), dim=-1)"
 ENTROPY = "-(log_probs.exp() * log_probs).sum(dim=-1)"
@@ -68,8 +68,7 @@ MISCONCEPTIONS = (
         "no mask", "Padding is averaged in. Take the mean over the response tokens only.",
         ((MEAN, "entropy.mean()"),)),
     Misconception(
-        "mask as an index", "The mask picks whole rows: a tensor of whole numbers in brackets is read as row numbers 0 "
-        "and 1. Compare it with 1 first, or multiply by it.",
+        "mask as an index", MASK_AS_INDEX,
         ((MEAN, "entropy[response_mask].mean()"),)),
     Misconception(
         "logits masked", "The logits are multiplied by the mask, and all positions averaged. Equal logits are not "

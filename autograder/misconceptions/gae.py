@@ -13,6 +13,7 @@ UNMASKED_RECURSION = ((ADVANTAGE, "delta + gamma * lam * next_advantage"),
 RAW_MASKED = ("    returns = raw + values", "    raw = raw * response_mask\n    returns = raw + values")
 JUNK_ON_PADDING = ((f"next_advantage = {ADVANTAGE}", "raw[:, t] = delta + gamma * lam * next_advantage"),
                    ("raw[:, t] = next_advantage", "next_advantage = raw[:, t] * response_mask[:, t]"))
+ZEROS_WHITENED_IN = (("raw.sum() / tokens", "raw.mean()"), ("(centered**2).sum() / tokens", "raw.var(unbiased=False)"))
 WHITENED_OVER_ALL = (("(raw - raw.sum() / tokens) * response_mask", "raw - raw.mean()"),
                      ("(centered**2).sum() / tokens", "(centered**2).mean()"))
 
@@ -127,7 +128,7 @@ MISCONCEPTIONS = (
     Misconception(
         "padding counts as zeros", "Padding is masked after the whitening, but takes part in the mean and the "
         "variance, as zeros. Take both over the response tokens.",
-        (("raw.sum() / tokens", "raw.mean()"), ("(centered**2).sum() / tokens", "raw.var(unbiased=False)"))),
+        ZEROS_WHITENED_IN),
     Misconception(
         "junk whitened in", "What the recursion left on the padding takes part in the mean and the variance. Take both "
         "over the response tokens, and make padding 0.",
@@ -135,8 +136,7 @@ MISCONCEPTIONS = (
     Misconception(
         "junk whitened in, then masked", "What the recursion left on the padding takes part in the mean and the "
         "variance; masking the result is too late. Take both over the response tokens.",
-        (*JUNK_ON_PADDING, ("raw.sum() / tokens", "raw.mean()"),
-         ("(centered**2).sum() / tokens", "raw.var(unbiased=False)"))),
+        (*JUNK_ON_PADDING, *ZEROS_WHITENED_IN)),
     Misconception(
         "mask as an index", "For mean and variance the mask picks whole rows: a tensor of whole numbers in brackets is "
         "read as row numbers 0 and 1. Compare it with 1 first, or multiply by it.",

@@ -1,5 +1,5 @@
 """Typical mistakes in exercise 1, compute_policy_loss."""
-from autograder.misconceptions.misconception import Misconception
+from autograder.misconceptions.misconception import MASK_AS_INDEX, Misconception
 
 SURROGATE = "torch.min(ratio * advantages, clipped_ratio * advantages)"
 
@@ -84,8 +84,7 @@ MISCONCEPTIONS = (
          ("(surrogate * response_mask).sum()", "surrogate.sum()"),
          ("(outside * response_mask).sum()", "outside.sum()"))),
     Misconception(
-        "mask as an index", "The mask picks whole rows: a tensor of whole numbers in brackets is read as row numbers 0 "
-        "and 1. Compare it with 1 first, or multiply by it.",
+        "mask as an index", MASK_AS_INDEX,
         ((" * response_mask  # (B, R)", ""),
          ("(surrogate * response_mask).sum() / tokens", "surrogate[response_mask].mean()"),
          ("(outside * response_mask).sum() / tokens", "outside[response_mask].mean()"),

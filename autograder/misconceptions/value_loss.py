@@ -1,5 +1,5 @@
 """Typical mistakes in exercise 2, compute_value_loss."""
-from autograder.misconceptions.misconception import Misconception
+from autograder.misconceptions.misconception import MASK_AS_INDEX, Misconception
 
 LARGER_ERROR = "(torch.max(error, error_clipped) * response_mask).sum() / tokens"
 
@@ -89,8 +89,7 @@ MISCONCEPTIONS = (
         (("(torch.max(error, error_clipped) * response_mask).sum()", "torch.max(error, error_clipped).sum()"),
          ("(larger * response_mask).sum()", "larger.sum()"))),
     Misconception(
-        "mask as an index", "The mask picks whole rows: a tensor of whole numbers in brackets is read as row numbers 0 "
-        "and 1. Compare it with 1 first, or multiply by it.",
+        "mask as an index", MASK_AS_INDEX,
         ((LARGER_ERROR, "torch.max(error, error_clipped)[response_mask].mean()"),
          ("(larger * response_mask).sum() / tokens", "larger[response_mask].mean()"))),
     Misconception(
