@@ -163,7 +163,9 @@ def load_reference(cfg: Config) -> ActorCritic:
 
 
 def _with_adapters(cfg: Config, folder: str | Path | None) -> nn.Module:
-    """The model with LoRA (Hu et al. 2021) on all its linear layers but the head: W x + 2 B A x with B = 0 at first. Only A and B are trained, in float32; the model's own weights stay as they are and take half the room."""
+    """The model with LoRA (Hu et al. 2021) on all its linear layers but the head: W x + 2 B A x with B = 0 at
+    first. Only A and B are trained, in float32; the model's own weights stay as they are, in half precision where the
+    run computes in it."""
     try:
         from peft import LoraConfig
     except ImportError as error:

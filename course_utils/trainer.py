@@ -142,7 +142,7 @@ class Trainer:
     def add_advantages(self, buffer: dict[str, Tensor]) -> Tensor:
         """Adds ref_logprobs, advantages and returns (N, R) to the buffer; returns log π − log π_ref (N, R)."""
         ppo, mask = self.cfg.ppo, buffer["response_attention_mask"]
-        buffer["ref_logprobs"] = self._fitting("batch_size", lambda: self.reference_logprobs(buffer))
+        buffer["ref_logprobs"] = self.reference_logprobs(buffer)
         kl = (buffer["logprobs"] - buffer["ref_logprobs"]) * mask
         with naming_the_exercise():
             result = self.exercises.compute_gae_advantages(
@@ -156,7 +156,8 @@ class Trainer:
             return buffer["logprobs"].clone()
         frozen = policy.without_adapters(self.unwrapped) if self.cfg.model.lora else nullcontext(self.reference)
         with frozen as reference:
-            return score_logprobs(reference, buffer, self.cfg.ppo.batch_size)
+            # As many rows as in the update, where the logits of all positions have to fit too.
+            return score_logprobs(reference, buffer, self.cfg.ppo.mini_batch_size)
 
     def update(self, buffer: dict[str, Tensor]) -> dict[str, float]:
         """cfg.ppo.epochs passes of run_ppo_update_epoch over this process's share; the mean of their metrics."""
@@ -167,16 +168,11 @@ class Trainer:
         # Of the prompt only its last position predicts a token of the response. One more, so that a learner's slip by
         # one position reads what it would read.
         first_read = buffer["prompt_input_ids"].shape[1] - 2
-
-        def update_epoch():
-            self.optimizer.zero_grad()  # an epoch that ran out of memory left gradients behind
-            return self.exercises.run_ppo_update_epoch(
-                self.actor, self.optimizer, self.lr_scheduler, share, self.cfg_of_process, self.device)
-
         for epoch in range(1, self.cfg.ppo.epochs + 1):
             self._where = f"PPO step {self.step + 1}, epoch {epoch}"
             with naming_the_exercise(), self.unwrapped.read_from(first_read):
-                metrics = self._fitting("mini_batch_size", update_epoch)
+                metrics = self._fitting("mini_batch_size", lambda: self.exercises.run_ppo_update_epoch(
+                    self.actor, self.optimizer, self.lr_scheduler, share, self.cfg_of_process, self.device))
             epochs.append(check_update_metrics(metrics))
             bad = [name for name, value in epochs[-1].items() if not math.isfinite(value)]
             if bad:
@@ -266,8 +262,8 @@ class Trainer:
 
     def _fitting(self, key: str, work: Callable[[], T]) -> T:
         """What work() returns. As often as memory runs out, ppo.`key` is halved for the rest of the run and work()
-        begins again: sampling and scoring give the same numbers, and an update epoch sees those mini-batches twice
-        that came before. Half the mini-batch is accumulated twice as often, so a step means the same responses.
+        begins again: sampling gives the same responses, and an update epoch sees those mini-batches twice that came
+        before. Half the mini-batch is accumulated twice as often, so a step means the same responses.
 
         Raises:
             TrainingError: what cannot be halved any more does not fit.
@@ -285,9 +281,11 @@ class Trainer:
                         f"PPO step {self.step + 1}: out of memory with ppo.{key}={getattr(ppo, key)}. Try "
                         f"ppo.{key}={half or 1}, training.gradient_checkpointing=true, a smaller "
                         "dataset.max_gen_length or a smaller model; then go on with a new run.") from error
-            clear_device_cache(garbage_collection=True)  # not above: the error's traceback keeps the tensors alive
+            # Not above: the error's traceback keeps the tensors alive.
+            clear_device_cache(garbage_collection=True)
             smaller = {key: half}
             if key == "mini_batch_size":
+                self.optimizer.zero_grad()  # what the epoch left behind
                 smaller["gradient_accumulation_steps"] = 2 * ppo.gradient_accumulation_steps
             self.cfg = replace(self.cfg, ppo=replace(ppo, **smaller))
             self.accelerator.print(f"PPO step {self.step + 1}: out of memory; going on with ppo.{key}={half}")

@@ -72,6 +72,23 @@ def test_an_epoch_that_ran_out_of_memory_half_way_leaves_no_gradient_behind(make
     assert all(found[1])
 
 
+def test_gradients_that_an_update_leaves_behind_are_the_learners_affair(make_trainer):
+    """A forgotten zero_grad() has to show: the trainer clears nothing between epochs and steps."""
+    trainer = make_trainer()
+    found, update = [], trainer.exercises.run_ppo_update_epoch
+
+    def forgetful(actor, *arguments):
+        grad = actor.value_head.bias.grad
+        found.append(None if grad is None else grad.clone())
+        metrics = update(actor, *arguments)
+        actor.value_head.bias.grad = torch.ones(1)
+        return metrics
+
+    trainer.exercises = replace(trainer.exercises, run_ppo_update_epoch=forgetful)
+    list(trainer.train())
+    assert found[0] is None and found[1:] == [torch.ones(1)] * 3  # two steps of two epochs
+
+
 def test_what_cannot_be_halved_stops_with_advice(make_trainer, monkeypatch):
     give_memory_for(0, "next_token", monkeypatch)
     with pytest.raises(TrainingError, match="out of memory with ppo.batch_size=1.*gradient_checkpointing"):
