@@ -54,7 +54,8 @@ def estimate(model: PretrainedConfig, cfg: Config) -> Memory:
         weights=trained * FLOAT32 + (count * width if rank else 0),
         reference=count * FLOAT32 if ppo.kl_coeff and not rank else 0,
         optimizer=optimizer,
-        sampling=ppo.batch_size * (_cache(model, tokens) * width + 4 * model.vocab_size * FLOAT32),
+        sampling=ppo.batch_size * (tokens * model.num_hidden_layers * _keys_and_values(model) * width
+                                   + 4 * model.vocab_size * FLOAT32),
         update=trained * FLOAT32 + ppo.mini_batch_size * (
             tokens * _activations(model, width, cfg.training.gradient_checkpointing)
             + max(3 * tokens, 6 * response) * model.vocab_size * FLOAT32))  # copies of the logits: measured
@@ -77,14 +78,10 @@ def check_gpu(cfg: Config, total: float, note=print) -> None:
              "smaller dataset.max_gen_length need less")
 
 
-def _cache(model: PretrainedConfig, tokens: int) -> float:
-    """Keys and values of one row, in numbers."""
+def _keys_and_values(model: PretrainedConfig) -> int:
+    """Numbers a token has of both, in one layer."""
     heads = getattr(model, "num_key_value_heads", None) or model.num_attention_heads
-    return 2 * model.num_hidden_layers * heads * _head_size(model) * tokens
-
-
-def _head_size(model: PretrainedConfig) -> int:
-    return getattr(model, "head_dim", None) or model.hidden_size // model.num_attention_heads
+    return 2 * heads * (getattr(model, "head_dim", None) or model.hidden_size // model.num_attention_heads)
 
 
 def _activations(model: PretrainedConfig, width: int, checkpointing: bool) -> float:
@@ -92,8 +89,7 @@ def _activations(model: PretrainedConfig, width: int, checkpointing: bool) -> fl
     scale (float32), and the inputs of its matrix products: queries, keys, values, the attention's result, and in the
     MLP gate, up, their activation and their product."""
     hidden, inner, layers = model.hidden_size, model.intermediate_size, model.num_hidden_layers
-    heads = getattr(model, "num_key_value_heads", None) or model.num_attention_heads
-    layer = 4 * hidden * FLOAT32 + (5 * hidden + 2 * heads * _head_size(model) + 4 * inner) * width
+    layer = 4 * hidden * FLOAT32 + (5 * hidden + _keys_and_values(model) + 4 * inner) * width
     return layers * hidden * FLOAT32 + layer if checkpointing else layers * layer
 
 
