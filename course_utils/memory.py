@@ -58,7 +58,7 @@ def estimate(model: PretrainedConfig, cfg: Config) -> Memory:
                                    + 4 * model.vocab_size * FLOAT32),
         update=trained * FLOAT32 + ppo.mini_batch_size * (
             tokens * _activations(model, width, cfg.training.gradient_checkpointing)
-            + max(3 * tokens, 6 * response) * model.vocab_size * FLOAT32))  # copies of the logits: measured
+            + (tokens + 4.5 * response) * model.vocab_size * FLOAT32))  # copies of the logits: measured
 
 
 def check_gpu(cfg: Config, total: float, note=print) -> None:

@@ -1,5 +1,6 @@
 """The estimate of memory against what a run really takes at its peak, here in the memory of a CPU process."""
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,8 @@ DEEP = {"vocab_size": 640, "hidden_size": 384, "intermediate_size": 1056, "num_h
         "num_attention_heads": 6}
 WORDY = {"vocab_size": 32000, "hidden_size": 64, "intermediate_size": 176, "num_hidden_layers": 2,
          "num_attention_heads": 2}
+# Or the peak holds what malloc keeps of freed tensors: 350 to 550 MB for the same work.
+RETURN_AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
 ONE_STEP = """
 import gc, json, sys
 from pathlib import Path
@@ -53,16 +56,16 @@ print(json.dumps([estimate(config, cfg).peak, memory("VmHWM") - before]))
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from Linux's /proc")
 @pytest.mark.parametrize("shape, response, extra", [
-    (DEEP, 48, ""), (DEEP, 48, "training.gradient_checkpointing=true"), (WORDY, 16, ""), (WORDY, 96, ""),
-], ids=["layers", "layers recomputed", "logits of prompts", "logits of responses"])
+    (DEEP, 48, ""), (DEEP, 48, "training.gradient_checkpointing=true"), (WORDY, 8, ""), (WORDY, 96, ""),
+], ids=["layers", "layers recomputed", "logits, short responses", "logits, long responses"])
 def test_the_peak_of_a_step_is_what_was_estimated(shape, response, extra, solutions, tmp_path):
     overrides = (f"dataset.max_prompt_length=50 dataset.max_gen_length={response} generation.min_new_tokens={response} "
                  f"dataset.eval_samples=1 ppo.rollout_samples=16 ppo.batch_size=16 ppo.mini_batch_size=16 {extra}")
     run = subprocess.run([sys.executable, "-c", ONE_STEP, json.dumps(shape), overrides, tmp_path, solutions], cwd=ROOT,
-                         capture_output=True, text=True)
+                         env=os.environ | RETURN_AT_ONCE, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     estimated, measured = json.loads(run.stdout.splitlines()[-1])
-    assert 0.7 < estimated / measured < 1.4, f"{estimated / 1e6:.0f} MB estimated, {measured / 1e6:.0f} MB measured"
+    assert 0.8 < estimated / measured < 1.25, f"{estimated / 1e6:.0f} MB estimated, {measured / 1e6:.0f} MB measured"
 
 
 def test_parts_of_a_model_whose_numbers_are_known(small_config):

@@ -100,10 +100,10 @@ def test_the_release_has_the_stub_and_no_exported_solution(tmp_path):
     shutil.copy(ROOT / "nbgrader_config.py", tmp_path)
     marks = {"grade_id": "policy_loss", "solution": True, "grade": False, "locked": False, "task": False,
              "schema_version": 3}
-    cell = new_code_cell("def f():\n    ### BEGIN SOLUTION\n    return 42\n    ### END SOLUTION",
+    cell = new_code_cell("def f():\n    ### BEGIN SOLUTION\n    return 'the answer'\n    ### END SOLUTION",
                          metadata={"nbgrader": marks})
     for assignment in ("01_policy_loss", "06_train_gsm8k"):
-        write(tmp_path / "notebooks" / assignment / "policy_loss.py", "return 42")
+        write(tmp_path / "notebooks" / assignment / "policy_loss.py", "return 'the answer'")
         nbformat.write(new_notebook(cells=[cell]), tmp_path / "notebooks" / assignment / "policy_loss.ipynb")
     write(tmp_path / "notebooks/06_train_gsm8k/picture.svg", "<svg/>")
     run = subprocess.run([sys.executable, "-m", "nbgrader", "generate_assignment", "0[1-6]_*", "--force"],
@@ -114,6 +114,6 @@ def test_the_release_has_the_stub_and_no_exported_solution(tmp_path):
     assert sorted(released) == ["01_policy_loss/policy_loss.ipynb",
                                 "06_train_gsm8k/picture.svg", "06_train_gsm8k/policy_loss.ipynb"]
     assert "NotImplementedError" in released["01_policy_loss/policy_loss.ipynb"]
-    assert not any("42" in text for text in released.values())
+    assert not any("the answer" in text for text in released.values())
     assert (tmp_path / "autograder/gradebook.db").exists()
     assert not (tmp_path / "gradebook.db").exists()
