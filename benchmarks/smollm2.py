@@ -1,7 +1,9 @@
-"""The runs of docs/smollm2.md: SmolLM2-135M-Instruct on GSM8K with two threads, their steps, before and after.
+r"""The runs of docs/smollm2.md: SmolLM2-135M-Instruct on GSM8K with two threads, their steps, before and after.
 
     OMP_NUM_THREADS=2 python benchmarks/smollm2.py
     OMP_NUM_THREADS=2 python benchmarks/smollm2.py dataset.name=folder/with/gsm8k training.resume=auto
+    OMP_NUM_THREADS=2 python benchmarks/smollm2.py --name smollm2_kl ppo.kl_coeff=0.03 training.total_ppo_steps=16 \
+        training.eval_interval=16 dataset.eval_samples=100 training.output_dir=outputs/smollm2_kl
     python benchmarks/smollm2.py --draw          # docs/smollm2.png
 
 results/NAME.jsonl gets a line a PPO step, results/NAME.json the summary. The processor's seconds are those of all
@@ -58,7 +60,6 @@ def run(name: str, overrides: list[str]) -> None:
 
 
 def draw() -> None:
-    history = read_metrics(RESULTS / "smollm2.jsonl")
     figure = new_figure(9, 3)
     panels = (("Share of 24 sampled answers", (("rollout/well_formed", "well-formed", BLUE),
                                                ("rollout/accuracy", "right", GREEN))),
@@ -66,8 +67,10 @@ def draw() -> None:
               ("KL to the reference (nats)", (("rollout/kl", "", ORANGE),)))
     for axes, (title, lines) in zip(figure.subplots(1, 3), panels):
         for metric, label, colour in lines:
-            axes.plot([line["step"] for line in history], [line[metric] for line in history], "o-", ms=3, color=colour,
-                      label=label)
+            for name, style in (("smollm2", "o-"), ("smollm2_kl", ":")):
+                history = read_metrics(RESULTS / f"{name}.jsonl")
+                axes.plot([line["step"] for line in history], [line[metric] for line in history], style, ms=3,
+                          color=colour, label=label if style == "o-" else None)
         axes.set(title=title, xlabel="PPO step", ylim=(0, None))
         if len(lines) > 1:
             axes.legend()
@@ -77,7 +80,7 @@ def draw() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--name", default="smollm2", help="of the files in results/ (default: %(default)s)")
-    parser.add_argument("--draw", action="store_true", help="only draw what is in results/smollm2.jsonl")
+    parser.add_argument("--draw", action="store_true", help="only draw what is in results/")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     args = parser.parse_intermixed_args()
     if args.draw:
