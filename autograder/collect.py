@@ -1,9 +1,10 @@
 """nbgrader's collect, for an exchange folder in which anybody may put anything. nbgrader_config.py sets it.
 
 nbgrader's own follows symbolic links, with the instructor's rights: a link to the instructor's source notebook would
-come out as a submission with the right answers. And one folder that is too large, or has a name that it does not
-expect, ends the collection for the whole class. Here links stay links, which submission.py then refuses, and whatever
-is wrong with a submission is only its own affair.
+come out as a submission with the right answers. It warns of a folder that belongs to another student than the one in
+its name, and collects it all the same. And one folder that is too large, or has a name that it does not expect, ends
+the collection for the whole class. Here links stay links, which submission.py then refuses, what another account made
+is left where it is unless check_owner is off, and whatever is wrong with a submission is only its own affair.
 """
 import os
 import shutil
@@ -12,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 from nbgrader.exchange.default import ExchangeCollect
-from nbgrader.utils import ignore_patterns
+from nbgrader.utils import find_owner, ignore_patterns
 
 from autograder.submission import MAX_RECEIPT, moment, small_text
 
@@ -30,6 +31,9 @@ class CourseCollect(ExchangeCollect):
             record = super()._path_to_record(path)
             if record["username"].strip(". ") == "":
                 raise ValueError("no student's id")
+            if self.check_owner and (owner := _owner(path)) != record["username"]:
+                raise ValueError(f"it belongs to {owner}. Where all students' servers run as one user, set "
+                                 "c.ExchangeCollect.check_owner = False")
             return record
         except Exception as error:  # parsing such a name fails in more than one way
             self.log.warning("Not collected: %s: %s", ascii(path), error)
@@ -77,6 +81,13 @@ class CourseCollect(ExchangeCollect):
                 shutil.rmtree(path)
             path.unlink(missing_ok=True)
             path.write_text(name.rsplit("+", 3)[2])
+
+
+def _owner(path: str) -> str:
+    try:
+        return find_owner(path)
+    except KeyError:  # as in containers, which do not know each other's users
+        return f"user id {os.stat(path).st_uid}, which has no name here"
 
 
 def _copyable(path: Path) -> bool:

@@ -5,6 +5,7 @@ import pytest
 from nbgrader.apps.baseapp import NbGrader
 from nbgrader.coursedir import CourseDirectory
 
+from autograder import collect
 from autograder.collect import CourseCollect
 from autograder.submission import find, read, receipt
 from tests.class_of_students import new_course
@@ -31,12 +32,12 @@ class Class:
         (folder / "submission_secret.txt").write_text("s3cret")
         return folder.rename(self.inbound / (name or f"{student}+01_policy_loss+{STAMP}+r4nd0m"))
 
-    def collect(self, **limits):
+    def collect(self, check_owner=False, **limits):
         app = NbGrader()
         app.coursedir = CourseDirectory(parent=app, root=str(self.course.folder), course_id="tinier_zero",
                                         assignment_id="01_policy_loss", submitted_directory="submitted",
                                         db_url=f"sqlite:///{self.course.db}", **limits)
-        CourseCollect(coursedir=app.coursedir, parent=app, root=str(self.exchange), check_owner=False).start()
+        CourseCollect(coursedir=app.coursedir, parent=app, root=str(self.exchange), check_owner=check_owner).start()
         return find(self.submitted)[0]
 
 
@@ -67,6 +68,24 @@ def test_links_stay_links(students, tmp_path):
     collected = students.submitted / "eve/01_policy_loss"
     assert (collected / "policy_loss.ipynb").is_symlink() and (collected / "all").is_symlink()
     assert "symbolic link" in read(students.submitted, "eve", KEY).problem
+
+
+def test_nobody_hands_in_under_anothers_name(students, monkeypatch, capsys):
+    """Bob's later folder with Ada's name in it, which nbgrader's own would take for her last one."""
+    forged = students.submit("ada", "ada+01_policy_loss+2026-11-22 11:00:00.000000 UTC+r4nd0m")
+    monkeypatch.setattr(collect, "find_owner", lambda path: "bob" if os.path.samefile(path, forged) else "ada")
+    assert students.collect(check_owner=True) == [("ada", KEY)]
+    assert receipt(students.submitted, "ada", KEY).timestamp == STAMP
+    said = capsys.readouterr().err
+    assert "it belongs to bob" in said and "check_owner = False" in said
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_an_owner_without_a_name_is_nobody_of_the_class(students, capsys):
+    os.chown(students.inbound / f"ada+01_policy_loss+{STAMP}+r4nd0m", 54321, -1)
+    assert students.collect(check_owner=True) == []
+    assert "user id 54321" in capsys.readouterr().err
+    assert students.collect() == [("ada", KEY)]
 
 
 def no_permission(folder):
