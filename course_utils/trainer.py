@@ -59,8 +59,7 @@ class Trainer:
         self.eval_prompts = self._prompts_of(cfg.dataset.eval_split, cfg.dataset.eval_samples)
 
         self.folder, resume_from = self._open_folder()
-        self.accelerator.project_configuration.logging_dir = str(self.folder)
-        self.accelerator.init_trackers(cfg.wandb.project, init_kwargs={"wandb": {"name": cfg.wandb.name}})
+        self._start_trackers()
         actor = policy.load_actor(cfg, resume_from)
         needs_copy = cfg.ppo.kl_coeff and not cfg.model.lora
         self.reference = policy.load_reference(cfg).to(self.device) if needs_copy else None
@@ -223,7 +222,7 @@ class Trainer:
         if self.accelerator.is_main_process:
             self.log.append(metrics)
         if self.step % training.log_interval == 0:
-            self.accelerator.log(metrics, step=self.step)
+            self.accelerator.log({name: metrics[name] for name in metrics if name != "step"}, step=self.step)
         if last or self.step % training.save_interval == 0:
             self.save(f"step_{self.step}")
         if last:
@@ -249,6 +248,19 @@ class Trainer:
     def _open_folder(self) -> tuple[Path, Path | None]:
         found = [open_run(self.cfg) if self.accelerator.is_main_process else None]
         return broadcast_object_list(found)[0]
+
+    def _start_trackers(self) -> None:
+        """TensorBoard and wandb write into the run's folder; trackio has a folder of its own, for its dashboard."""
+        wandb = self.cfg.wandb
+        self.accelerator.project_configuration.logging_dir = str(self.folder)
+        try:
+            self.accelerator.init_trackers(wandb.project, init_kwargs={
+                "wandb": {"name": wandb.name, "dir": str(self.folder)}, "trackio": {"name": wandb.name}})
+        except Exception as error:  # wandb's where nobody has logged in, or without network; they share no class
+            names = " or ".join(map(str, self.accelerator.log_with))
+            raise ConfigError(f"{names} does not start: {' '.join(str(error).split())} For wandb, run `wandb login` "
+                              "once, or set WANDB_MODE=offline in the environment. Or set tracking=none and "
+                              "wandb.report_to_wandb=false: metrics.jsonl is always written") from error
 
     def _gather(self, buffer: dict[str, Tensor]) -> dict[str, Tensor]:
         """The rows of all processes in the order of the prompts, on every process."""
