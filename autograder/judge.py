@@ -24,7 +24,9 @@ from course_utils.exercises import EXERCISES
 HERE = Path(__file__).parent
 MAKE_A_VERDICT = (*(HERE / f"{name}.py" for name in ("judge", "reference", "sandbox", "worker", "verdict")),
                   *HERE.glob("rubrics/*.py"), *HERE.glob("misconceptions/*.py"),
-                  *HERE.parent.glob("course_utils/checks/*.py"))  # the checks: what a criterion expects, in words
+                  *HERE.parent.glob("course_utils/checks/*.py"),  # what a criterion expects, in words
+                  *(HERE.parent / f"course_utils/{name}.py" for name in ("worked_example", "exercises")),
+                  *HERE.parent.glob("notebooks/0[1-5]*/*.ipynb"))  # the wrong solutions are made from the right ones
 VERSION = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(MAKE_A_VERDICT))).hexdigest()[:16]
 NO_RESULT = "its answer does not have the form of a result"
 SAME = 1e-3  # how close a misconception's numbers are to those of a submission that made it

@@ -1,6 +1,7 @@
 """The judge: right answers get all points however they are written, wrong ones lose the right points by name."""
 import importlib
 import itertools
+import re
 import shutil
 
 import pytest
@@ -103,20 +104,17 @@ def compute_policy_loss(log_probs_new, log_probs_old, advantages, response_mask,
     assert set(lost(verdict(process, "policy_loss", cell))) == set(judge.criteria("policy_loss"))
 
 
-def test_a_case_that_kills_or_hangs_costs_its_criterion_alone(process, monkeypatch):
-    monkeypatch.setattr(Worker.ask, "__defaults__", (3,))
-    for deed in ("__import__('os')._exit(1)", "[None for _ in __import__('itertools').count()]"):
-        deed = f"    if logits_new.dtype != torch.float32: {deed}\n    log_probs = "
-        cell = solution_source("entropy").replace("    log_probs = ", deed, 1)
-        assert cell != solution_source("entropy")
-        found = lost(verdict(process, "entropy", cell))
-        assert list(found) == ["stability"] and "gave no result" in found["stability"]
-
-
 def test_a_failure_is_said_with_the_learners_own_line(process):
     cell = solution_source("entropy").replace("    log_probs = ", "    log_probs = undefined_name + ", 1)
     for advice in lost(verdict(process, "entropy", cell)).values():
         assert "NameError: name 'undefined_name' is not defined at the line: log_probs = undefined_name" in advice
+
+
+def test_a_failure_says_no_number_of_a_hidden_input(process):
+    cell = "def compute_entropy_loss(logits_new, response_mask):\n    raise ValueError(str(logits_new.tolist()))"
+    advice = lost(verdict(process, "entropy", cell))
+    said = [one.partition(" at the line")[0] for one in advice.values()]
+    assert said and all("ValueError" in one and "#" in one and not re.search(r"\d", one) for one in said)
 
 
 def test_a_cell_that_does_not_run_on_its_own_says_why(process):

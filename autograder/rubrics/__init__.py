@@ -3,6 +3,7 @@
 A case belongs to a criterion, knows what to send to the worker and says in words what is wrong with the answer. The
 numbers are drawn for each verdict; where a case is fixed, it is because no draw would hit it.
 """
+import re
 from dataclasses import dataclass, field
 
 import torch
@@ -58,11 +59,13 @@ def close(yours: Tensor, wanted: Tensor, tolerance: float) -> bool:
 
 
 def error_in_words(error, source: str) -> str:
-    """An exception of the submission's: its type, its message and the line of the submission's that raised it."""
+    """An exception of the submission's: its type, its message and the line of the submission's that raised it. The
+    message without its numbers: they may be those of a hidden input."""
     error = error if isinstance(error, dict) else {}
     line, lines = error.get("line"), source.splitlines()
     where = f" at the line: {lines[line - 1].strip()[:120]}" if isinstance(line, int) and 0 < line <= len(lines) else ""
-    return f"it raised {str(error.get('type'))[:80]}: {str(error.get('message'))[:300]}{where}"
+    message = re.sub(r"\b\d[\w.]*", "#", str(error.get("message"))[:300])
+    return f"it raised {str(error.get('type'))[:80]}: {message}{where}"
 
 
 @dataclass

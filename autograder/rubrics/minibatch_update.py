@@ -137,11 +137,13 @@ class Epoch:
         return ""
 
     def _losses(self, told, tensors, replay, order) -> str:
+        mask = self.buffer["response_attention_mask"][order[0]].bool()
         for loss, arguments in GIVEN.items():
             stand_in = f"stand_in_{loss.removeprefix('compute_')}"
             for argument, name in {**arguments, "response_mask": "response_attention_mask"}.items():
-                yours = tensors.get(f"{stand_in}.{argument}")
-                if yours is None or not close(yours, self.buffer[name][order[0]], 0):
+                yours, wanted = tensors.get(f"{stand_in}.{argument}"), self.buffer[name][order[0]]
+                at = mask | (argument == "response_mask")  # the mask everywhere, the rest on it
+                if yours is None or yours.shape != wanted.shape or not close(yours[at], wanted[at], 0):
                     return f'{argument} of {loss} must be the buffer\'s "{name}" of this mini-batch. See hint 2.'
         for loss, argument in (("compute_policy_loss", "clip_ratio"), ("compute_value_loss", "clip_range_value")):
             if told["given"][loss].get(argument, {}).get("value") != self.ppo[argument]:

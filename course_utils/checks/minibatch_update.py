@@ -158,7 +158,8 @@ def expect_arguments(losses: "LinearLosses", batch: dict[str, Tensor], ppo: Simp
         ("compute_entropy_loss", "response_mask", mask),
     ):
         given, target = losses.only_call(loss)[argument], batch[source]
-        assert torch.equal(given.double(), target.double()), (
+        at = batch[mask].bool() | (argument == "response_mask")  # the mask everywhere, the rest on it
+        assert given.shape == target.shape and torch.equal(given[at].double(), target[at].double()), (
             f'{argument} of {loss} must be the buffer\'s "{source}" of this mini-batch. See hint 2.')
     for loss, argument in (("compute_policy_loss", "clip_ratio"), ("compute_value_loss", "clip_range_value")):
         given, target = losses.only_call(loss)[argument], getattr(ppo, argument)
