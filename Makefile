@@ -12,7 +12,7 @@ train: .venv/installed ## train a language model with the course's solutions, on
 	.venv/bin/python -m course_utils.run_notebook notebooks/06_train_gsm8k/train_gsm8k.ipynb --exercises build/solutions
 
 test: .venv/installed ## everything that proves the project
-	.venv/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+	.venv/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 lab: release ## your workspace/ with the exercises, in JupyterLab; never overwrites your work
 	.venv/bin/python -m course_utils.workspace workspace --release autograder/release --configs configs

@@ -1,4 +1,5 @@
 """What several test files share: the solutions as modules, and a run small enough for a test."""
+import fcntl
 import os
 from pathlib import Path
 
@@ -39,14 +40,21 @@ def small_config(small_run):
 
 @pytest.fixture(scope="session")
 def released_course(tmp_path_factory) -> Path:
-    """A copy of the course after `make release`. Not to be changed: see the fixture `course`."""
+    """A copy of the course after `make release`, one for all processes. Not to be changed: see the fixture `course`."""
     from tests.course import copy_code, nbgrader
 
-    course = tmp_path_factory.mktemp("course") / "tinier-zero"
-    copy_code(course)
-    run = nbgrader(course, "generate_assignment", "0[1-6]_*", "--force")
-    assert run.returncode == 0, run.stderr
-    assert "Warning" not in run.stderr and "WARNING" not in run.stderr, run.stderr
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # of this process; all share the folder above
+        folder = folder.parent
+    course, done = folder / "course/tinier-zero", folder / "released"
+    with (folder / "releasing").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the first to come makes it
+        if not done.exists():
+            copy_code(course)
+            run = nbgrader(course, "generate_assignment", "0[1-6]_*", "--force")
+            assert run.returncode == 0, run.stderr
+            assert "Warning" not in run.stderr and "WARNING" not in run.stderr, run.stderr
+            done.touch()
     return course
 
 

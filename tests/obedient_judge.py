@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from autograder.verdict import Result, Verdict
@@ -30,6 +31,9 @@ def obedient_judge(modules: dict, secret: bytes, sandboxed: bool, version: str) 
         if word == "nosandbox" and sandboxed:
             from autograder.sandbox import NoSandbox
             raise NoSandbox("bubblewrap is missing: apt install bubblewrap")
+        if word == "slowonce" and not Path(arguments[0]).exists():  # a machine too busy for the first judgement
+            Path(arguments[0]).touch()
+            return {key: replace(verdict_of(key, {"masking"}), timed_out=True) for key in modules}
     return {key: verdict_of(key, missed={name for word, *names in filter(None, words) if word == "miss"
                                          for name in names if f"# {word} {' '.join(names)}" in text})
             for key, text in modules.items()}

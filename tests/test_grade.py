@@ -266,12 +266,12 @@ def test_the_judge_says_the_same_on_a_cluster(course, tmp_path_factory):
 
 @pytest.mark.slow
 def test_a_job_that_kills_every_worker_of_a_cluster_costs_nobody_else(course):
-    dask, distributed = pytest.importorskip("dask"), pytest.importorskip("distributed")
+    distributed = pytest.importorskip("distributed")
     course.hand_in("anna", "entropy")
     course.hand_in("mallory", "gae", "kill")
     course.hand_in("zoe", "entropy", "miss masking")
-    with dask.config.set({"distributed.scheduler.allowed-failures": 1}), distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1") as cluster:
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None,
+                                  host="127.0.0.1") as cluster:  # three deaths allowed: zoe's job may meet one or two
         graded = run(course, scheduler=cluster.scheduler_address)
     assert scores(graded) == {("anna", "entropy"): 10, ("mallory", "gae"): 0, ("zoe", "entropy"): 8}
     assert {one.student for one in graded if one.ungraded} == {"mallory"}

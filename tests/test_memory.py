@@ -13,7 +13,7 @@ from course_utils.memory import check_gpu, estimate
 from course_utils.policy import load_shape
 
 ROOT = Path(__file__).parent.parent
-DEEP = {"vocab_size": 640, "hidden_size": 384, "intermediate_size": 1056, "num_hidden_layers": 8,
+DEEP = {"vocab_size": 640, "hidden_size": 384, "intermediate_size": 1056, "num_hidden_layers": 4,
         "num_attention_heads": 6}
 WORDY = {"vocab_size": 32000, "hidden_size": 64, "intermediate_size": 176, "num_hidden_layers": 2,
          "num_attention_heads": 2}
@@ -56,11 +56,11 @@ print(json.dumps([estimate(config, cfg).peak, memory("VmHWM") - before]))
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from Linux's /proc")
 @pytest.mark.parametrize("shape, response, extra", [
-    (DEEP, 48, ""), (DEEP, 48, "training.gradient_checkpointing=true"), (WORDY, 8, ""), (WORDY, 96, ""),
+    (DEEP, 64, ""), (DEEP, 64, "training.gradient_checkpointing=true"), (WORDY, 8, ""), (WORDY, 96, ""),
 ], ids=["layers", "layers recomputed", "logits, short responses", "logits, long responses"])
 def test_the_peak_of_a_step_is_what_was_estimated(shape, response, extra, solutions, tmp_path):
     overrides = (f"dataset.max_prompt_length=50 dataset.max_gen_length={response} generation.min_new_tokens={response} "
-                 f"dataset.eval_samples=1 ppo.rollout_samples=16 ppo.batch_size=16 ppo.mini_batch_size=16 {extra}")
+                 f"dataset.eval_samples=1 ppo.rollout_samples=12 ppo.batch_size=12 ppo.mini_batch_size=12 {extra}")
     run = subprocess.run([sys.executable, "-c", ONE_STEP, json.dumps(shape), overrides, tmp_path, solutions], cwd=ROOT,
                          env=os.environ | RETURN_AT_ONCE, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr

@@ -28,23 +28,23 @@ def tiny(bench):
 
 
 def answer(script: str, *arguments: str, **job) -> dict:
-    """What a contender prints for one JSON line, which must be all that it prints."""
+    """What a contender prints for one JSON line, which must be all that it prints: two steps and the memory."""
     done = subprocess.run([sys.executable, BENCHMARKS / script, *arguments], input=json.dumps(JOB | job) + "\n",
                           capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-@pytest.mark.parametrize("command", [("ppo_step.py", "--stdin"), ("ppo_step_floor.py",),
-                                     ("ppo_step_floor.py", "--response-logits")])
-def test_one_line_in_one_line_out_and_no_response_ends_early(tiny, command):
-    result = answer(*command, model_dir=str(tiny))
-    assert result["tokens"] == [24, 24]  # 4 responses of 6 tokens in each of the two counted steps
+    result = json.loads(done.stdout)
     for name in ("step_s", "rollout_s", "reference_s", "update_s"):
         assert len(result[name]) == 2 and all(seconds > 0 for seconds in result[name])
     for parts in zip(result["step_s"], result["rollout_s"], result["reference_s"], result["update_s"]):
         assert parts[0] >= sum(parts[1:])
     assert result["peak_rss_mb"] >= result["loaded_rss_mb"] > 50
+    return result
+
+
+@pytest.mark.parametrize("command", [("ppo_step.py", "--stdin"), ("ppo_step_floor.py", "--response-logits")])
+def test_one_line_in_one_line_out_and_no_response_ends_early(tiny, command):
+    result = answer(*command, model_dir=str(tiny))
+    assert result["tokens"] == [24, 24]  # 4 responses of 6 tokens in each of the two counted steps
 
 
 def test_with_prompts_a_response_ends_at_eos(tiny):

@@ -15,20 +15,15 @@ from course_utils.trainer import Trainer
 from tests.conftest import ROOT
 
 
-def command(solutions, overrides) -> list[str]:
-    return [sys.executable, "-m", "course_utils.train", "--config", "configs/config_debug.yaml",
-            "--exercises", str(solutions), *overrides]
-
-
 def without_times(history: list[dict]) -> list[dict]:
     return [{name: value for name, value in line.items() if not name.startswith("time/")} for line in history]
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_is_uninterrupted(small_run, solutions, tmp_path):
+def test_killed_and_resumed_is_uninterrupted(small_run, small_config, solutions, tmp_path):
     settings = ("training.total_ppo_steps=5", "training.save_interval=2")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run(command(solutions, small_run(*settings, f"training.output_dir={whole}")), cwd=ROOT, check=True)
+    list(Trainer(small_config(*settings, f"training.output_dir={whole}"), load_exercises(solutions)).train())
 
     def in_step_four() -> bool:
         return (killed / "metrics.jsonl").exists() and len(read_metrics(killed / "metrics.jsonl")) == 3
@@ -36,7 +31,9 @@ def test_killed_and_resumed_is_uninterrupted(small_run, solutions, tmp_path):
     def while_a_checkpoint_is_written() -> bool:
         return (killed / ".step_4.partial").exists()
 
-    again = command(solutions, small_run(*settings, "training.resume=auto", f"training.output_dir={killed}"))
+    settings += "training.resume=auto", f"training.output_dir={killed}"
+    again = [sys.executable, "-m", "course_utils.train", "--config", "configs/config_debug.yaml",
+             "--exercises", str(solutions), *small_run(*settings)]
     for moment in (in_step_four, while_a_checkpoint_is_written):
         process = subprocess.Popen(again, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 120
@@ -47,7 +44,7 @@ def test_killed_and_resumed_is_uninterrupted(small_run, solutions, tmp_path):
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         assert (killed / "step_2").exists() and not (killed / "step_4").exists()
-    subprocess.run(again, cwd=ROOT, check=True)
+    list(Trainer(small_config(*settings), load_exercises(solutions)).train())
 
     expected, found = (without_times(read_metrics(folder / "metrics.jsonl")) for folder in (whole, killed))
     assert found == expected

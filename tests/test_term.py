@@ -1,11 +1,9 @@
 """A term with two students on one exchange folder, by the commands and the configuration of docs/instructor.md."""
 import csv
 import json
-import os
 import re
 import shutil
 import subprocess
-import sys
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import pytest
 
 from autograder.master import ASSIGNMENTS, master
 from tests.conftest import ROOT
-from tests.course import cell
+from tests.course import cell, in_turn, python
 from tests.solutions import solution_cells
 from tests.test_master import Tags
 
@@ -23,19 +21,6 @@ SECTIONS = dict(re.findall(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", (ROOT / "docs/inst
 EVERYBODYS, INSTRUCTORS = re.findall(r"```python\n(.*?)```", SECTIONS["On JupyterHub"], re.S)
 DOCUMENTED = {line.partition("   #")[0].rstrip() for block in re.findall(
     r"```bash\n(.*?)```", SECTIONS["Through a term"], re.S) for line in block.splitlines()}
-ONE_AFTER_ANOTHER = """
-import contextlib, os, shlex, sys
-from jupyter_core.application import NoStart
-from nbgrader.apps import NbGraderApp
-for line in sys.stdin:
-    folder, command = line.rstrip().split("\\t")
-    os.chdir(folder)
-    app = NbGraderApp.instance()
-    app.initialize(shlex.split(command)[1:])
-    with contextlib.suppress(NoStart):  # raised when the command has ended
-        app.start()
-    app.reset()
-"""
 
 
 class Term:
@@ -55,25 +40,16 @@ class Term:
                 f"{everybodys}c.Exchange.cache = '{home}/cache'\nc.CourseDirectory.student_id = '{student}'\n")
 
     def run(self, *steps: tuple[Path, str]) -> str:
-        """Documented commands of nbgrader, each in its folder, in one process: a start takes seconds. What they say."""
-        lines = []
-        for folder, command in steps:
+        """Documented commands of nbgrader, each in its folder. What they say."""
+        for _folder, command in steps:
             name = re.search(r"0\d_\w+|$", command)[0]
             self.used.add(re.sub(r'"20.*"', '"2027-03-01 12:00 UTC"', command.replace(name, "01_policy_loss")
                                  if name else command))
-            lines.append(f"{folder}\t{command}\n")
-        return self._python("-c", ONE_AFTER_ANOTHER, given="".join(lines))
+        return said(in_turn(self.course, *steps))
 
     def grade(self) -> str:
         self.used.add("python -m autograder grade")
-        return self._python("-m", "autograder", "grade")
-
-    def _python(self, *arguments: str, given: str = "") -> str:
-        environment = {**os.environ, "PYTHONPATH": str(self.course), "OMP_NUM_THREADS": "1"}
-        done = subprocess.run([sys.executable, *arguments], input=given, cwd=self.course, env=environment,
-                              capture_output=True, text=True, timeout=600)
-        assert done.returncode == 0, done.stderr
-        return done.stdout + done.stderr
+        return said(python(self.course, "-m", "autograder", "grade"))
 
     def solve(self, student: str, assignment: str) -> None:
         """Writes the solution, signed, into the notebook that was fetched."""
@@ -141,6 +117,11 @@ def test_a_term_from_release_to_export(term):
     before, after = sorted(term.feedback("bob")["02_value_loss"], key=lambda page: "written by bob" in page)
     assert "written by bob" in after and "written by bob" not in before
     assert term.used == DOCUMENTED
+
+
+def said(done: subprocess.CompletedProcess) -> str:
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
 
 
 def give_feedback(term: Term, *assignments: str) -> None:
