@@ -75,6 +75,9 @@ def main() -> None:
         run(args.config, args.exercises, args.overrides)
     except EXPECTED_ERRORS as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("\nstopped: finished steps are in metrics.jsonl of the run's folder; training.resume=auto goes on "
+                 "from its last checkpoint")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
 """Metrics go to a tracker beside metrics.jsonl, and a tracker that is not there is said before anything is loaded."""
+import sys
+
 import pytest
 
+from course_utils import train
 from course_utils import trainer as trainer_module
 from course_utils.config import ConfigError
 from course_utils.exercises import load_exercises
@@ -21,6 +24,65 @@ def test_tensorboard_shows_what_metrics_jsonl_holds(small_config, solutions):
     shown, written = events_of(trainer.folder / "tinier-zero"), read_metrics(trainer.folder / "metrics.jsonl")
     for name in ("rollout/reward_mean", "loss/policy", "rollout/kl"):
         assert shown[name] == pytest.approx([line[name] for line in written], rel=1e-5)
+
+
+class Tracked:
+    """An Accelerator's calls to its trackers."""
+
+    def __init__(self, trainer, monkeypatch, failing=None):
+        self.kwargs, self.logged = {}, []
+        monkeypatch.setattr(trainer, "get_available_trackers", lambda: ["wandb", "trackio"])
+        monkeypatch.setattr(trainer.Accelerator, "init_trackers", self.start)
+        monkeypatch.setattr(trainer.Accelerator, "log", lambda _, values, step: self.logged.append((step, values)))
+        self.failing = failing
+
+    def start(self, project, init_kwargs):
+        if self.failing:
+            raise self.failing
+        self.kwargs = init_kwargs
+
+
+@pytest.mark.slow
+def test_wandb_writes_into_the_runs_folder_and_gets_the_step_apart(small_config, solutions, monkeypatch):
+    """trackio keeps the name `step` for itself and warns of a metric with it."""
+    tracked = Tracked(trainer_module, monkeypatch)
+    trainer = Trainer(small_config("wandb.report_to_wandb=true", "wandb.name=mine", "training.total_ppo_steps=1"),
+                      load_exercises(solutions))
+    list(trainer.train())
+    assert tracked.kwargs == {"wandb": {"name": "mine", "dir": str(trainer.folder)}, "trackio": {"name": "mine"}}
+    (step, values), = tracked.logged
+    written, = read_metrics(trainer.folder / "metrics.jsonl")
+    assert step == 1 and written == {"step": 1, **values}
+
+
+def test_a_tracker_that_does_not_start_is_said_before_a_model_is_loaded(small_config, solutions, monkeypatch):
+    Tracked(trainer_module, monkeypatch, failing=RuntimeError("No API key configured."))
+    monkeypatch.setattr(trainer_module.policy, "load_actor", lambda *_: pytest.fail("too late"))
+    with pytest.raises(ConfigError, match="does not start: No API key configured. For wandb, run `wandb login`"):
+        Trainer(small_config("tracking=wandb"), load_exercises(solutions))
+
+
+@pytest.mark.slow
+def test_wandb_offline_leaves_nothing_but_its_folder_in_the_run(small_config, solutions, monkeypatch, tmp_path):
+    pytest.importorskip("wandb")
+    token = "hf_not_to_be_found_anywhere"
+    monkeypatch.setenv("HF_TOKEN", token)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.chdir(tmp_path)
+    trainer = Trainer(small_config("tracking=wandb", "training.total_ppo_steps=1"), load_exercises(solutions))
+    list(trainer.train())
+    assert [path.name for path in tmp_path.iterdir()] == [trainer.folder.name]
+    assert list(trainer.folder.glob("wandb/offline-run-*/*.wandb"))
+    assert all(token.encode() not in path.read_bytes() for path in trainer.folder.rglob("*") if path.is_file())
+
+
+def test_ctrl_c_says_how_to_go_on(solutions, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(train, "run", interrupted)
+    monkeypatch.setattr(sys, "argv", ["train", "--config", "configs/config_debug.yaml", "--exercises", str(solutions)])
+    with pytest.raises(SystemExit, match="stopped: .*training.resume=auto"):
+        train.main()
 
 
 @pytest.mark.parametrize("override, package", [
