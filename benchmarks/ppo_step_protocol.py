@@ -56,6 +56,8 @@ class Recorder:
         counted = self._steps[self.job["warmup"]:]
         self._say({**{name: [step[name] for step in counted] for name in counted[0]},
                    "peak_rss_mb": _peak_mb(), "loaded_rss_mb": self._loaded})
+        if self.job.get("paced"):
+            sys.stdin.readline()  # ending is work too, and others may still be making their last step
 
     def _say(self, line) -> None:
         print(json.dumps(line), file=self._out, flush=True)

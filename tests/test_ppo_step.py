@@ -6,6 +6,9 @@ import sys
 
 import pytest
 
+from course_utils import optimizer, rollout, trainer
+from course_utils.policy import ActorCritic
+from course_utils.trainer import Trainer
 from tests.conftest import ROOT
 
 BENCHMARKS = ROOT / "benchmarks"
@@ -55,6 +58,53 @@ def test_with_prompts_a_response_ends_at_eos(tiny):
         assert all(8 <= tokens < 800 for tokens in result["tokens"])
 
 
+class Counted:
+    """A recorder of two steps without a clock, and what the trainer measured in them."""
+    total = 2
+
+    def __init__(self, job: dict, monkeypatch):
+        self.job, self.metrics = job, []
+        ppo_step = Trainer.ppo_step
+
+        def noted(trainer, step):
+            self.metrics.append(ppo_step(trainer, step))
+            return self.metrics[-1]
+        monkeypatch.setattr(Trainer, "ppo_step", noted)
+        self.begin = self.finish = lambda: None
+        self.end = lambda **_: None
+
+
+@pytest.fixture
+def two_steps(bench):
+    """Of our step with the embedded model, in the test's own process: run(without) gives the metrics of each."""
+    def run(without: str = "") -> list[dict]:
+        with pytest.MonkeyPatch.context() as patch:
+            gains = importlib.import_module("ppo_step_gains")
+            places = [(trainer, "collect"), (trainer, "score_logprobs"), (rollout, "generate"),
+                      (ActorCritic, "forward"), (ActorCritic, "_run"), (optimizer, "partial")]
+            for place, name in places:
+                patch.setattr(place, name, getattr(place, name))  # so that it is put back at the end
+            before = [getattr(place, name) for place, name in places]
+            if without:
+                gains.WITHOUT[without]()
+                assert sum(getattr(*place) is not was for place, was in zip(places, before)) == 1
+            recorder = Counted(JOB | {"model_dir": str(bench.EMBEDDED), "prompts": bench.embedded_prompts()[:16],
+                                      "n": 8, "resp_len": 50}, patch)
+            bench.step_ours(recorder)
+            return recorder.metrics
+    return run
+
+
+def test_without_a_saving_the_step_computes_the_same(bench, two_steps):
+    gains, ours = importlib.import_module("ppo_step_gains"), two_steps()
+    assert list(gains.WITHOUT) == list(bench.SAVINGS)
+    same = [name for name in ours[0] if name.startswith(("loss/", "rollout/"))]
+    for saving in bench.SAVINGS:
+        for metrics, wanted in zip(two_steps(saving), ours, strict=True):
+            assert {name: metrics[name] for name in same} == pytest.approx(
+                {name: wanted[name] for name in same}, rel=1e-3, abs=1e-4), saving
+
+
 def test_contenders_make_their_steps_in_turns(bench, tiny, tmp_path):
     """Each stand-in writes its name when a step begins."""
     log = tmp_path / "log"
@@ -101,8 +151,10 @@ def test_the_report(bench):
     line = {"workload": "W", "contender": "ours", **bench.summary(result, floor), **of}
     growth = [{"grows": "rollouts", "size": size, "work": float(size), "step_s": [0, size**0.5, 9], "peak_rss_mb": 5}
               for size in (1, 16)]
-    page = bench.report([line], growth)
+    without = [line | {"contender": name} for name in ("ours", *bench.SAVINGS)]
+    page = bench.report([line], without, growth)
     # Steps over the floor's: 0.5 and 1; the quartiles of seconds and ratios lie between the two.
     assert "| ours | 0.75 (0.62 – 0.88) | 2.00 (1.50 – 2.50) | 50% / 10% / 40% | 10 | 700 (400) |" in page
+    assert page.count("| 0.75 (0.62 – 0.88) | 700 |\n") == 1 + len(bench.SAVINGS)
     assert "| rollouts | 1 – 16 | 1.00 · 4.00 | 0.50 | 1.00 | 5 – 5 |" in page
     assert "## W\n" in page and "$" not in page
