@@ -9,6 +9,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reached for the netw
 os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # `make test` runs a process a core
 ROOT = Path(__file__).parent.parent
+LONGEST = "test_browser", "test_memory", "test_term", "test_site", "test_training_notebook"
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first: one that was begun last would run alone."""
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
 @pytest.fixture(scope="session")
