@@ -24,7 +24,7 @@ class Memory:
     reference: float
     optimizer: float
     sampling: float      # the cache and the logits of one step
-    update: float        # gradients, activations and logits of one mini-batch
+    update: float        # gradients, rounded weights, activations and logits of one mini-batch
 
     @property
     def kept(self) -> float:
@@ -40,23 +40,26 @@ def estimate(model: PretrainedConfig, cfg: Config) -> Memory:
     with torch.device("meta"):
         shell = AutoModelForCausalLM.from_config(model)
     width = compute_dtype(cfg).itemsize
+    head, embedding = shell.get_output_embeddings(), shell.get_input_embeddings()
+    layers = [layer for layer in shell.modules() if isinstance(layer, torch.nn.Linear) and layer is not head]
+    matrices = sum(layer.weight.numel() for layer in layers)
     count, rank, ppo = shell.num_parameters(), cfg.model.lora, cfg.ppo
-    trained = count
-    if rank:
-        head = shell.get_output_embeddings()
-        trained = sum(rank * (layer.in_features + layer.out_features) for layer in shell.modules()
-                      if isinstance(layer, torch.nn.Linear) and layer is not head)
+    trained = sum(rank * (layer.in_features + layer.out_features) for layer in layers) if rank else count
+    own_head = 0 if head.weight is embedding.weight else head.weight.numel()
+    # In half precision the backward pass needs the weights as they were rounded.
+    rounded = 0 if rank or width == FLOAT32 else width * (
+        head.weight.numel() + (0 if cfg.training.gradient_checkpointing else matrices))
     # AdamW keeps two numbers a weight.
     optimizer = trained * 2 * (1 if ppo.use_8bit_adam and cfg.training.device != "cpu" else FLOAT32)
     response = cfg.generation.max_new_tokens
     tokens = cfg.dataset.max_prompt_length + response
     return Memory(
         weights=trained * FLOAT32 + (count * width if rank else 0),
-        reference=count * FLOAT32 if ppo.kl_coeff and not rank else 0,
+        reference=count * FLOAT32 - (matrices + own_head) * (FLOAT32 - width) if ppo.kl_coeff and not rank else 0,
         optimizer=optimizer,
         sampling=ppo.batch_size * (tokens * model.num_hidden_layers * _keys_and_values(model) * width
                                    + 4 * model.vocab_size * FLOAT32),
-        update=trained * FLOAT32 + ppo.mini_batch_size * (
+        update=trained * FLOAT32 + rounded + ppo.mini_batch_size * (
             tokens * _activations(model, width, cfg.training.gradient_checkpointing)
             + (tokens + 4.5 * response) * model.vocab_size * FLOAT32))  # copies of the logits: measured
 

@@ -118,7 +118,9 @@ class ActorCritic(nn.Module):
     def _run(self, input_ids: Tensor, chosen: Tensor, use_cache: bool = False, **extra) -> tuple[Tensor, Tensor]:
         """Logits (n, V) and values (n,) at the n chosen positions of (B, T): the LM head sees no others."""
         self._chosen = chosen
-        with torch.autocast(input_ids.device.type, self.compute_dtype, enabled=self.compute_dtype != torch.float32):
+        # A pass uses each weight once: a copy of it in half precision need not be kept for a second time.
+        with torch.autocast(input_ids.device.type, self.compute_dtype, self.compute_dtype != torch.float32,
+                            cache_enabled=False):
             logits = self.model(input_ids=input_ids, use_cache=use_cache, **extra).logits.float()
         hidden, self._hidden, self._chosen = self._hidden, None, None  # or this pass's graph would live on
         values = self.value_head(hidden.float()).squeeze(-1)
@@ -158,8 +160,14 @@ def load_actor(cfg: Config, folder: str | Path | None = None) -> ActorCritic:
 
 
 def load_reference(cfg: Config) -> ActorCritic:
-    """The frozen copy that the KL penalty is measured against: the model as it was before PPO."""
-    return ActorCritic(_load_model(cfg), cfg.generation.temperature, compute_dtype(cfg)).requires_grad_(False).eval()
+    """The frozen copy that the KL penalty is measured against: the model as it was before PPO. Its matrices are kept in
+    the type that their products are computed in: the same numbers, in half the memory where that is half precision."""
+    model = _load_model(cfg)
+    embedding = model.get_input_embeddings().weight
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear) and layer.weight is not embedding:  # a tied head: the embedding stays float32
+            layer.to(compute_dtype(cfg))
+    return ActorCritic(model, cfg.generation.temperature, compute_dtype(cfg)).requires_grad_(False).eval()
 
 
 def _with_adapters(cfg: Config, folder: str | Path | None) -> nn.Module:

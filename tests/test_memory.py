@@ -74,10 +74,27 @@ def test_parts_of_a_model_whose_numbers_are_known(small_config):
                         num_attention_heads=14, num_key_value_heads=2, tie_word_embeddings=True)
     cfg = load_config(ROOT / "configs/config_colab.yaml")
     found, weights = estimate(shape, cfg), 494_032_768
-    assert found.weights == found.reference == 4 * weights
+    matrices = 357_826_560  # of them, without the embedding, which is the head too
+    assert found.weights == 4 * weights
+    assert found.reference == 4 * (weights - matrices) + 2 * matrices  # as float16 multiplies them
     assert found.optimizer == 2 * weights  # two numbers of 8 bits a weight
     cache = 2 * 24 * 2 * 64 * (320 + 256) * 2  # float16
     assert found.sampling == 32 * (cache + 4 * 151936 * 4)
+
+
+def test_half_precision_halves_the_reference_and_counts_the_rounded_weights(monkeypatch):
+    monkeypatch.setattr("course_utils.memory._activations", lambda *_: 0)
+    shape = LlamaConfig(**WORDY | {"tie_word_embeddings": False})
+    matrices, head, norms = 2 * (4 * 64**2 + 3 * 64 * 176), 32000 * 64, 5 * 64
+
+    def found(*overrides):
+        return estimate(shape, load_config(ROOT / "configs/config_debug.yaml", overrides))
+    whole, half, recomputed = (found(), found("model.torch_dtype=bfloat16"),
+                               found("model.torch_dtype=bfloat16", "training.gradient_checkpointing=true"))
+    assert whole.reference == 4 * (matrices + 2 * head + norms)
+    assert half.reference == whole.reference - 2 * (matrices + head)  # the embedding stays float32
+    assert half.update - whole.update == 2 * (matrices + head)        # kept for the backward pass
+    assert recomputed.update - whole.update == 2 * head               # a layer's are made anew
 
 
 def test_lora_needs_no_reference_and_little_for_the_optimizer():

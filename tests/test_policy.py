@@ -192,3 +192,19 @@ def test_a_tokenizer_without_an_end_is_refused(small_config, tmp_path):
     tokenizer.save_pretrained(tmp_path / "endless")
     with pytest.raises(policy.ModelError, match="end-of-sequence"):
         policy.load_tokenizer(small_config(f"model.tokenizer_name={tmp_path / 'endless'}"))
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma2"])  # with a head of its own, and tied to the embedding
+def test_the_reference_in_half_precision_is_the_actor_before_ppo_bit_for_bit(architecture, small_config, tmp_path):
+    small_actor(architecture).model.save_pretrained(tmp_path / "model")
+    cfg = small_config("model.torch_dtype=bfloat16", f"model.name={tmp_path / 'model'}")
+    actor, reference = policy.load_actor(cfg), policy.load_reference(cfg)
+    tokens = torch.randint(1, 50, (2, 7))
+    with torch.no_grad():
+        expected, found = (model(tokens, torch.ones_like(tokens))[0] for model in (actor, reference))
+    assert torch.equal(found, expected)
+    types = {name: weight.dtype for name, weight in reference.model.named_parameters()}
+    tied = architecture == "gemma2"
+    assert types[next(name for name in types if "embed_tokens" in name)] == torch.float32
+    assert all(dtype == torch.bfloat16 for name, dtype in types.items() if "_proj.weight" in name)
+    assert tied == ("lm_head.weight" not in types) and (tied or types["lm_head.weight"] == torch.bfloat16)
