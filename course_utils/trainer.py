@@ -19,7 +19,7 @@ from typing import TypeVar
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import broadcast_object_list, gather_object, set_seed
+from accelerate.utils import DistributedType, broadcast_object_list, gather_object, set_seed
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor
 
@@ -37,6 +37,7 @@ from course_utils.rollout import collate, collect, score_logprobs, texts_of
 from course_utils.run_folder import open_run
 
 T = TypeVar("T")
+SHARDED = DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM
 
 
 class TrainingError(PlainError):
@@ -337,7 +338,8 @@ def make_accelerator(cfg: Config) -> Accelerator:
     """Accelerate on the device that the config names.
 
     Raises:
-        ConfigError: a GPU is asked for where there is none; a mini-batch that the processes cannot share out.
+        ConfigError: a GPU is asked for where there is none; a mini-batch that the processes cannot share out; processes
+            that would share the weights out.
     """
     wanted = cfg.training.device
     if wanted.startswith("cuda") and not torch.cuda.is_available():
@@ -351,6 +353,11 @@ def make_accelerator(cfg: Config) -> Accelerator:
             raise ConfigError(f"tracking={name} needs the package: pip install {name}; or set tracking=none and "
                               "wandb.report_to_wandb=false: metrics.jsonl is always written")
     accelerator = Accelerator(cpu=wanted == "cpu", log_with=trackers or None, project_dir=cfg.training.output_dir)
+    if accelerator.distributed_type in SHARDED:
+        # Sampling takes each process as many passes as its longest response: others would wait for it for ever.
+        raise ConfigError(f"accelerate is set to {accelerator.distributed_type.value}, which shares a model's weights "
+                          "out; this trainer needs a whole model in each process. Use configs/accelerate/"
+                          "several_gpus.yaml, a smaller model or model.lora, or another engine: docs/engines.md")
     for key in ("mini_batch_size", "rollout_samples"):
         if getattr(cfg.ppo, key) % accelerator.num_processes:
             raise ConfigError(f"ppo.{key}={getattr(cfg.ppo, key)} cannot be shared by "

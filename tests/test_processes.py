@@ -1,9 +1,14 @@
-"""Two processes learn what one learns."""
+"""Two processes learn what one learns; accelerate's settings for them."""
 import subprocess
 import sys
 
 import pytest
+from accelerate import Accelerator
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.utils import DistributedType
 
+from course_utils import trainer
+from course_utils.config import ConfigError
 from course_utils.exercises import load_exercises
 from course_utils.metrics import read_metrics
 from course_utils.trainer import Trainer
@@ -29,3 +34,19 @@ def test_two_cpu_processes_give_the_result_of_one(small_run, small_config, solut
     for alone, shared in zip(one, two):
         for name in alone.keys() - {name for name in alone if name.startswith("time/")}:
             assert shared[name] == pytest.approx(alone[name], rel=2e-3, abs=2e-4), (alone["step"], name)
+
+
+def test_accelerate_reads_the_settings_for_several_gpus():
+    settings = load_config_from_file(str(ROOT / "configs/accelerate/several_gpus.yaml"))
+    assert settings.distributed_type == DistributedType.MULTI_GPU and settings.num_processes == 2
+    assert settings.mixed_precision == "no" and not settings.use_cpu  # precision is model.torch_dtype's affair
+
+
+@pytest.mark.parametrize("kind", trainer.SHARDED)
+def test_sharing_the_weights_out_is_refused(kind, small_config, monkeypatch):
+    class Sharing(Accelerator):
+        distributed_type = kind  # which a CPU cannot be set to
+
+    monkeypatch.setattr(trainer, "Accelerator", Sharing)
+    with pytest.raises(ConfigError, match=f"accelerate is set to {kind.value}.*several_gpus.yaml"):
+        trainer.make_accelerator(small_config())
