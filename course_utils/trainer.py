@@ -157,12 +157,12 @@ class Trainer:
         frozen = policy.without_adapters(self.unwrapped) if self.cfg.model.lora else nullcontext(self.reference)
         with frozen as reference:
             # As many rows as in the update, where the logits of all positions have to fit too.
-            return score_logprobs(reference, buffer, self.cfg.ppo.mini_batch_size)
+            scored = score_logprobs(reference, self._share(buffer), self.cfg.ppo.mini_batch_size)
+        return self._gather({"ref_logprobs": scored})["ref_logprobs"]
 
     def update(self, buffer: dict[str, Tensor]) -> dict[str, float]:
         """cfg.ppo.epochs passes of run_ppo_update_epoch over this process's share; the mean of their metrics."""
-        share = {name: tensor[self.accelerator.process_index::self.accelerator.num_processes]
-                 for name, tensor in buffer.items()}
+        share = self._share(buffer)
         epochs = []
         self.actor.train()
         # Of the prompt only its last position predicts a token of the response. One more, so that a learner's slip by
@@ -263,6 +263,11 @@ class Trainer:
                               "once, or set WANDB_MODE=offline in the environment. Or set tracking=none and "
                               "wandb.report_to_wandb=false: metrics.jsonl is always written") from error
 
+    def _share(self, buffer: dict[str, Tensor]) -> dict[str, Tensor]:
+        """This process's rows."""
+        return {name: tensor[self.accelerator.process_index::self.accelerator.num_processes]
+                for name, tensor in buffer.items()}
+
     def _gather(self, buffer: dict[str, Tensor]) -> dict[str, Tensor]:
         """The rows of all processes in the order of the prompts, on every process."""
         processes = self.accelerator.num_processes
@@ -270,7 +275,7 @@ class Trainer:
             return buffer
         parts = gather_object([{name: tensor.cpu() for name, tensor in buffer.items()}])
         joined = collate(parts, self.tokenizer.pad_token_id)
-        rows = torch.arange(len(joined["values"])).view(processes, -1).T.flatten()
+        rows = torch.arange(len(next(iter(joined.values())))).view(processes, -1).T.flatten()
         return {name: tensor[rows].to(self.device) for name, tensor in joined.items()}
 
     def _fitting(self, key: str, work: Callable[[], T]) -> T:
