@@ -6,6 +6,7 @@ import hmac
 import importlib
 import re
 import secrets
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,7 @@ MAKE_A_VERDICT = (*(HERE / f"{name}.py" for name in ("judge", "reference", "sand
                   *HERE.parent.glob("notebooks/0[1-5]*/*.ipynb"))  # the wrong solutions are made from the right ones
 VERSION = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(MAKE_A_VERDICT))).hexdigest()[:16]
 NO_RESULT = "its answer does not have the form of a result"
+EXERCISE_SECONDS = 120  # room for one hang in each criterion; a right answer to all cases takes a few seconds
 SAME = 1e-3  # how close a misconception's numbers are to those of a submission that made it
 REFERENCES = {"policy_loss": reference.policy_loss, "value_loss": reference.value_loss, "entropy": reference.entropy,
               "gae": reference.gae, "minibatch_update": None}  # the fifth replays
@@ -80,13 +82,14 @@ class Questioning:
     """Puts the cases of an exercise to the worker, and begins again behind a case that ended it.
 
     Such a case has cost its criterion, so the criterion's other cases are not asked: a submission that hangs everywhere
-    takes CASE_SECONDS for each criterion and no more.
+    takes CASE_SECONDS for each criterion and no more. One that makes each answer wait is asked nothing more when
+    EXERCISE_SECONDS are over.
     """
 
     def __init__(self, process: Worker, key: str, source: str):
         self.process, self.key, self.source = process, key, source
-        self.loaded, self.failed, self.refused = False, {}, ""  # criterion -> what happened; why it cannot be loaded
-        self.timed_out = False  # in any case
+        self.loaded, self.failed, self.refused = False, {}, ""  # criterion -> what happened; why no case is asked
+        self.timed_out, self.until = False, time.monotonic() + EXERCISE_SECONDS  # whether in any case
 
     def answers(self, cases: list) -> list[tuple[dict, dict]]:
         found = [self._answer(case) for case in cases]
@@ -95,6 +98,8 @@ class Questioning:
         return found
 
     def _answer(self, case) -> tuple[dict, dict]:
+        if not self.refused and time.monotonic() > self.until:
+            self.timed_out, self.refused = True, f"no time was left of the {EXERCISE_SECONDS} seconds for all cases"
         if not (self.refused or case.criterion in self.failed or self.loaded):
             self._load()
         if self.refused:

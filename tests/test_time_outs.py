@@ -1,5 +1,6 @@
 """A case without an answer in time costs its criterion, but not for good: it may have been the machine's fault."""
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
@@ -62,3 +63,23 @@ def test_the_judge_tells_a_time_out_from_every_other_end(process, monkeypatch, d
     lost = {result.criterion: result.advice for result in verdict.results if not result.passed}
     assert list(lost) == ([] if deed == "pass" else ["stability"])  # no other criterion
     assert "gave no result" in lost.get("stability", "") or deed in ("pass", "1 / 0")
+
+
+@pytest.mark.skipif(not shutil.which("bwrap"), reason="bubblewrap is not installed")
+def test_answers_just_in_time_are_waited_for_only_so_long_in_all(process, monkeypatch):
+    """By a clock on which each answer takes 19 seconds: that to the load and six cases fit into 120."""
+    clock, asked, ask = [0.0], [], Worker.ask
+
+    def slowly(self, message, tensors):
+        clock[0] += 19
+        asked.append(message["kind"])
+        return ask(self, message, tensors)
+
+    monkeypatch.setattr(judge, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(Worker, "ask", slowly)
+    source = f"{header('policy_loss')}\n\n{solution_source('policy_loss')}"
+    verdict = judge.judge_exercise(process, "policy_loss", source, b"secret")
+    assert asked == ["load", *["call"] * 6, "end", "ping"]
+    assert verdict.timed_out and verdict.misconception == ""
+    assert [result.criterion for result in verdict.results if result.passed] == ["worked_example"]
+    assert all("no time was left of the 120 seconds" in result.advice for result in verdict.results[1:])
