@@ -7,6 +7,10 @@ import torch
 
 from autograder import sandbox
 from autograder.sandbox import NoSandbox, Worker, WorkerFailed
+from autograder.verdict_cache import VerdictCache, course_secret
+from tests.class_of_students import new_course
+from tests.course import copy_code
+from tests.obedient_judge import verdict_of
 from tests.process_tree import all_gone, tree
 
 needs_sandbox = pytest.mark.skipif(not shutil.which("bwrap"), reason="bubblewrap is not installed")
@@ -36,10 +40,10 @@ def worker():
         yield process
 
 
-def in_turn(worker: Worker, body: str) -> dict:
+def in_turn(worker: Worker, body: str, seconds: float = 20) -> dict:
     """The same, in a process that other tests share."""
     assert load(worker, body) == {"loaded": True}
-    told = call(worker)
+    told = call(worker, seconds)
     if "ended" not in told:
         assert worker.ask({"kind": "end"}, {})[0] == {"ended": True}
     return told
@@ -52,6 +56,37 @@ def in_turn(worker: Worker, body: str) -> dict:
 def test_what_is_not_its_own_is_not_there(worker, path):
     told = in_turn(worker, f"return __import__('os').lstat({str(path)!r})")
     assert told["error"]["type"] == "FileNotFoundError", told
+
+
+SEARCH = """import os
+    found = [path for path in {paths} if os.path.lexists(path)]
+    for folder, folders, files in os.walk("/"):
+        if folder == "/":
+            folders.remove("proc")
+        for path in (os.path.join(folder, name) for name in folders + files):
+            of = os.lstat(path)
+            if (of.st_dev, of.st_ino) in {identities}:
+                found.append(path)
+    raise ValueError(found[:2])"""
+
+
+@needs_sandbox
+def test_nothing_of_a_course_in_use_is_anywhere_inside(worker, tmp_path):
+    """Neither under its own path nor, by device and inode, under any other."""
+    copy_code(tmp_path)
+    course = new_course(tmp_path / "autograder")
+    secret, verdicts = course.folder / "secret.key", course.folder / "verdicts"
+    course_secret(secret)
+    VerdictCache(verdicts, "1").store(verdict_of("gae"), "", sandboxed=True)
+    submitted = course.hand_in("another", "gae")
+    paths = [course.db, secret, verdicts, *verdicts.iterdir(), submitted, submitted.parents[2],
+             *tmp_path.glob("notebooks/*/*.ipynb"), *tmp_path.glob("autograder/rubrics/*.py"),
+             *tmp_path.glob("autograder/misconceptions/*.py"), tmp_path / "autograder/reference.py", tmp_path,
+             Path.home(), ROOT, ROOT / "notebooks", ROOT / "autograder/rubrics"]
+    assert len(paths) > 25
+    search = SEARCH.format(paths=[str(path) for path in paths if path not in (Path.home(), ROOT)],  # may hold .venv
+                           identities={(path.stat().st_dev, path.stat().st_ino) for path in paths})
+    assert in_turn(worker, search, seconds=120)["error"]["message"] == "[]"
 
 
 @needs_sandbox
