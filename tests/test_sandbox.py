@@ -17,9 +17,9 @@ needs_sandbox = pytest.mark.skipif(not shutil.which("bwrap"), reason="bubblewrap
 ROOT = Path(__file__).parent.parent
 
 
-def load(worker: Worker, body: str) -> dict:
+def load(worker: Worker, body: str, **limits: int) -> dict:
     source = f"import torch\n\ndef compute_policy_loss(x):\n    {body}\n"
-    return worker.ask({"kind": "load", "source": source, "key": "policy_loss", "limits": sandbox.LIMITS,
+    return worker.ask({"kind": "load", "source": source, "key": "policy_loss", "limits": sandbox.LIMITS | limits,
                        "function": "compute_policy_loss"}, {})[0]
 
 
@@ -149,6 +149,15 @@ def test_a_hang_ends_at_its_deadline_with_every_process(body):
             call(worker, seconds=1)
         assert worker.process is None
         assert all_gone(inside)
+
+
+@needs_sandbox
+@pytest.mark.parametrize("body", ["while True: pass", "import signal; signal.signal(signal.SIGXCPU, signal.SIG_IGN)\n"
+                                  "    while True: pass"], ids=["loop", "loop that ignores the signal"])
+def test_who_computes_for_too_long_is_killed_and_the_process_goes_on(worker, body):
+    assert load(worker, body, CPU=1) == {"loaded": True}
+    assert call(worker, seconds=120) == {"ended": True}
+    assert "parts" in in_turn(worker, "return x")
 
 
 @needs_sandbox
