@@ -44,6 +44,13 @@ def test_the_solution_gets_all_points_whatever_is_drawn(process, key):
         assert lost(verdict(process, key, solution_source(key), secret)) == {}
 
 
+def test_a_students_five_exercises_share_one_sandbox_and_one_import_of_torch(monkeypatch):
+    starts, start = [], Worker.start
+    monkeypatch.setattr(Worker, "start", lambda self: starts.append(1) or start(self))
+    found = judge.judge({key: module(key, solution_source(key)) for key in EXERCISES}, SECRET)
+    assert [lost(verdict) for verdict in found.values()] == [{}] * 5 and len(starts) == 1
+
+
 @pytest.mark.parametrize(("key", "name"), [(key, name) for key in EXERCISES for name in RIGHT[key]])
 def test_a_right_solution_written_otherwise_gets_all_points(process, key, name):
     assert lost(verdict(process, key, RIGHT[key][name])) == {}
