@@ -23,7 +23,7 @@ LONGEST = 120  # characters of a name that a submission made up
 CONFIGURATION = {"conftest.py", "ipython_config.py", "ipython_kernel_config.py", "jupyter_config.py",
                  "nbgrader_config.py", "sitecustomize.py", "usercustomize.py"}
 MODULES = set("""
-    _posixsubprocess _thread asyncio atexit autograder builtins code codeop concurrent course_utils ctypes dis
+    __main__ _posixsubprocess _thread asyncio atexit autograder builtins code codeop concurrent course_utils ctypes dis
     ensurepip faulthandler fcntl ftplib gc glob http imaplib importlib inspect io IPython ipykernel jupyter_client
     linecache marshal mmap multiprocessing nbformat nbgrader os pathlib pdb pickle pip pkgutil platform posix psutil
     pty pwd requests resource runpy safetensors select shelve shutil signal site smtplib socket socketserver sqlite3

@@ -1,5 +1,6 @@
 """The processes below one, as Linux tells."""
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -10,10 +11,18 @@ def tree(pid: int) -> list[int]:
     return [pid, *(below for child in children for below in tree(child))]
 
 
-def all_gone(pids: list[int], seconds: float = 20) -> bool:
+def running(pid: int) -> bool:
+    """One that has ended, and that nobody has asked for yet (Z, a zombie), does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def all_gone(pids: Iterable[int], seconds: float = 20) -> bool:
     """Whether all of them have ended, which a kill takes a moment for."""
-    deadline = time.monotonic() + seconds
-    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+    pids, deadline = list(pids), time.monotonic() + seconds
+    while any(map(running, pids)):
         if time.monotonic() > deadline:
             return False
         time.sleep(0.05)

@@ -328,6 +328,7 @@ def test_files_that_would_shadow_or_configure_something_are_listed(tmp_path):
 
 
 @pytest.mark.parametrize("source, words", [
+    ("import __main__", "imports __main__ (line 1)"),
     ("import os.path as p", "imports os.path (line 1)"),
     ("def f():\n    from subprocess import run", "imports from subprocess (line 2)"),
     ("from . import value_loss", "imports from . (line 1)"),
