@@ -4,6 +4,7 @@ What nbgrader's own autograder would leave behind is left here: rows for student
 penalties by nbgrader's plug-in, and autograded/STUDENT/ASSIGNMENT/ with the notebook and the receipt of the hand-in.
 The notebook is the course's, rebuilt; no file of the submission is copied.
 """
+import logging
 import secrets
 import shutil
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from nbgrader.api import Gradebook, InvalidEntry, MissingEntry, SubmittedNoteboo
 from nbgrader.apps.baseapp import NbGrader
 from nbgrader.preprocessors import AssignLatePenalties
 from sqlalchemy.exc import DatabaseError, OperationalError
+from tornado.log import app_log
 
 from autograder.master import ROOT, Master, master, points, rebuilt
 from autograder.submission import Receipt, Submission, modified, moment, receipt
@@ -159,22 +161,25 @@ class CourseGradebook:
     @contextmanager
     def _in_words(self):
         """Whatever stands in the way of writing as a GradebookError; the transaction that it broke is rolled back."""
-        place = self.coursedir.db_url.removeprefix("sqlite:///")
+        place, level = self.coursedir.db_url.removeprefix("sqlite:///"), app_log.level
+        app_log.setLevel(logging.CRITICAL)  # nbgrader logs a traceback of what is said here in a line
         try:
             yield
         except MissingEntry as error:
             raise GradebookError(f"{place} does not know {error}: run `make release`, then grade again.") from error
-        except OperationalError as error:
-            self._roll_back()
-            raise GradebookError(f"{place}: {_advice(str(error.orig))}") from error
         except (DatabaseError, InvalidEntry) as error:
             self._roll_back()
+            cause = error.__context__ if isinstance(error, InvalidEntry) else error  # nbgrader's is raised for any
+            if isinstance(cause, OperationalError):
+                raise GradebookError(f"{place}: {_advice(str(cause.orig))}") from error
             reason = getattr(error, "orig", error)
             raise GradebookError(f"{place} is not a gradebook of this nbgrader ({reason}): move it to another place, "
                                  "run `make release`, then grade again.") from error
         except OSError as error:
             raise GradebookError(f"{error.filename or place}: {error.strerror}. Nothing that was written is lost: put "
                                  "that right, then grade again.") from error
+        finally:
+            app_log.setLevel(level)
 
     def _roll_back(self) -> None:
         if hasattr(self, "gradebook"):

@@ -12,5 +12,8 @@ def write_whole(text: str, path: Path, mode: int | None = None) -> None:
         if mode is not None:
             partial.chmod(mode)
         partial.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # which file it is, a full disk does not say
+        raise
     finally:
         partial.unlink(missing_ok=True)

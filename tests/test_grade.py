@@ -10,8 +10,10 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine, event
 
 from autograder import __main__ as command
 from autograder import grade as grading
@@ -483,6 +485,53 @@ def test_a_full_disk_loses_nothing(course, cli, marks, monkeypatch, full):
     assert (code, err) == (0, "")
     assert len(list(marks.iterdir())) == judged + 3 - done
     assert course.scores() == {(student, "04_gae"): 10 for student in ("anna", "ben", "carl")}
+
+
+def test_a_gradebook_on_a_full_disk_loses_nothing(course, cli, marks, caplog):
+    course.hand_in("anna", "gae", f"note {marks}")
+    assert cli("grade")[0] == 0
+    students = ["anna", *(f"student{number}" for number in range(12))]  # more than fit into the pages that it has
+    for student in students[1:]:
+        course.hand_in(student, "gae", f"note {marks}\n# {student}")
+
+    def no_page_more(connection, _):
+        pages, = connection.execute("PRAGMA page_count").fetchone()
+        connection.execute(f"PRAGMA max_page_count = {pages}")
+
+    event.listen(Engine, "connect", no_page_more)
+    try:
+        code, out, err = cli("grade")
+    finally:
+        event.remove(Engine, "connect", no_page_more)
+    assert (code, out) == (2, "")
+    assert f"{course.db}: database or disk is full" in err and "make room, then grade again" in err
+    assert len(err.splitlines()) == 1 and caplog.text == ""
+    assert course.scores()["anna", "04_gae"] == 10
+    kept, judged = len(cached(course)), len(list(marks.iterdir()))
+    assert 1 < kept < len(students)
+    assert cli("grade")[0] == 0
+    assert len(list(marks.iterdir())) == judged + len(students) - kept  # no finished verdict was made again
+    assert course.scores() == {(student, "04_gae"): 10 for student in students}
+
+
+def test_a_full_disk_leaves_the_old_report(course, cli, marks, monkeypatch):
+    course.hand_in("anna", "gae", f"note {marks}")
+    report, write = course.folder / "report.html", Path.write_text
+    report.write_text("of last week")
+
+    def full(path, *arguments, **options):
+        if report.name in path.name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # of a write, which names no file
+        return write(path, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        code, out, err = cli("grade")
+    assert code == 2 and "anna      10     10" in out
+    assert err == (f"error: {report}: No space left on device. Every finished verdict is kept: put that right and run "
+                   "it again.")
+    assert report.read_text() == "of last week" and course.scores() == {("anna", "04_gae"): 10}
+    assert cli("grade")[0] == 0 and "Class report" in report.read_text() and len(list(marks.iterdir())) == 1
 
 
 # ---------------------------------------------------------------- a learner's own work
