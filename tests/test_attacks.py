@@ -12,6 +12,7 @@ import pytest
 
 from autograder import judge
 from autograder.sandbox import Worker
+from course_utils.exercises import EXERCISES
 from course_utils.export import header
 from tests.process_tree import all_gone, tree
 from tests.solutions import solution_source
@@ -204,32 +205,47 @@ def test_an_epoch_that_is_only_played_earns_nothing(process, body):
     assert_honest_work_is_judged_as_ever(process)
 
 
-HONEST = {  # what honest people leave in their cells
-    "prints": "print('shape', 3)", "warnings": "import warnings; warnings.warn('careful')",
-    "deprecation on stderr": "import sys; print('DeprecationWarning', file=sys.stderr)",
-    "logging": "import logging; logging.getLogger().warning('step %d', 1)",
-    "a plot": "try:\n    import matplotlib.pyplot as plt; plt.plot([1, 2])\nexcept ImportError:\n    pass",
-    "a call at its end": "LATER", "assertions": "assert 1 < 2", "a seed": "torch.manual_seed(0); np.random.seed(0)",
-    "a type alias": "Loss = tuple[Tensor, Tensor, Tensor]", "a doc string": "'''My solution, € and 漢字.'''",
-    "an unused class": "class Helper:\n    x = 1", "time": "import time; started = time.time(); time.sleep(0.01)",
-    "threads": "torch.set_num_threads(1)", "no gradients at the top": "with torch.no_grad(): _ = torch.ones(3).sum()",
-    "a file in the working folder": "open('notes.txt', 'w').write('todo')",
-    "a global": "EPSILON = 1e-8\ndef helper(x):\n    return x",
+HONEST = {  # exercise -> what honest people leave at the top of its cell, with its name
+    "policy_loss": {
+        "prints": "print('shape', 3)", "warnings": "import warnings; warnings.warn('careful')",
+        "a type alias": "Loss = tuple[Tensor, Tensor, Tensor]",
+    },
+    "value_loss": {
+        "deprecation on stderr": "import sys; print('DeprecationWarning', file=sys.stderr)",
+        "logging": "import logging; logging.getLogger().warning('step %d', 1)",
+        "assertions": "assert 1 < 2",
+    },
+    "entropy": {
+        "a plot": "try:\n    import matplotlib.pyplot as plt; plt.plot([1, 2])\nexcept ImportError:\n    pass",
+        "a doc string": "'''My solution, € and 漢字.'''",
+        "no gradients at the top": "with torch.no_grad(): _ = torch.ones(3).sum()",
+    },
+    "gae": {
+        "an unused class": "class Helper:\n    x = 1", "a global": "EPSILON = 1e-8\ndef helper(x):\n    return x",
+        "time": "import time; started = time.time(); time.sleep(0.01)",
+    },
+    "minibatch_update": {
+        "a seed": "torch.manual_seed(0); np.random.seed(0)", "threads": "torch.set_num_threads(1)",
+        "a file in the working folder": "open('notes.txt', 'w').write('todo')",
+    },
 }
+ODD = [pytest.param(key, name, id=f"{key}: {name}") for key in HONEST for name in HONEST[key]]
 
 
-@pytest.mark.parametrize("name", HONEST)
-def test_an_honest_but_odd_cell_keeps_all_points(process, name):
-    source = solution_source("policy_loss")
-    if HONEST[name] == "LATER":
-        source += "\nx = torch.zeros(1, 2)\nprint(compute_policy_loss(x, x, x, torch.ones(1, 2), 0.2))"
-    else:
-        source = f"{HONEST[name]}\n{source}"
+@pytest.mark.parametrize(("key", "name"), ODD)
+def test_an_honest_but_odd_cell_keeps_all_points(process, key, name):
+    assert points(process, key, f"{HONEST[key][name]}\n{solution_source(key)}") == list(judge.criteria(key))
+
+
+def test_an_honest_cell_that_ends_with_a_call_keeps_all_points(process):
+    call = "x = torch.zeros(1, 2)\nprint(compute_policy_loss(x, x, x, torch.ones(1, 2), 0.2))"
+    source = f"{solution_source('policy_loss')}\n{call}"
     assert points(process, "policy_loss", source) == list(judge.criteria("policy_loss"))
 
 
 def test_the_attacks_are_many():
-    assert len(ATTACKS) + len(HANGS) >= 50 and len(HONEST) >= 15
+    assert len(ATTACKS) + len(HANGS) >= 50 and len(ODD) >= 15
+    assert HONEST.keys() == EXERCISES.keys() and all(len(names) >= 3 for names in HONEST.values())
 
 
 def test_nothing_is_left(process):
