@@ -57,14 +57,16 @@ def judge_exercise(process: Worker, key: str, source: str, secret: bytes) -> Ver
     cases = rubric.cases(Draw(int.from_bytes(seed[:7], "big")))
     questioning = Questioning(process, key, source)
     answers = questioning.answers(cases)
-    problems = {}  # criterion -> what is wrong in its first failed case
+    problems = {}  # criterion -> what is wrong in its first failed case, without a full stop
     for case, (told, tensors) in zip(cases, answers):
         if problem := told.get("failed") or _guarded(NO_RESULT, case.problem, told, tensors, REFERENCES[key], source):
             problems.setdefault(case.criterion, str(problem))
     if hasattr(rubric, "across"):
         problems = _guarded({"minibatches": NO_RESULT}, rubric.across, cases, answers) | problems
+    hints = {case.criterion: f"See hint {case.hint}." for case in cases}
     found = _guarded(None, recognise, key, cases, answers) if problems else None
-    return Verdict(key, tuple(Result(name, name not in problems, expected, problems.get(name, ""))
+    return Verdict(key, tuple(Result(name, name not in problems, expected,
+                                     f"{problems[name]}. {hints[name]}" if name in problems else "")
                               for name, expected in criteria(key).items()),
                    found.name if found else "", found.advice if found else "", timed_out=questioning.timed_out)
 

@@ -61,6 +61,20 @@ def test_a_right_solution_written_otherwise_gets_all_points(process, key, name):
 def test_a_misconception_loses_points_and_is_named(process, key, wrong):
     found = judge.judge_exercise(process, key, misconceptions.wrong_source(key, wrong), SECRET)
     assert lost(found) and found.misconception == wrong.name and found.advice == wrong.advice
+    assert_each_names_a_hint(lost(found))
+
+
+@pytest.mark.parametrize("key", EXERCISES)
+@pytest.mark.parametrize("body", ["pass", "return 'text'", "return (0.0,) * 9", "1 / 0", "__import__('os')._exit(1)",
+                                  "pass\nx = undefined_name"])
+def test_every_failure_that_is_no_misconception_names_a_hint_too(process, key, body):
+    found = lost(verdict(process, key, f"def {EXERCISES[key].function}(*arguments):\n    {body}"))
+    assert found.keys() == judge.criteria(key).keys()
+    assert_each_names_a_hint(found)
+
+
+def assert_each_names_a_hint(advice: dict[str, str]) -> None:
+    assert all(re.search(r"[^.]\. See hint [123]\.$", one) and one.count("See hint") == 1 for one in advice.values())
 
 
 def test_a_misconception_written_otherwise_is_named_too(process):

@@ -71,8 +71,8 @@ MISCONCEPTIONS = (
         "mask as an index", MASK_AS_INDEX,
         ((MEAN, "entropy[response_mask].mean()"),)),
     Misconception(
-        "logits masked", "The logits are multiplied by the mask, and all positions averaged. Equal logits are not "
-        "nothing: they are the distribution with the most entropy. Mask the entropies.",
+        "logits masked", "The logits are multiplied by the mask, and all positions averaged; but equal logits "
+        "have the most entropy of all. Mask the entropies.",
         (("logits_new.float()", "logits_new.float() * response_mask.unsqueeze(-1)"), (MEAN, "entropy.mean()"))),
     Misconception(
         "log of softmax", "A softmax that underflows to 0 has the logarithm −∞. There is one function for both "

@@ -1,15 +1,13 @@
 """What is asked of each exercise, case by case: one module an exercise, each with `cases(draw)`.
 
-A case belongs to a criterion, knows what to send to the worker and says in words what is wrong with the answer. The
-numbers are drawn for each verdict; where a case is fixed, it is because no draw would hit it.
+A case belongs to a criterion, knows what to send to the worker, says in words what is wrong with the answer, and which
+hint to open then. The numbers are drawn for each verdict; where a case is fixed, it is because no draw would hit it.
 """
 import re
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-
-HINT = "See hint {}."
 
 
 class Draw:
@@ -75,7 +73,7 @@ class Call:
     situation: str  # in words, without numbers: "with other numbers on the padding"
     args: dict  # in the order of the function's arguments
     compare: tuple[str, ...]  # results, by name, and "gradient"
-    hint: int
+    hint: int  # to open where it fails, whatever the reason
     wrt: str = ""  # the argument that the first result is differentiated by
     at: dict[str, Tensor] = field(default_factory=dict)  # result -> where (B, R) it is compared
     tolerance: float = 1e-4
@@ -116,10 +114,10 @@ class Call:
             kind = "grad0" if name == "gradient" else f"out{index}"
             wrong = self._wrong(name, tensors.get(kind), wanted[name], parts[index])
             if wrong:
-                return f"{wrong} {self.situation}. {HINT.format(self.hint)}"
+                return f"{wrong} {self.situation}"
         for name in self.no_gradient:
             if parts[names.index(name)].get("requires_grad") is not False:
-                return f"{name} must carry no gradient: it is not trained through. {HINT.format(self.hint)}"
+                return f"{name} must carry no gradient: it is not trained through"
         return ""
 
     def _wrong(self, name: str, yours: Tensor | None, wanted: Tensor, part: dict) -> str:

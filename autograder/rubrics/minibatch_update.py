@@ -20,6 +20,7 @@ GIVEN = {  # loss -> argument -> what of the buffer it must be
     "compute_value_loss": {"values_old": "values", "returns": "returns"},
     "compute_entropy_loss": {},
 }
+HINTS = {"forward": 2, "losses": 1, "minibatches": 2, "step": 2, "metrics": 3}
 PREDICTED = (("compute_value_loss", "values_new", "values_new"), ("compute_entropy_loss", "logits_new", "logits_new"),
              ("compute_policy_loss", "log_probs_new", "log_probs_new"))
 
@@ -55,10 +56,10 @@ def across(cases: list["Epoch"], answers: list[tuple[dict, dict]]) -> dict[str, 
     orders = [sum(rows, []) for case, (_, tensors) in zip(cases, answers)
               if case.shuffled and (rows := case.order(tensors))]
     if len(orders) == 3 and (orders[0] == list(range(12)) or orders[0] == orders[2]):
-        return {"minibatches": "the responses come in the same order each time: shuffle them. See hint 2."}
+        return {"minibatches": "the responses come in the same order each time: shuffle them"}
     if len(orders) == 3 and orders[0] != orders[1]:
         return {"minibatches": "the same seed gives two orders: shuffle with torch.randperm, which training.seed "
-                               "controls. See hint 2."}
+                               "controls"}
     return {}
 
 
@@ -71,6 +72,11 @@ class Epoch:
     changes: dict  # of PPO
     seed: int = 0
     shuffled: bool = False
+
+    @property
+    def hint(self) -> int:
+        """To open where it fails, whatever the reason."""
+        return HINTS[self.criterion]
 
     @property
     def ppo(self) -> dict:
@@ -108,12 +114,12 @@ class Epoch:
         order = self.order(tensors)
         if not order:
             return ("the actor must be called with prompt_input_ids followed by response_input_ids, whole rows of the "
-                    "buffer. See hint 2.")
+                    "buffer")
         responses = len(self.buffer["rewards"])
         if sorted(sum(order, [])) != list(range(responses)):
-            return f"of {responses} responses each must be used once in an epoch. See hint 2."
+            return f"of {responses} responses each must be used once in an epoch"
         if self.criterion == "minibatches" and max(map(len, order)) > self.ppo["mini_batch_size"]:
-            return "a mini-batch had more responses than mini_batch_size. See hint 2."
+            return "a mini-batch had more responses than mini_batch_size"
         return getattr(self, f"_{self.criterion}")(told, tensors, self._replay(order), order)
 
     def _replay(self, order: list[list[int]]) -> dict:
@@ -130,10 +136,10 @@ class Epoch:
             yours, wanted = tensors.get(f"stand_in_{loss.removeprefix('compute_')}.{argument}"), replay["seen"][0][name]
             if yours is None or yours.shape != wanted.shape:
                 return (f"{argument} of {loss} must have the shape {tuple(wanted.shape)}: the R positions P−1 to "
-                        "P+R−2. See hint 2.")
+                        "P+R−2")
             if not close(yours[mask], wanted[mask], 1e-4):
                 return (f"{argument} of {loss} is not what the actor says at the positions P−1 to P+R−2, with the "
-                        "prompt's padding masked. See hint 2.")
+                        "prompt's padding masked")
         return ""
 
     def _losses(self, told, tensors, replay, order) -> str:
@@ -144,37 +150,36 @@ class Epoch:
                 yours, wanted = tensors.get(f"{stand_in}.{argument}"), self.buffer[name][order[0]]
                 at = mask | (argument == "response_mask")  # the mask everywhere, the rest on it
                 if yours is None or yours.shape != wanted.shape or not close(yours[at], wanted[at], 0):
-                    return f'{argument} of {loss} must be the buffer\'s "{name}" of this mini-batch. See hint 2.'
+                    return f'{argument} of {loss} must be the buffer\'s "{name}" of this mini-batch'
         for loss, argument in (("compute_policy_loss", "clip_ratio"), ("compute_value_loss", "clip_range_value")):
             if told["given"][loss].get(argument, {}).get("value") != self.ppo[argument]:
-                return f"{argument} of {loss} must be cfg.ppo.{argument}."
-        return self._moved(tensors, replay, "The total is policy + vf_coeff · value + entropy_coeff · entropy loss. "
-                                            "See hint 1.")
+                return f"{argument} of {loss} must be cfg.ppo.{argument}"
+        return self._moved(tensors, replay, "The total is policy + vf_coeff · value + entropy_coeff · entropy loss")
 
     def _minibatches(self, told, tensors, replay, order) -> str:
         if told.get("changed") != []:
-            return "it changes the buffer; the next epoch needs it."
+            return "it changes the buffer; the next epoch needs it"
         return self._moved(tensors, replay, "Every response of an accumulation group counts the same, in the last, "
-                                            "smaller group too, which is stepped like the others. See hint 2.")
+                                            "smaller group too, which is stepped like the others")
 
     def _step(self, told, tensors, replay, order) -> str:
         if told.get("gradients_left") is not False:
-            return "gradients are left after the epoch: call zero_grad after each step. See hint 2."
+            return "gradients are left after the epoch: call zero_grad after each step"
         steps = -(-len(order) // self.ppo["gradient_accumulation_steps"])
         if told.get("scheduler_steps") != steps:
-            return f"there are {steps} groups, and the scheduler steps once after each. See hint 2."
+            return f"there are {steps} groups, and the scheduler steps once after each"
         return self._moved(tensors, replay, "After each group, the last one too: clip the norm of all gradients, "
-                                            "optimizer.step(), lr_scheduler.step(), zero_grad(). See hint 2.")
+                                            "optimizer.step(), lr_scheduler.step(), zero_grad()")
 
     def _metrics(self, told, tensors, replay, order) -> str:
         given = told.get("metrics", {})
         for name, wanted in zip(UPDATE_METRICS, replay["metrics"]):
             metric = given.get(name, {"kind": "missing"})
             if metric.get("kind") != "float":
-                return f"{name} must be a float, not {str(metric.get('kind'))[:60]}. See hint 3."
+                return f"{name} must be a float, not {str(metric.get('kind'))[:60]}"
             if not close(torch.tensor(metric["value"]), torch.tensor(wanted), 1e-3):
                 return (f"{name} is wrong: the mean over the mini-batches, each counting once; for params/grad_norm "
-                        "over the steps, before clipping. See hint 3.")
+                        "over the steps, before clipping")
         return ""
 
     def _moved(self, tensors, replay, advice: str) -> str:
