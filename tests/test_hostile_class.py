@@ -50,17 +50,17 @@ def honest_class(folder: Path) -> Course:
 
 
 def hand_in_hostile_work(course: Course, home: Path) -> None:
-    for number, name in enumerate(("the worker's answer", "stack frames", "many processes")):
+    for number, name in enumerate(("the worker's answer", "many processes")):
         course.hand_in(f"mallory{number}", "policy_loss", source=ATTACKS[name])
     targets = [str(path) for path in (course.db, course.folder / "secret.key", course.folder / "passed",
                                       course.folder / "submitted/ada/04_gae/gae.ipynb", home / ".bashrc")]
-    course.hand_in("mallory3", "policy_loss", source=cell(f"return {WRONG}", f"""
+    course.hand_in("mallory2", "policy_loss", source=cell(f"return {WRONG}", f"""
         for path in {targets}:
             try:
                 open(path, "r+").write("10 points")
             except OSError:
                 pass"""))
-    path = course.hand_in("mallory4", "policy_loss")
+    path = course.hand_in("mallory3", "policy_loss")
     (path.parent / "torch.py").write_text("raise SystemExit('passed')")
     notebook = nbformat.read(path, as_version=4)
     for graded in (one for one in notebook.cells if one.metadata.get("nbgrader", {}).get("grade")):
@@ -97,13 +97,13 @@ def test_hostile_submissions_change_nothing_for_the_others(tmp_path, home, orpha
 
     honest = alone.scores()
     assert honest["ada", "01_policy_loss"] == honest["ada", "04_gae"] == 10 > honest["zoe", "01_policy_loss"] > 0
-    hostile = {(f"mallory{number}", "01_policy_loss"): 0 for number in range(5)}
+    hostile = {(f"mallory{number}", "01_policy_loss"): 0 for number in range(4)}
     assert together.scores() == honest | hostile
     assert len(verdicts(alone)) == 3 and verdicts(alone).items() <= verdicts(together).items()
     assert "mallory0            0" in table
     report = (together.folder / "report.html").read_text()
     tried = report[report.index("Tried something"):report.index("<h2>Students")]
-    for student, words in enumerate(("imports __main__", "imports sys", "imports os", "uses open", "shadows a module")):
+    for student, words in enumerate(("imports __main__", "imports os", "uses open", "shadows a module")):
         assert f"<td>mallory{student}</td>" in tried and words in tried
     assert "test cell policy_loss_masking was edited" in tried and "has 100 points instead of 2" in tried
     assert "ada" not in tried and "zoe" not in tried
