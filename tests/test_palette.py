@@ -4,7 +4,7 @@ import itertools
 import numpy as np
 import pytest
 
-from course_utils.figures.show import BLUE, GREY, ORANGE
+from course_utils.figures.show import BLUE, GREEN, GREY, ORANGE, PURPLE
 
 # Machado, Oliveira and Fernandes 2009, "A Physiologically-based Model for Simulation of Color Vision Deficiency",
 # severity 1.0; they act on linear RGB.
@@ -27,14 +27,16 @@ def linear(colour: str) -> np.ndarray:
 
 
 def lab(rgb: np.ndarray) -> np.ndarray:
-    x, y, z = np.cbrt(TO_XYZ @ rgb.clip(0, 1) / TO_XYZ.sum(1))  # no colour here is dark enough for the linear part
+    xyz = TO_XYZ @ rgb.clip(0, 1) / TO_XYZ.sum(1)
+    x, y, z = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz * (29 / 6) ** 2 / 3 + 4 / 29)
     return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
 
 
 @pytest.mark.parametrize("sight", SIMULATIONS)
-def test_the_colours_that_alone_tell_curves_apart_stay_apart(sight):
-    """Where green or purple meets another colour, the lines differ in style too."""
-    colours = {"blue": BLUE, "orange": ORANGE, "grey": GREY}
+def test_the_colours_that_meet_in_one_picture_stay_apart(sight):
+    """From each other, and from the black of the letters and the white that all pictures have behind them."""
+    colours = {"blue": BLUE, "orange": ORANGE, "green": GREEN, "purple": PURPLE, "grey": GREY,
+               "black": "#000000", "white": "#FFFFFF"}
     seen = {name: lab(SIMULATIONS[sight] @ linear(colour)) for name, colour in colours.items()}
     near = {(one, other): round(float(np.linalg.norm(seen[one] - seen[other])), 1)
             for one, other in itertools.combinations(colours, 2)}

@@ -10,8 +10,9 @@ from html import escape
 from IPython.display import HTML, display
 from matplotlib.figure import Figure
 
-# Okabe and Ito 2008, "Color Universal Design".
-BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#999999"
+# Blue and orange are those of Okabe and Ito 2008, "Color Universal Design". Their green and purple look like grey to
+# some: these differ in lightness too.
+BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#24B266", "#882255", "#999999"
 
 
 def new_figure(width: float = 9, height: float = 3.4) -> Figure:
