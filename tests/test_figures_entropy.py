@@ -5,7 +5,14 @@ import numpy as np
 import pytest
 import torch
 
-from course_utils.figures.entropy import BARS, draw_decisions, draw_temperature, print_entropies, same_question
+from course_utils.figures.entropy import (
+    BARS,
+    draw_decisions,
+    draw_temperature,
+    draw_three_temperatures,
+    print_entropies,
+    same_question,
+)
 from course_utils.real_rollout import real_rollout
 from tests.solutions import solution
 
@@ -53,6 +60,21 @@ def test_bars_and_point_are_those_of_the_temperature(rollout, temperature, token
     expected = entropies(logits / temperature)
     assert (point.get_xdata()[0], point.get_ydata()[0]) == pytest.approx((temperature, expected), abs=1e-4)
     assert f"Its entropy there is {expected:.2f} nats, of at most {math.log(logits.numel()):.2f}" in description
+
+
+def test_three_temperatures_of_a_decision_and_of_a_forced_token(rollout):
+    figure, description = draw_three_temperatures(rollout, 4)
+    for number, axes in enumerate(figure.axes):
+        line, column = divmod(number, 3)
+        token, temperature = (1, 3)[line], (0.1, 1, 5)[column]
+        logits = rollout.logits[4, token - 1]
+        p = (logits.double() / temperature).softmax(-1)
+        first = logits.topk(BARS).indices
+        assert [bar.get_width() for bar in axes.patches[:BARS]] == pytest.approx(p[first].tolist(), abs=1e-5)
+        nats = f"{abs(entropies(logits / temperature)):.2f} nats"
+        assert axes.get_title() == f"token {token}, temperature {temperature:g}\n{nats}"
+        assert draw_temperature(rollout, 4, temperature, token)[1].split("came ")[1].split(". ", 1)[1].split(
+            " Its entropy")[0] in description
 
 
 def test_the_token_that_was_drawn_is_named_and_marked(rollout):

@@ -6,7 +6,15 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from course_utils.figures.minibatch_update import RATES, RIGHT, WRONG, draw_positions, draw_update, one_update
+from course_utils.figures.minibatch_update import (
+    RATES,
+    RIGHT,
+    WRONG,
+    draw_positions,
+    draw_three_updates,
+    draw_update,
+    one_update,
+)
 from course_utils.real_rollout import real_rollout
 from course_utils.rollout import score_logprobs
 
@@ -116,3 +124,14 @@ def test_the_drawing_marks_every_visible_change_and_says_the_largest(update, rat
 
 def test_the_rates_are_those_of_the_notebook_s_slider(update):
     assert list(update.probabilities) == list(RATES) == list(range(0, 31, 3))
+
+
+def test_three_updates_are_those_of_the_slider(update):
+    figure, description = draw_three_updates(update)
+    for line, rate in enumerate((3, 12, 30)):
+        alone, words = draw_update(update, rate)
+        assert words in description
+        for panel in (0, 1):
+            for marker in "o^v":
+                assert heights(figure, marker, 2 * line + panel) == heights(alone, marker, panel)
+        assert figure.axes[2 * line].get_ylabel().endswith(f"learning rate {rate} · 10⁻⁴")

@@ -3,7 +3,14 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from course_utils.figures.policy_loss import draw_objective, draw_ratios, lucky_guess, repeat_update, show_updates
+from course_utils.figures.policy_loss import (
+    draw_objective,
+    draw_ratios,
+    draw_three_ratios,
+    lucky_guess,
+    repeat_update,
+    show_updates,
+)
 from tests.solutions import solution, stub
 
 # ------------------------------------------------------------------ the clipped objective
@@ -37,6 +44,17 @@ def test_the_curves_are_the_loss_of_the_exercise(clip_ratio):
                 loss, _, _ = solution("policy_loss")(torch.tensor([[r]]).log(), torch.zeros(1, 1),
                                                      torch.tensor([[advantage]]), torch.ones(1, 1).long(), clip_ratio)
                 assert -loss.item() == pytest.approx(value, abs=1e-6)
+
+
+def test_three_ratios_are_the_three_predictions_of_the_notebook():
+    """Both signs at each: what the slider shows, in one picture that needs none."""
+    figure, description = draw_three_ratios()
+    signs = [[axes.get_title().split("\n")[1] for axes in row] for row in (figure.axes[:3], figure.axes[3:])]
+    assert signs == [["gradient +1", "clipped, gradient 0", "gradient +1"],
+                     ["clipped, gradient 0", "gradient −1", "gradient −1"]]
+    for ratio, clip_ratio in ((0.5, 0.2), (1.3, 0.2), (1.3, 0.5)):
+        alone = draw_objective(ratio, clip_ratio)[1].split(". ", 1)[1]
+        assert f"At r = {ratio} with ε = {clip_ratio}: {alone}" in description
 
 
 # ------------------------------------------------------------------ the lucky guess

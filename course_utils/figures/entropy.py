@@ -104,6 +104,21 @@ def draw_temperature(rollout: RealRollout, row: int, temperature: float, token: 
     return figure, f"{title}. {bars} {curve}"
 
 
+def draw_three_temperatures(rollout: RealRollout, row: int) -> tuple[Figure, str]:
+    """Token 1, a decision, and token 3, a forced one, each cold, as sampled and hot."""
+    figure = new_figure(9, 5.4)
+    words = []
+    for line, position in zip(figure.subplots(2, 3), (0, 2)):
+        drawn, logits = rollout.tokens[row][position], rollout.logits[row, position]
+        for axes, temperature in zip(line, (0.1, 1, 5)):
+            words.append(f"Token {position + 1}: {_draw_bars(axes, logits, temperature, drawn)}")
+            entropy = abs(_entropy(logits / temperature).item())  # rounding makes -0 of 0
+            axes.set_title(f"token {position + 1}, temperature {temperature:g}\n{entropy:.2f} nats", fontsize=10)
+            axes.set_xlabel("probability" if position else "", fontsize=9)
+    figure.suptitle("Orange: the token that was drawn; outline: its probability at temperature 1", fontsize=11)
+    return figure, " ".join(words)
+
+
 def _draw_bars(axes: Axes, logits: Tensor, temperature: float, drawn: str) -> str:
     top = logits.topk(BARS).indices
     now, before = ((logits / t).softmax(-1)[top].tolist() for t in (temperature, 1.0))

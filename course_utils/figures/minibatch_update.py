@@ -92,21 +92,33 @@ def _surprises(actor: ActorCritic, rollout: RealRollout, row: int) -> Tensor:
 
 def draw_update(update: OneUpdate, learning_rate: float) -> tuple[Figure, str]:
     """The probability of each sampled token before and after one step; `learning_rate` is one of RATES, in 1e-4."""
-    before, after = update.probabilities[0], update.probabilities[round(learning_rate)]
-    figure = new_figure(height=3.8)
+    return _draw_updates(update, (learning_rate,), height=3.8)
+
+
+def draw_three_updates(update: OneUpdate) -> tuple[Figure, str]:
+    """draw_update with three learning rates: the course's, one at which tokens break, and ten times the first."""
+    return _draw_updates(update, (3, 12, 30), height=8.4)
+
+
+def _draw_updates(update: OneUpdate, learning_rates: tuple[float, ...], height: float) -> tuple[Figure, str]:
+    """A line of panels for each learning rate, the right response on the left and the wrong one on the right."""
+    figure = new_figure(height=height)
     widths = [max(9, len(tokens)) for tokens in update.tokens]
-    panels = figure.subplots(1, 2, sharey=True, width_ratios=widths)
+    lines = figure.subplots(len(learning_rates), 2, sharex="col", sharey=True, width_ratios=widths, squeeze=False)
     words = []
-    for number, name in enumerate(("Right", "Wrong")):
-        title = f"{name} answer, advantage {update.advantages[number]:+.2f}".replace("-", "−")
-        _draw_change(panels[number], before[number], after[number])
-        panels[number].set_title(title.replace(", ", "\n"), fontsize=11)
-        _name_tokens(panels[number], update.tokens[number])
-        words.append(f"{title}: {_change_in_words(update.tokens[number], before[number], after[number])}")
-    panels[0].set(ylim=(-0.04, 1.06), ylabel="probability of the sampled token")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
-    return figure, (f"The probability of each sampled token before and after one step with learning rate "
-                    f"{learning_rate:g} · 10⁻⁴. {' '.join(words)}")
+    for panels, learning_rate in zip(lines, learning_rates):
+        words.append("The probability of each sampled token before and after one step with learning rate "
+                     f"{learning_rate:g} · 10⁻⁴.")
+        before, after = update.probabilities[0], update.probabilities[round(learning_rate)]
+        for number, name in enumerate(("Right", "Wrong")):
+            title = f"{name} answer, advantage {update.advantages[number]:+.2f}".replace("-", "−")
+            _draw_change(panels[number], before[number], after[number])
+            lines[0][number].set_title(title.replace(", ", "\n"), fontsize=11)
+            _name_tokens(panels[number], update.tokens[number])
+            words.append(f"{title}: {_change_in_words(update.tokens[number], before[number], after[number])}")
+        panels[0].set(ylim=(-0.04, 1.06), ylabel=f"probability of the token,\nlearning rate {learning_rate:g} · 10⁻⁴")
+    figure.legend(*lines[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
+    return figure, " ".join(words)
 
 
 def _draw_change(axes: Axes, before: list[float], after: list[float]) -> None:

@@ -30,6 +30,7 @@ from course_utils.rollout import texts_of
 LUCKY_SEED = 28
 LEARNING_RATE = 0.002  # of plain gradient descent
 CLIP = 0.2
+CASES = ((0.5, 0.2), (1.3, 0.2), (1.3, 0.5))  # ratio, clip ratio: what notebook 1 asks for before it shows it
 STYLES = ({"color": BLUE, "linestyle": "--"}, {"color": GREEN, "linestyle": ":"}, {"color": ORANGE, "linestyle": "-"},
           {"color": PURPLE, "linestyle": "-."})
 
@@ -151,6 +152,22 @@ def draw_objective(ratio: float, clip_ratio: float) -> tuple[Figure, str]:
                     fontsize=11)
     return figure, (f"The clipped objective of one token over its ratio r, with ε = {clip_ratio:.2f} and the token at "
                     f"r = {ratio:.2f}. {' '.join(words)}")
+
+
+def draw_three_ratios() -> tuple[Figure, str]:
+    """draw_objective three times, at the ratios of the questions: what the sliders show, without them."""
+    figure = new_figure(9, 5.4)
+    words = []
+    for column, (ratio, clip_ratio) in zip(figure.subplots(2, 3).T, CASES):
+        signs = [_draw_sign(axes, advantage, ratio, clip_ratio) for axes, advantage in zip(column, (1, -1))]
+        words.append(f"At r = {ratio:g} with ε = {clip_ratio:g}: {' '.join(signs)}")
+    for axes in figure.axes:
+        axes.set_title(axes.get_title().replace(": ", "\n"), fontsize=10)
+        axes.get_legend().remove()  # one for all is below,
+        axes.texts[-1].remove()     # and what grey means above
+    figure.suptitle("r = 0.5, r = 1.3, and r = 1.3 with a larger ε. In the grey range the gradient is 0", fontsize=11)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
+    return figure, f"The clipped objective of one token over its ratio, three times. {' '.join(words)}"
 
 
 def _draw_sign(axes: Axes, advantage: int, ratio: float, clip_ratio: float) -> str:
