@@ -206,6 +206,18 @@ def test_a_misconception_is_found_explained_and_named(key, name, criterion, word
     assert f"→ This is a known mistake, “{name}”: {named(key, name).advice}" in message
 
 
+@pytest.mark.parametrize("loss, words", [
+    # Both are right on the worked example. Each response's mean, weighed by its tokens: 0 / 0 where it has none.
+    ("((surrogate * response_mask).sum(1) / response_mask.sum(1) * response_mask.sum(1)).sum() / tokens",
+     "loss beside a response without tokens: yours nan"),
+    ("(surrogate * response_mask * (response_mask.sum(1, keepdim=True) > 1)).sum() / tokens",
+     "loss beside a response of a single token"),
+])
+def test_a_policy_loss_that_is_lost_on_short_responses_is_found_out(loss, words):
+    function = edited("policy_loss", ("loss = -(surrogate * response_mask).sum() / tokens", f"loss = -{loss}"))
+    assert words in failure(function, "masking")
+
+
 @pytest.mark.parametrize("key", EXERCISES)
 def test_every_criterion_fails_for_some_variant(key):
     assert {variant[1] for variant in WRONG[key]} == {criterion.__name__ for criterion in CRITERIA[key]}

@@ -12,6 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from course_utils import stand_ins
 from course_utils.worked_example import worked_example
 from tests.solutions import solution
 
@@ -123,6 +124,17 @@ def test_policy_loss_of_the_worked_example():
     assert clip_frac.item() == pytest.approx(4 / 6)
     # ln(.4/.5) + ln(.5/.25) + 0 + ln(.4/.5) + ln(.25/.125) + 0 = -.22314 + .69315 - .22314 + .69315
     assert approx_kl.item() == pytest.approx(0.940007 / 6, abs=1e-6)
+
+
+def test_the_step_that_notebook_5_makes_by_hand():
+    """-0.6 times the gradient: A / 10 with the stand-in, r · A / 10 with the clipped loss, 0 beyond the clip."""
+    wanted = {stand_ins.compute_policy_loss: [[0.075, 0.075, 0.125, -0.025], [-0.1, -0.15, 0, 0]],
+              compute_policy_loss: [[0, 0.5 * 0.075, 0.125, -1.25 * 0.025], [0, -0.15, 0, 0]]}
+    for loss_of, change in wanted.items():
+        log_probs, *others = policy_arguments()
+        log_probs.requires_grad_()
+        loss_of(log_probs, *others)[0].backward()
+        assert torch.allclose(-0.6 * log_probs.grad, torch.tensor(change), atol=1e-6)
 
 
 @pytest.mark.parametrize(("ratio", "advantage", "loss", "gradient"), [

@@ -97,3 +97,17 @@ def test_nothing_is_shown_of_another_shape():
         return final_rewards, final_rewards
 
     assert side_by_side(compute_gae_advantages) == ""
+
+
+def test_the_terms_of_a_mini_batch_s_loss_are_shown_beside_the_target():
+    def shown(function):
+        return side_by_side(function.__globals__["minibatch_loss"])
+
+    right = shown(solution("minibatch_update"))
+    assert seen(right) == ["✓ yours is the target"] and right.count("<table>") == 2
+    assert re.findall(r"(loss/\w+|total)<br>([\d.]+)", right) == 2 * [
+        ("loss/policy", "1"), ("loss/value", "10"), ("loss/entropy", "100"), ("loss/total", "5"), ("total", "5")]
+    # 1 + 0.5 · 10 - 0.01 · (-100) = 7, in the metrics and in the total
+    turned = shown(edited("minibatch_update", ("+ ppo.entropy_coeff", "- ppo.entropy_coeff")))
+    assert seen(turned) == ["✗ 2 of 5 differ"] and turned.count("✗ 7") == 2
+    assert shown(stub("minibatch_update")) == ""

@@ -11,7 +11,8 @@ from html import escape
 import torch
 from torch import Tensor
 
-from course_utils.checks.minibatch_update import Epoch, worked_buffer
+from course_utils.checks.minibatch_parts import PPO
+from course_utils.checks.minibatch_update import Epoch, LinearLosses, worked_buffer
 from course_utils.figures.show import ORANGE
 from course_utils.figures.token_explorer import diverging
 from course_utils.worked_example import VOCABULARY, worked_example
@@ -26,12 +27,13 @@ ENTROPY = [[1.75, 2, 1.75, 1.75], [1.75, 2, NOTHING, NOTHING]]  # of each token'
 
 @dataclass(frozen=True)
 class Grid:
-    """One number a token, for responses A and B."""
+    """One number a token, for responses A and B; or one line of other numbers."""
     what: str
-    yours: Tensor  # (2, T)
-    target: list[list[float]]  # (2, T)
-    columns: tuple[tuple[str, ...], ...] = ()  # the tokens of A and of B; by default those of the responses
+    yours: Tensor  # (rows, T)
+    target: list[list[float]]  # (rows, T)
+    columns: tuple[tuple[str, ...], ...] = ()  # what is written above each row; by default the responses' tokens
     note: str = ""  # why some have no number
+    rows: tuple[str, ...] = ("A", "B")
 
 
 def side_by_side(function: Callable) -> str:
@@ -85,6 +87,15 @@ def _outputs(function: Callable) -> Iterable[Grid]:
     yield Grid("value before each response token", values, _on_tokens(worked_example().values_new))
 
 
+def _minibatch_loss(function: Callable) -> Iterable[Grid]:
+    with LinearLosses().in_the_place_of_those_of(function):
+        total, metrics = function(*reversed(worked_buffer()), PPO)
+    terms = ("loss/policy", "loss/value", "loss/entropy", "loss/total")
+    what = "the terms in your metrics, and your total: losses of 1, 10 and −100, c_V = 0.5, c_H = 0.01"
+    yours = torch.tensor([[*(metrics[name] for name in terms), total.item()]])
+    yield Grid(what, yours, [[1.0, 10.0, 100.0, 5.0, 5.0]], ((*terms, "total"),), rows=("",))
+
+
 def _epoch(function: Callable) -> Iterable[Grid]:
     example, epoch = worked_example(), Epoch(function, *worked_buffer(), mini_batch_size=2, vf_coeff=0.5)
     order = torch.tensor(epoch.actor.rows[0]).argsort()
@@ -100,7 +111,8 @@ def _epoch(function: Callable) -> Iterable[Grid]:
 
 GRIDS = {
     "compute_policy_loss": _policy_loss, "compute_value_loss": _value_loss, "compute_entropy_loss": _entropy,
-    "compute_gae_advantages": _gae, "response_outputs": _outputs, "run_ppo_update_epoch": _epoch,
+    "compute_gae_advantages": _gae, "response_outputs": _outputs,
+    "minibatch_loss": _minibatch_loss, "run_ppo_update_epoch": _epoch,
 }
 
 
@@ -137,20 +149,21 @@ def _html(grid: Grid) -> str:
     right = torch.isclose(yours, target, 1e-4, 1e-5) | target.isnan()
     columns = grid.columns or tuple(tuple(VOCABULARY[token] for token in row)
                                     for row in worked_example().response_input_ids.tolist())
-    differ, tokens = int((~right).sum()), int((~target.isnan()).sum())
-    seen = f"✗ {differ} of {tokens} differ" if differ else "✓ yours is the target"
-    tables = (_table("yours", yours, target, right, columns, largest)
-              + _table("target", target, target, torch.ones_like(right), columns, largest))
+    differ, numbers = int((~right).sum()), int((~target.isnan()).sum())
+    seen = f"✗ {differ} of {numbers} differ" if differ else "✓ yours is the target"
+    tables = (_table("yours", grid.rows, yours, target, right, columns, largest)
+              + _table("target", grid.rows, target, target, torch.ones_like(right), columns, largest))
     note = f"<p>{escape(grid.note)}</p>" if grid.note else ""
     return (f'<div><b>{escape(grid.what)}</b>: {seen}</div>'
             f'<div style="display:flex; flex-wrap:wrap; gap:2em; margin:0.3em 0 1em">{tables}</div>{note}')
 
 
-def _table(title: str, numbers: Tensor, target: Tensor, right: Tensor, columns: tuple, largest: float) -> str:
+def _table(title: str, names: tuple[str, ...], numbers: Tensor, target: Tensor, right: Tensor, columns: tuple,
+           largest: float) -> str:
     rows = "".join(
         f"<tr><th>{name}</th>" + "".join(
             _cell(token, *cell, largest) for token, cell in zip(tokens, zip(*map(Tensor.tolist, parts)), strict=True))
-        + "</tr>" for name, tokens, *parts in zip("AB", columns, numbers, target, right, strict=True))
+        + "</tr>" for name, tokens, *parts in zip(names, columns, numbers, target, right, strict=True))
     return f"<table><caption>{title}</caption><tbody>{rows}</tbody></table>"
 
 

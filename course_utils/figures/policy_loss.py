@@ -190,7 +190,8 @@ def _draw_sign(axes: Axes, advantage: int, ratio: float, clip_ratio: float) -> s
     axes.set(xlim=(0, 2.5), ylim=(-0.3, 2.7) if advantage > 0 else (-2.7, 0.3), ylabel="objective",
              xlabel=f"ratio r   ({edge} = {limit:.2f})")
     axes.set_title(f"advantage A = {sign}: {state}", fontsize=11)
-    axes.text(sum(flat) / 2, axes.get_ylim()[0] + 0.1, "gradient 0", ha="center", fontsize=9)
+    if flat[1] - flat[0] > 0.6:  # or the words would be wider than the range
+        axes.text(sum(flat) / 2, axes.get_ylim()[0] + 0.1, "gradient 0", ha="center", fontsize=9)
     axes.legend(loc="upper left" if advantage > 0 else "upper right", fontsize=9)
     words = f"its objective is {value:.2f} and its gradient is {'0' if clipped else sign}".replace("-", "−")
     return f"Advantage {sign}: flat {'above' if advantage > 0 else 'below'} {edge} = {limit:.2f}; {words}."
