@@ -26,6 +26,9 @@ class ConfigError(PlainError, ValueError):
     """A setting that cannot be used; the message names the key, the value and what is expected."""
 
 
+# fmt: off
+# The comments are a table of what each key means.
+
 @dataclass
 class ModelConfig:
     name: str = MISSING                  # "embedded", "smollm2", a model of the Hub, a folder, or a .gguf file
@@ -110,6 +113,7 @@ class WandbConfig:
     project: str = "tinier-zero"         # the project's name, for wandb and trackio
     name: str | None = None              # of the run; null = wandb makes one up
 
+# fmt: on
 
 @dataclass
 class Config:

@@ -192,7 +192,7 @@ def _accepted(server) -> bool:
     "return {name: 0.0 for name in ('loss/policy', 'loss/value', 'loss/entropy', 'loss/total', "
     "'params/policy_clip_frac', 'params/value_clip_frac', 'params/approx_kl', 'params/grad_norm')}",
     "ids = torch.cat([collated_buffer['prompt_input_ids'], collated_buffer['response_input_ids']], 1)\n"
-    "for row in torch.randperm(len(ids)): actor_model(ids[row:row + 1], torch.ones_like(ids[row:row + 1]))\nreturn {}",
+    "for i in torch.randperm(len(ids)): actor_model(ids[i:i + 1], torch.ones_like(ids[i:i + 1]))\nreturn {}",
     "actor_model.calls.extend([torch.zeros(1, 1)] * 10**6); return {}",
     "for p in actor_model.parameters(): p.data.zero_()\nreturn {}",
     "lr_scheduler.last_epoch = 3; return dict.fromkeys(map(str, range(10**5)), 0.0)",

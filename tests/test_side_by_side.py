@@ -35,7 +35,7 @@ def test_the_target_is_the_last_column_of_the_table_by_hand(key, factor):
 
 
 @pytest.mark.parametrize("key, old, new, expected", [
-    # r · A = (.9375, .375, 1.25, -.3125), (-.5, -1.5) against the clipped (.9, .6, 1.25, -.3), (-.8, -1.5): four differ
+    # r · A = (.9375, .375, 1.25, -.3125), (-.5, -1.5), clipped (.9, .6, 1.25, -.3), (-.8, -1.5): four differ
     ("policy_loss", "torch.min(", "torch.max(", ["✗ 4 of 6 differ"]),
     ("value_loss", "0.5 * ", "", ["✗ 6 of 6 differ"]),
     ("entropy", "return -", "return ", ["✗ 6 of 6 differ"]),
