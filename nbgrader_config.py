@@ -1,4 +1,5 @@
 """The course as nbgrader sees it. Run nbgrader in this folder: nbgrader generate_assignment 01_policy_loss"""
+
 import os
 import sys
 
@@ -23,8 +24,7 @@ os.makedirs(os.path.join(c.CourseDirectory.root, "autograder"), exist_ok=True)  
 
 # nbgrader copies whatever else lies beside a source notebook into the release. A solution that somebody
 # exported there (jupyter nbconvert writes beside the notebook), or what a run left, must not get to students.
-c.CourseDirectory.ignore = [".ipynb_checkpoints", "__pycache__", "*.pyc", "feedback",
-                            "*.py", "outputs", "exercises"]
+c.CourseDirectory.ignore = [".ipynb_checkpoints", "__pycache__", "*.pyc", "feedback", "*.py", "outputs", "exercises"]
 
 # `nbgrader autograde` and the formgrader's Autograde button take their points from the judge in the sandbox, and
 # `nbgrader collect` follows no links: nbgrader's own would let a submission choose its points. See autograder/.

@@ -4,7 +4,10 @@
     python -m autograder grade --assignment 04_gae --student bitdiddle
     python -m autograder grade --scheduler tcp://10.0.0.1:8786         # on a Dask cluster
     python -m autograder check workspace                               # a learner's own notebooks
+
+docs/instructor.md goes through a term with it.
 """
+
 import argparse
 import sys
 from datetime import datetime
@@ -23,14 +26,18 @@ def main(arguments: list[str] | None = None) -> int:
     from autograder.pool import NoCluster
     from autograder.sandbox import NoSandbox
     from autograder.verdict_cache import CacheError
+
     try:
         return args.command(args)
     except (GradingError, GradebookError, NoSandbox, NoCluster, CacheError) as error:
         print(f"error: {error}", file=sys.stderr)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror or error}. Every finished verdict is kept: put that right and run it "
-              "again.", file=sys.stderr)
+        print(
+            f"error: {where}{error.strerror or error}. Every finished verdict is kept: put that right and run it "
+            "again.",
+            file=sys.stderr,
+        )
     except KeyboardInterrupt:
         print(STOPPED, file=sys.stderr)
         return 130
@@ -38,8 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m autograder", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m autograder", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(required=True)
     grading = commands.add_parser("grade", help="grade a class into nbgrader's gradebook")
     grading.set_defaults(command=_grade)
@@ -48,8 +56,11 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     where = grading.add_mutually_exclusive_group()
     where.add_argument("--workers", type=_positive, help="processes on this machine (default: one for each core)")
     where.add_argument("--scheduler", metavar="tcp://HOST:PORT", help="of a Dask cluster to use instead")
-    grading.add_argument("--no-sandbox", action="store_true",
-                         help="run submissions with your rights: they can read and change your files and grades")
+    grading.add_argument(
+        "--no-sandbox",
+        action="store_true",
+        help="run submissions with your rights: they can read and change your files and grades",
+    )
     checking = commands.add_parser("check", help="grade your own notebooks; nothing is handed in")
     checking.set_defaults(command=_check)
     checking.add_argument("workspace", type=Path, nargs="?", default=Path("workspace"))
@@ -68,11 +79,15 @@ def _grade(args: argparse.Namespace) -> int:
     from autograder.grade import Judging, cores, grade, handed_in
     from autograder.gradebook import CourseGradebook
     from course_utils.whole_file import write_whole
+
     book = CourseGradebook()
     judging = Judging(args.workers or cores(), args.scheduler, not args.no_sandbox)
     if args.no_sandbox:
-        print("warning: without a sandbox, a submission can read and change your files, the gradebook and other "
-              "people's work, and use the network.", file=sys.stderr)
+        print(
+            "warning: without a sandbox, a submission can read and change your files, the gradebook and other "
+            "people's work, and use the network.",
+            file=sys.stderr,
+        )
     students, refused = handed_in(book.submitted, args.assignment, args.student)
     graded = grade(book, students, judging)
     print(report.class_table(graded))
@@ -81,11 +96,19 @@ def _grade(args: argparse.Namespace) -> int:
     print(f"report: {page}")
     for one in graded:
         if one.verdict.timed_out:
-            print(report.printable(f"{one.student}, {one.verdict.key} was not finished in time: 0 points for what it "
-                                   "did not answer. It is judged again in the next run: on a quiet machine, if this "
-                                   "one was busy."), file=sys.stderr)
-    failures = refused + [f"{one.student}, {one.verdict.key} could not be graded: {one.ungraded}. Run it again."
-                          for one in graded if one.ungraded]
+            print(
+                report.printable(
+                    f"{one.student}, {one.verdict.key} was not finished in time: 0 points for what it "
+                    "did not answer. It is judged again in the next run: on a quiet machine, if this "
+                    "one was busy."
+                ),
+                file=sys.stderr,
+            )
+    failures = refused + [
+        f"{one.student}, {one.verdict.key} could not be graded: {one.ungraded}. Run it again."
+        for one in graded
+        if one.ungraded
+    ]
     for failure in failures:
         print(report.printable(failure), file=sys.stderr)
     return 1 if failures else 0
@@ -95,15 +118,17 @@ def _check(args: argparse.Namespace) -> int:
     from autograder import master, report
     from autograder.grade import Judging, check
     from autograder.sandbox import NoSandbox
+
     workspace = args.workspace.resolve()
     try:
         graded = check(workspace, Judging(workers=1))
     except NoSandbox:
-        print("There is no sandbox on this machine: your code runs without one, with your own rights.",
-              file=sys.stderr)
+        print("There is no sandbox on this machine: your code runs without one, with your own rights.", file=sys.stderr)
         graded = check(workspace, Judging(workers=1, sandboxed=False))
-    points = {one.verdict.key: {cell.criterion: cell.points for cell in master.master(one.verdict.key).graded}
-              for one in graded}
+    points = {
+        one.verdict.key: {cell.criterion: cell.points for cell in master.master(one.verdict.key).graded}
+        for one in graded
+    }
     print(report.learner_table(graded, points))
     return 1 if any(one.ungraded for one in graded) else 0
 

@@ -3,6 +3,7 @@
 Nothing here decides anything: the solution runs in a sandbox, and the points come from outside it. A learner who
 imports os, or deletes a test cell, may have had a good reason; the instructor can look.
 """
+
 import ast
 import os
 import sys
@@ -20,18 +21,42 @@ if TYPE_CHECKING:
 
 MOST = 20  # of one kind
 LONGEST = 120  # characters of a name that a submission made up
-CONFIGURATION = {"conftest.py", "ipython_config.py", "ipython_kernel_config.py", "jupyter_config.py",
-                 "nbgrader_config.py", "sitecustomize.py", "usercustomize.py"}
-MODULES = set("""
+CONFIGURATION = {
+    "conftest.py",
+    "ipython_config.py",
+    "ipython_kernel_config.py",
+    "jupyter_config.py",
+    "nbgrader_config.py",
+    "sitecustomize.py",
+    "usercustomize.py",
+}
+MODULES = set(
+    """
     __main__ _posixsubprocess _thread asyncio atexit autograder builtins code codeop concurrent course_utils ctypes dis
     ensurepip faulthandler fcntl ftplib gc glob http imaplib importlib inspect io IPython ipykernel jupyter_client
     linecache marshal mmap multiprocessing nbformat nbgrader os pathlib pdb pickle pip pkgutil platform posix psutil
     pty pwd requests resource runpy safetensors select shelve shutil signal site smtplib socket socketserver sqlite3
     ssl subprocess sys sysconfig tempfile threading traceback tracemalloc types urllib weakref webbrowser xmlrpc
     zipfile
-""".split())
-FUNCTIONS = {"__import__", "breakpoint", "compile", "delattr", "eval", "exec", "exit", "get_ipython", "globals",
-             "input", "locals", "open", "quit", "setattr", "vars"}
+""".split()
+)
+FUNCTIONS = {
+    "__import__",
+    "breakpoint",
+    "compile",
+    "delattr",
+    "eval",
+    "exec",
+    "exit",
+    "get_ipython",
+    "globals",
+    "input",
+    "locals",
+    "open",
+    "quit",
+    "setattr",
+    "vars",
+}
 TENSOR_NAMES = {"torch", "np", "nn", "F", "Tensor", "math"}  # what the exercises' modules import
 FILES = {"load", "save", "hub", "fromfile", "tofile", "from_file", "memmap", "loadtxt", "genfromtxt", "savez"}
 ORDINARY = {"__name__", "__doc__", "__init__", "__call__", "__class__", "__future__", "__version__"}
@@ -83,10 +108,13 @@ def _changes(cell: "Cell", course) -> list[str]:
     if (cell.source or "").strip() != course.source.strip():
         found.append(f"test cell {cell.grade_id} was edited")
     if cell.marks.get("points") != course.points:
-        found.append(f"test cell {cell.grade_id} has {_shown(repr(cell.marks.get('points')))} points instead of "
-                     f"{course.points:g}")
-    if not (cell.marks.get("grade") is True and cell.marks.get("solution") is False
-            and cell.marks.get("locked") is True):
+        found.append(
+            f"test cell {cell.grade_id} has {_shown(repr(cell.marks.get('points')))} points instead of "
+            f"{course.points:g}"
+        )
+    if not (
+        cell.marks.get("grade") is True and cell.marks.get("solution") is False and cell.marks.get("locked") is True
+    ):
         found.append(f"test cell {cell.grade_id} is marked differently")
     if cell.tags:
         found.append(f"test cell {cell.grade_id} has tags: {_shown(', '.join(cell.tags))}")

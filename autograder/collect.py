@@ -6,6 +6,7 @@ its name, and collects it all the same. And one folder that is too large, or has
 the collection for the whole class. Here links stay links, which submission.py then refuses, what another account made
 is left where it is unless check_owner is off, and whatever is wrong with a submission is only its own affair.
 """
+
 import os
 import shutil
 import stat
@@ -32,8 +33,10 @@ class CourseCollect(ExchangeCollect):
             if record["username"].strip(". ") == "":
                 raise ValueError("no student's id")
             if self.check_owner and (owner := _owner(path)) != record["username"]:
-                raise ValueError(f"it belongs to {owner}. Where all students' servers run as one user, set "
-                                 "c.ExchangeCollect.check_owner = False")
+                raise ValueError(
+                    f"it belongs to {owner}. Where all students' servers run as one user, set "
+                    "c.ExchangeCollect.check_owner = False"
+                )
             return record
         except Exception as error:  # parsing such a name fails in more than one way
             self.log.warning("Not collected: %s: %s", ascii(path), error)
@@ -47,10 +50,12 @@ class CourseCollect(ExchangeCollect):
         """Copies one submission; of a folder that is too large, notebooks and receipt only."""
         too_large = self.get_size(src) > 1000 * self.coursedir.max_dir_size
         if too_large:
-            self.log.warning("%s has more than %d kB: only its notebooks are collected", src,
-                             self.coursedir.max_dir_size)
-        unwanted = ignore_patterns(self.coursedir.ignore, self.coursedir.include, self.coursedir.max_file_size,
-                                   self.log)
+            self.log.warning(
+                "%s has more than %d kB: only its notebooks are collected", src, self.coursedir.max_dir_size
+            )
+        unwanted = ignore_patterns(
+            self.coursedir.ignore, self.coursedir.include, self.coursedir.max_file_size, self.log
+        )
 
         def left_out(folder: str, names: list[str]) -> set[str]:
             out = {name for name in names if not _copyable(Path(folder, name))}  # a pipe would never end

@@ -8,6 +8,7 @@ corrections, less the late penalty, and never below 0. Who handed in nothing has
 takes for a grade; assignments without points are left out. Ids and names come from students, so a cell that a
 spreadsheet would take for a formula gets an apostrophe in front.
 """
+
 import csv
 import sys
 from pathlib import Path
@@ -28,8 +29,11 @@ class LmsExport(ExportPlugin):
 
     def export(self, gradebook: Gradebook) -> None:
         """Writes the file. SystemExit: an assignment or a student is unknown, or the file cannot be written."""
-        assignments = [one for one in self._chosen(gradebook.assignments, "name", self.assignment, "assignment")
-                       if one.max_score > 0]
+        assignments = [
+            one
+            for one in self._chosen(gradebook.assignments, "name", self.assignment, "assignment")
+            if one.max_score > 0
+        ]
         students = self._chosen(gradebook.students, "id", self.student, "student")
         path = Path(self.to or self.default_file)
         rows = [[harmless(cell) for cell in row] for row in self.rows(students, assignments, gradebook)]
@@ -44,8 +48,9 @@ class LmsExport(ExportPlugin):
         known = {getattr(one, name): one for one in everything}
         unknown = [str(one) for one in wanted if str(one) not in known]
         if unknown:
-            self._fail(f"The gradebook has no {what} {', '.join(unknown)}; there are: "
-                       f"{', '.join(sorted(known)) or 'none'}.")
+            self._fail(
+                f"The gradebook has no {what} {', '.join(unknown)}; there are: {', '.join(sorted(known)) or 'none'}."
+            )
         return [known[str(one)] for one in wanted] if wanted else sorted(everything, key=lambda one: getattr(one, name))
 
     def _fail(self, message: str) -> None:
@@ -68,8 +73,14 @@ class CanvasExport(LmsExport):
         header = ["Student", "ID", "SIS User ID", "SIS Login ID", "Section", *(one.name for one in assignments)]
         points = ["    Points Possible", "", "", "", "", *(f"{one.max_score:g}" for one in assignments)]
         return [header, points] + [
-            [full_name(student), student.lms_user_id or "", "", student.id, "",
-             *(score(gradebook, one, student) for one in assignments)]
+            [
+                full_name(student),
+                student.lms_user_id or "",
+                "",
+                student.id,
+                "",
+                *(score(gradebook, one, student) for one in assignments),
+            ]
             for student in students
         ]
 
@@ -86,17 +97,25 @@ class MoodleExport(LmsExport):
     default_file = "moodle.csv"
 
     def rows(self, students: list[Student], assignments: list[Assignment], gradebook: Gradebook) -> list[list]:
-        header = ["ID number", "Username", "Email address",
-                  *(f"{one.name} (of {one.max_score:g})" for one in assignments)]
+        header = [
+            "ID number",
+            "Username",
+            "Email address",
+            *(f"{one.name} (of {one.max_score:g})" for one in assignments),
+        ]
         return [header] + [
-            [student.lms_user_id or "", student.id, student.email or "",
-             *(score(gradebook, one, student) for one in assignments)]
+            [
+                student.lms_user_id or "",
+                student.id,
+                student.email or "",
+                *(score(gradebook, one, student) for one in assignments),
+            ]
             for student in students
         ]
 
 
 def score(gradebook: Gradebook, assignment: Assignment, student: Student) -> str:
-    """"" for who handed in nothing."""
+    """Empty for who handed in nothing."""
     try:
         submission = gradebook.find_submission(assignment.name, student.id)
     except MissingEntry:
@@ -105,7 +124,7 @@ def score(gradebook: Gradebook, assignment: Assignment, student: Student) -> str
 
 
 def full_name(student: Student) -> str:
-    """"Last, First" as Canvas has it; the id where the gradebook knows no name."""
+    """As Canvas has it, "Last, First"; the id where the gradebook knows no name."""
     return ", ".join(name for name in (student.last_name, student.first_name) if name) or student.id
 
 

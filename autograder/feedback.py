@@ -3,6 +3,7 @@
 What a verdict says may hold a learner's own lines and file names. All of it is made printable, cut to a length and
 escaped here, at one place; no page runs or typesets it.
 """
+
 import html
 import unicodedata
 from collections.abc import Sequence
@@ -29,10 +30,13 @@ def outputs(graded: "Sequence[GradedCell]", verdict: Verdict) -> dict[str, Noteb
         lines = _whole_exercise(verdict) if number == 0 else []
         lines += _criterion(results.get(cell.criterion), cell.points)
         color = BLUE if cell.criterion in results and results[cell.criterion].passed else ORANGE
-        made[cell.grade_id] = new_output("display_data", data={
-            "text/html": _html(lines, color),
-            "text/plain": "\n".join(f"{title}: {text}" if title else text for title, text in lines),
-        })
+        made[cell.grade_id] = new_output(
+            "display_data",
+            data={
+                "text/html": _html(lines, color),
+                "text/plain": "\n".join(f"{title}: {text}" if title else text for title, text in lines),
+            },
+        )
     return made
 
 
@@ -51,9 +55,10 @@ def _criterion(result: Result | None, points: float) -> list[tuple[str, str]]:
     word = "point" if points == 1 else "points"
     if result is None:
         return [("Not passed", f"0 of {points:g} {word}")]
-    lines = [("Passed", f"{points:g} of {points:g} {word}") if result.passed else
-             ("Not passed", f"0 of {points:g} {word}"),
-             ("What is expected", bounded(result.expected))]
+    lines = [
+        ("Passed", f"{points:g} of {points:g} {word}") if result.passed else ("Not passed", f"0 of {points:g} {word}"),
+        ("What is expected", bounded(result.expected)),
+    ]
     if result.advice:
         lines.append(("Advice", bounded(result.advice)))
     return lines
@@ -65,8 +70,10 @@ def _html(lines: list[tuple[str, str]], color: str) -> str:
         f'<p style="margin: 0.3em 0; white-space: pre-wrap"><b>{html.escape(title)}:</b> {html.escape(text)}</p>'
         for title, text in lines
     )
-    return (f'<div class="tex2jax_ignore mathjax_ignore" style="border-left: 5px solid {color}; padding-left: 0.8em">'
-            f"{body}</div>")
+    return (
+        f'<div class="tex2jax_ignore mathjax_ignore" style="border-left: 5px solid {color}; padding-left: 0.8em">'
+        f"{body}</div>"
+    )
 
 
 def bounded(text: str) -> str:
@@ -78,5 +85,7 @@ def bounded(text: str) -> str:
 def printable(text: str) -> str:
     """Without what no file or page can hold, or what deceives the eye: lone surrogates, control characters, marks
     that turn the direction of writing. Line ends, tabs and spaces stay."""
-    return "".join(c if c.isprintable() or c in KEPT or unicodedata.category(c) == "Zs" else "\N{REPLACEMENT CHARACTER}"
-                   for c in text)
+    return "".join(
+        c if c.isprintable() or c in KEPT or unicodedata.category(c) == "Zs" else "\N{REPLACEMENT CHARACTER}"
+        for c in text
+    )

@@ -3,6 +3,7 @@
 Each verdict is on disk before the gradebook hears of it, and each step can be repeated. So after an end at any moment
 the next run goes on where this one was, and comes to the same gradebook.
 """
+
 import dataclasses
 import difflib
 import json
@@ -40,6 +41,7 @@ class GradingError(Exception):
 @dataclass(frozen=True)
 class Judging:
     """Where verdicts are made, and how."""
+
     workers: int
     scheduler: str | None = None  # of a Dask cluster, in place of this machine's cores
     sandboxed: bool = True
@@ -60,9 +62,11 @@ def cores() -> int:
 
 # ---------------------------------------------------------------- verdicts
 
+
 @dataclass(frozen=True)
 class Exercise:
     """One exercise that was handed in, with what came of it."""
+
     submission: Submission
     verdict: Verdict
     ungraded: str = ""  # why the verdict is only a place-holder
@@ -71,13 +75,16 @@ class Exercise:
 def judge_student(modules: dict[str, str], secret: bytes, sandboxed: bool, version: str) -> dict[str, Verdict]:
     """One job, done in another process or on another machine: all of a student's modules, in one sandbox."""
     if judge.VERSION != version:
-        raise NoCluster(f"a worker has another copy of the course (rubrics {judge.VERSION}, here {version}): give all "
-                        "of them the same one and start them again")
+        raise NoCluster(
+            f"a worker has another copy of the course (rubrics {judge.VERSION}, here {version}): give all "
+            "of them the same one and start them again"
+        )
     return judge.judge(modules, secret, sandboxed) if modules else {}
 
 
-def verdicts(students: dict[str, list[str]], read: Callable[[str, str], Submission],
-             judging: Judging) -> Iterator[tuple[str, list[Exercise]]]:
+def verdicts(
+    students: dict[str, list[str]], read: Callable[[str, str], Submission], judging: Judging
+) -> Iterator[tuple[str, list[Exercise]]]:
     """Each student with their exercises: first those for whom nothing is left to judge, then the others as they are
     finished. Of the others only those in flight are in memory.
 
@@ -138,36 +145,44 @@ def _ungraded(one: Submission, outcome: object) -> Exercise:
         why = "the process that judged it was killed, and so was the next"
     else:
         why = f"the judge failed: {type(outcome).__name__}: {outcome}"
-    problem = "The autograder could not finish with this exercise. Your instructor has been told, and it will be " \
-              "graded again."
+    problem = (
+        "The autograder could not finish with this exercise. Your instructor has been told, and it will be "
+        "graded again."
+    )
     return Exercise(one, dataclasses.replace(one, module=None, problem=problem).failed(), why)
 
 
 # ---------------------------------------------------------------- what was handed in
 
-def handed_in(submitted: Path, assignments: list[str],
-              students: list[str]) -> tuple[dict[str, list[str]], list[str]]:
+
+def handed_in(submitted: Path, assignments: list[str], students: list[str]) -> tuple[dict[str, list[str]], list[str]]:
     """Student -> keys of the exercises that they handed in, of these assignments and students, or of all where none is
     named; and a line for each folder that is nobody's. GradingError: a name is unknown, or nothing was handed in."""
     for assignment in assignments:
         if assignment not in master.ASSIGNMENTS:
-            raise GradingError(f"no assignment '{assignment}' is graded{_nearest(assignment, master.ASSIGNMENTS)}: "
-                               f"there are {', '.join(master.ASSIGNMENTS)}")
+            raise GradingError(
+                f"no assignment '{assignment}' is graded{_nearest(assignment, master.ASSIGNMENTS)}: "
+                f"there are {', '.join(master.ASSIGNMENTS)}"
+            )
     keys = {master.ASSIGNMENTS[assignment] for assignment in assignments} or set(master.ASSIGNMENTS.values())
     everything, refused = submission.find(submitted)
     known = {student for student, _ in everything}
     for student in students:
         if student not in known:
-            raise GradingError(f"student '{student}' has handed in nothing{_nearest(student, known)}: there is no "
-                               f"{submitted / student} with an assignment in it")
+            raise GradingError(
+                f"student '{student}' has handed in nothing{_nearest(student, known)}: there is no "
+                f"{submitted / student} with an assignment in it"
+            )
     found: dict[str, list[str]] = {}
     for student, key in everything:
         if key in keys and (student in students or not students):
             found.setdefault(student, []).append(key)
     if not found:
-        raise GradingError(f"nothing was handed in: there is no {submitted}/STUDENT/ASSIGNMENT for "
-                           f"{', '.join(assignments) or 'any assignment'}. Collect first (nbgrader collect "
-                           "ASSIGNMENT), or put the notebooks there yourself.")
+        raise GradingError(
+            f"nothing was handed in: there is no {submitted}/STUDENT/ASSIGNMENT for "
+            f"{', '.join(assignments) or 'any assignment'}. Collect first (nbgrader collect "
+            "ASSIGNMENT), or put the notebooks there yourself."
+        )
     return found, refused
 
 
@@ -178,6 +193,7 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
 # ---------------------------------------------------------------- the gradebook
 
+
 def require_gradebook(db_url: str, assignments: set[str]) -> None:
     """GradingError: the gradebook is missing, foreign or locked, or does not know one of the assignments. Looked at
     without nbgrader, which would add its tables to whatever database it is given."""
@@ -186,11 +202,13 @@ def require_gradebook(db_url: str, assignments: set[str]) -> None:
         raise GradingError(f"no gradebook {path}: run 'make release' first")
     try:
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=rw", uri=True, timeout=LOCK_SECONDS)) as database:
-            tables = {name for name, in database.execute("SELECT name FROM sqlite_master")}
+            tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
             if not TABLES <= tables:
-                raise GradingError(f"{path} is a database, but not nbgrader's gradebook. Put the right one in its "
-                                   "place, or move it away and run 'make release'.")
-            known = {name for name, in database.execute("SELECT name FROM assignment")}
+                raise GradingError(
+                    f"{path} is a database, but not nbgrader's gradebook. Put the right one in its "
+                    "place, or move it away and run 'make release'."
+                )
+            known = {name for (name,) in database.execute("SELECT name FROM assignment")}
             if missing := sorted(assignments - known):
                 raise GradingError(f"{path} knows no assignment {', '.join(missing)}: run 'make release' first")
             database.execute("BEGIN IMMEDIATE")
@@ -201,13 +219,18 @@ def require_gradebook(db_url: str, assignments: set[str]) -> None:
 
 def _trouble(path: str | Path, error: object) -> str:
     if "locked" in str(error):
-        return (f"{path} is locked by another program. Let that finish, or close it, and grade again: every finished "
-                "verdict is kept.")
-    return (f"{path} cannot be used: {error}. If it is damaged, put a copy in its place, or move it away and run 'make "
-            "release'. Then grade again: every finished verdict is kept.")
+        return (
+            f"{path} is locked by another program. Let that finish, or close it, and grade again: every finished "
+            "verdict is kept."
+        )
+    return (
+        f"{path} cannot be used: {error}. If it is damaged, put a copy in its place, or move it away and run 'make "
+        "release'. Then grade again: every finished verdict is kept."
+    )
 
 
 # ---------------------------------------------------------------- a class
+
 
 def grade(book: CourseGradebook, students: dict[str, list[str]], judging: Judging) -> list[Graded]:
     """Grades what `handed_in` found, and writes it into the gradebook, which is opened here.
@@ -234,9 +257,14 @@ def grade(book: CourseGradebook, students: dict[str, list[str]], judging: Judgin
 def _record(book: CourseGradebook, recorded: Recorded, student: str, one: Exercise) -> None:
     """Writes the exercise into the gradebook and its autograded notebook, unless that is how they are already."""
     key = one.submission.key
-    made_of = json.dumps([one.verdict.to_json(), one.submission.cell_sources,
-                          dataclasses.astuple(submission.receipt(book.submitted, student, key)),
-                          submission.modified(book.submitted, student, key)])
+    made_of = json.dumps(
+        [
+            one.verdict.to_json(),
+            one.submission.cell_sources,
+            dataclasses.astuple(submission.receipt(book.submitted, student, key)),
+            submission.modified(book.submitted, student, key),
+        ]
+    )
     if not recorded.unchanged(student, key, made_of):
         book.record(student, one.submission, one.verdict)
         recorded.remember(student, key, made_of)
@@ -244,18 +272,28 @@ def _record(book: CourseGradebook, recorded: Recorded, student: str, one: Exerci
 
 def as_graded(student: str, one: Exercise) -> Graded:
     exercise = master.master(one.submission.key)
-    return Graded(student, exercise.assignment, one.verdict, master.score(one.verdict), exercise.max_score,
-                  one.submission.attempts, one.ungraded)
+    return Graded(
+        student,
+        exercise.assignment,
+        one.verdict,
+        master.score(one.verdict),
+        exercise.max_score,
+        one.submission.attempts,
+        one.ungraded,
+    )
 
 
 # ---------------------------------------------------------------- a learner's own work
+
 
 def check(workspace: Path, judging: Judging) -> list[Graded]:
     """The exercises in a workspace, in their order; only the verdicts are written. GradingError: there are none."""
     keys = [key for assignment, key in master.ASSIGNMENTS.items() if (workspace / "notebooks" / assignment).is_dir()]
     if not keys:
-        raise GradingError(f"no exercises in {workspace / 'notebooks'}: 'make lab' makes a workspace, or name yours: "
-                           "python -m autograder check WORKSPACE")
+        raise GradingError(
+            f"no exercises in {workspace / 'notebooks'}: 'make lab' makes a workspace, or name yours: "
+            "python -m autograder check WORKSPACE"
+        )
     # A workspace keeps its assignments in notebooks/, as a class's folder does in that of a student.
     ((_, exercises),) = verdicts({"notebooks": keys}, partial(submission.read, workspace), judging)
     return sorted((as_graded("you", one) for one in exercises), key=lambda one: one.assignment)

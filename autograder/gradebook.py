@@ -4,6 +4,7 @@ What nbgrader's own autograder would leave behind is left here: rows for student
 penalties by nbgrader's plug-in, and autograded/STUDENT/ASSIGNMENT/ with the notebook and the receipt of the hand-in.
 The notebook is the course's, rebuilt; no file of the submission is copied.
 """
+
 import logging
 import secrets
 import shutil
@@ -89,7 +90,8 @@ class CourseGradebook:
             self._require_student(student)
             with self.db.no_autoflush:  # nbgrader builds its rows bit by bit, and SQLAlchemy warns of each half
                 whole = self.gradebook.update_or_create_submission(
-                    exercise.assignment, student, timestamp=moment(paper.timestamp))
+                    exercise.assignment, student, timestamp=moment(paper.timestamp)
+                )
             notebook = self.gradebook.find_submission_notebook(exercise.notebook, exercise.assignment, student)
             self._grade(notebook, points(verdict))
             self._penalise(exercise, student, whole.total_seconds_late, notebook)
@@ -101,7 +103,8 @@ class CourseGradebook:
         """GradebookError: the gradebook was not made from these notebooks."""
         notebook = self.gradebook.find_notebook(exercise.notebook, exercise.assignment)
         if {cell.name: cell.max_score for cell in notebook.grade_cells} != {
-                cell.grade_id: cell.points for cell in exercise.graded}:
+            cell.grade_id: cell.points for cell in exercise.graded
+        }:
             raise MissingEntry(f"{exercise.assignment} with the graded cells of its notebook")
 
     def _require_student(self, student: str) -> None:
@@ -112,8 +115,10 @@ class CourseGradebook:
         try:
             self.gradebook.find_student(student)
         except MissingEntry:
-            raise GradebookError(f"the gradebook has no student {student}: run `nbgrader db student add {student}`, or "
-                                 "set Autograde.create_student") from None
+            raise GradebookError(
+                f"the gradebook has no student {student}: run `nbgrader db student add {student}`, or "
+                "set Autograde.create_student"
+            ) from None
 
     def _grade(self, notebook: SubmittedNotebook, scores: dict[str, float]) -> None:
         changed = False
@@ -136,9 +141,17 @@ class CourseGradebook:
             notebook.late_submission_penalty = None
             self.db.commit()
             return
-        self.late_penalties.preprocess(NotebookNode(cells=[]), {"nbgrader": {
-            "notebook": exercise.notebook, "assignment": exercise.assignment, "student": student,
-            "db_url": self.coursedir.db_url}})
+        self.late_penalties.preprocess(
+            NotebookNode(cells=[]),
+            {
+                "nbgrader": {
+                    "notebook": exercise.notebook,
+                    "assignment": exercise.assignment,
+                    "student": student,
+                    "db_url": self.coursedir.db_url,
+                }
+            },
+        )
 
     def _write(self, student: str, submission: Submission, verdict: Verdict, paper: Receipt) -> None:
         """The folder in autograded/: the notebook and what generate_feedback and release_feedback read beside it."""
@@ -173,11 +186,15 @@ class CourseGradebook:
             if isinstance(cause, OperationalError):
                 raise GradebookError(f"{place}: {_advice(str(cause.orig))}") from error
             reason = getattr(error, "orig", error)
-            raise GradebookError(f"{place} is not a gradebook of this nbgrader ({reason}): move it to another place, "
-                                 "run `make release`, then grade again.") from error
+            raise GradebookError(
+                f"{place} is not a gradebook of this nbgrader ({reason}): move it to another place, "
+                "run `make release`, then grade again."
+            ) from error
         except OSError as error:
-            raise GradebookError(f"{error.filename or place}: {error.strerror}. Nothing that was written is lost: put "
-                                 "that right, then grade again.") from error
+            raise GradebookError(
+                f"{error.filename or place}: {error.strerror}. Nothing that was written is lost: put "
+                "that right, then grade again."
+            ) from error
         finally:
             app_log.setLevel(level)
 
@@ -197,5 +214,7 @@ def _advice(reason: str) -> str:
         return f"{reason}. Nothing that was written is lost: make room, then grade again."
     if "readonly" in reason or "unable to open" in reason:
         return f"{reason}. You need permission to write to it and to its folder."
-    return (f"{reason}. If it was made by another version of nbgrader: make a copy of it, run `nbgrader db upgrade`, "
-            "then grade again.")
+    return (
+        f"{reason}. If it was made by another version of nbgrader: make a copy of it, run `nbgrader db upgrade`, "
+        "then grade again."
+    )

@@ -1,4 +1,5 @@
 """The trusted side: draws inputs, asks the worker, compares with the reference, and says what it found in words."""
+
 import contextlib
 import functools
 import hashlib
@@ -23,17 +24,25 @@ from course_utils.checks.criteria import CRITERIA
 from course_utils.exercises import EXERCISES
 
 HERE = Path(__file__).parent
-MAKE_A_VERDICT = (*(HERE / f"{name}.py" for name in ("judge", "reference", "sandbox", "worker", "verdict")),
-                  *HERE.glob("rubrics/*.py"), *HERE.glob("misconceptions/*.py"),
-                  *HERE.parent.glob("course_utils/checks/*.py"),  # what a criterion expects, in words
-                  *(HERE.parent / f"course_utils/{name}.py" for name in ("worked_example", "exercises")),
-                  *HERE.parent.glob("notebooks/0[1-5]*/*.ipynb"))  # the wrong solutions are made from the right ones
+MAKE_A_VERDICT = (
+    *(HERE / f"{name}.py" for name in ("judge", "reference", "sandbox", "worker", "verdict")),
+    *HERE.glob("rubrics/*.py"),
+    *HERE.glob("misconceptions/*.py"),
+    *HERE.parent.glob("course_utils/checks/*.py"),  # what a criterion expects, in words
+    *(HERE.parent / f"course_utils/{name}.py" for name in ("worked_example", "exercises")),
+    *HERE.parent.glob("notebooks/0[1-5]*/*.ipynb"),  # the wrong solutions are made from the right ones
+)
 VERSION = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(MAKE_A_VERDICT))).hexdigest()[:16]
 NO_RESULT = "its answer does not have the form of a result"
 EXERCISE_SECONDS = 120  # room for one hang in each criterion; a right answer to all cases takes a few seconds
 SAME = 1e-3  # how close a misconception's numbers are to those of a submission that made it
-REFERENCES = {"policy_loss": reference.policy_loss, "value_loss": reference.value_loss, "entropy": reference.entropy,
-              "gae": reference.gae, "minibatch_update": None}  # the fifth replays
+REFERENCES = {
+    "policy_loss": reference.policy_loss,
+    "value_loss": reference.value_loss,
+    "entropy": reference.entropy,
+    "gae": reference.gae,
+    "minibatch_update": None,  # it replays
+}
 
 
 def criteria(key: str) -> dict[str, str]:
@@ -65,10 +74,16 @@ def judge_exercise(process: Worker, key: str, source: str, secret: bytes) -> Ver
         problems = _guarded({"minibatches": NO_RESULT}, rubric.across, cases, answers) | problems
     hints = {case.criterion: f"See hint {case.hint}." for case in cases}
     found = _guarded(None, recognise, key, cases, answers) if problems else None
-    return Verdict(key, tuple(Result(name, name not in problems, expected,
-                                     f"{problems[name]}. {hints[name]}" if name in problems else "")
-                              for name, expected in criteria(key).items()),
-                   found.name if found else "", found.advice if found else "", timed_out=questioning.timed_out)
+    return Verdict(
+        key,
+        tuple(
+            Result(name, name not in problems, expected, f"{problems[name]}. {hints[name]}" if name in problems else "")
+            for name, expected in criteria(key).items()
+        ),
+        found.name if found else "",
+        found.advice if found else "",
+        timed_out=questioning.timed_out,
+    )
 
 
 def _guarded(otherwise, function: Callable, *args):
@@ -117,8 +132,15 @@ class Questioning:
         return {"failed": self.failed[case.criterion]}, {}
 
     def _load(self) -> None:
-        told, _ = self._ask({"kind": "load", "source": self.source, "key": self.key, "limits": LIMITS,
-                             "function": EXERCISES[self.key].function})
+        told, _ = self._ask(
+            {
+                "kind": "load",
+                "source": self.source,
+                "key": self.key,
+                "limits": LIMITS,
+                "function": EXERCISES[self.key].function,
+            }
+        )
         self.loaded = told == {"loaded": True}
         if not self.loaded:
             why = error_in_words(told["error"], self.source) if "error" in told else told.get("failed", NO_RESULT)
@@ -152,23 +174,28 @@ class Questioning:
 
 # ---------------------------------------------------------------- misconceptions
 
+
 @functools.cache
 def _bank(key: str) -> list[tuple[misconceptions.Misconception, Callable]]:
     """The wrong solutions of an exercise, ready to be called: the course's own code, so they run here."""
-    return [(wrong, worker.load_function(misconceptions.wrong_source(key, wrong), key, EXERCISES[key].function))
-            for wrong in misconceptions.BANK[key]]
+    return [
+        (wrong, worker.load_function(misconceptions.wrong_source(key, wrong), key, EXERCISES[key].function))
+        for wrong in misconceptions.BANK[key]
+    ]
 
 
 def recognise(key: str, cases: list, answers: list[tuple[dict, dict]]) -> misconceptions.Misconception | None:
     """The misconception whose solution answers every case as the submission did, if there is one."""
     if any("failed" in told for told, _ in answers):
         return None
-    own_orders = [sum(case.order(tensors), []) if hasattr(case, "order") else [] for case, (_, tensors) in zip(
-        cases, answers)]
+    own_orders = [
+        sum(case.order(tensors), []) if hasattr(case, "order") else [] for case, (_, tensors) in zip(cases, answers)
+    ]
     for orders in ([[]] * len(cases), own_orders):  # as torch.randperm shuffles; as the submission did
         for wrong, function in _bank(key):
-            if all(_same(_answer_of(function, case, order), answer)
-                   for case, order, answer in zip(cases, orders, answers)):
+            if all(
+                _same(_answer_of(function, case, order), answer) for case, order, answer in zip(cases, orders, answers)
+            ):
                 return wrong
     return None
 
@@ -187,10 +214,15 @@ def _same(one: tuple[dict, dict], other: tuple[dict, dict]) -> bool:
     (told, tensors), (other_told, other_tensors) = one, other
     if "error" in told or "error" in other_told:
         return _digitless(told) == _digitless(other_told)
-    return _comparable(told) == _comparable(other_told) and tensors.keys() == other_tensors.keys() and all(
-        (tensor.shape, tensor.dtype) == (other_tensors[name].shape, other_tensors[name].dtype)
-        and torch.allclose(tensor.double(), other_tensors[name].double(), SAME, SAME, equal_nan=True)
-        for name, tensor in tensors.items())
+    return (
+        _comparable(told) == _comparable(other_told)
+        and tensors.keys() == other_tensors.keys()
+        and all(
+            (tensor.shape, tensor.dtype) == (other_tensors[name].shape, other_tensors[name].dtype)
+            and torch.allclose(tensor.double(), other_tensors[name].double(), SAME, SAME, equal_nan=True)
+            for name, tensor in tensors.items()
+        )
+    )
 
 
 def _digitless(told: dict) -> tuple[str, str]:
@@ -201,9 +233,14 @@ def _digitless(told: dict) -> tuple[str, str]:
 
 def _comparable(told: dict) -> dict:
     """An answer's description with its numbers to four digits."""
+
     def rounded(value):
         if isinstance(value, dict):
             return {name: rounded(item) for name, item in value.items()}
-        return [rounded(item) for item in value] if isinstance(value, list) else (
-            float(f"{value:.3g}") if isinstance(value, float) else value)
+        return (
+            [rounded(item) for item in value]
+            if isinstance(value, list)
+            else (float(f"{value:.3g}") if isinstance(value, float) else value)
+        )
+
     return rounded(told)

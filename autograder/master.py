@@ -1,4 +1,5 @@
 """The course's own notebooks: what is graded, for how many points, and a submission's notebook rebuilt from them."""
+
 import copy
 from dataclasses import dataclass
 from functools import cache
@@ -21,6 +22,7 @@ NO_ANSWER = "# No answer could be taken from the notebook that was handed in. Th
 @dataclass(frozen=True)
 class GradedCell:
     """A graded cell: one criterion of the exercise."""
+
     grade_id: str  # "policy_loss_clipping"
     criterion: str  # "clipping"
     points: float
@@ -30,6 +32,7 @@ class GradedCell:
 @dataclass(frozen=True)
 class Master:
     """One exercise's notebook, as far as grading goes."""
+
     key: str
     assignment: str  # "01_policy_loss"
     notebook: str  # "policy_loss", nbgrader's name of it: the file's without .ipynb
@@ -56,9 +59,11 @@ def master(key: str) -> Master:
         notebook=path.stem,
         solution_ids=tuple(marks["grade_id"] for _, marks in marked if marks["solution"]),
         graded=tuple(
-            GradedCell(marks["grade_id"], marks["grade_id"].removeprefix(f"{key}_"), float(marks["points"]),
-                       cell.source)
-            for cell, marks in marked if marks["grade"]
+            GradedCell(
+                marks["grade_id"], marks["grade_id"].removeprefix(f"{key}_"), float(marks["points"]), cell.source
+            )
+            for cell, marks in marked
+            if marks["grade"]
         ),
     )
 

@@ -4,6 +4,7 @@ nbgrader's own Autograde runs the tests in the same kernel as the submission, re
 outputs, and copies whatever lies beside the notebook. CourseAutograde has its options and its buttons, and takes the
 points from the judge. Every nbgrader command loads this file, so what imports torch is imported when it grades.
 """
+
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -38,8 +39,9 @@ class CourseAutograde(Autograde):
         if root not in _roots:  # another course, in a formgrader that shows several
             super().start()
         elif root != ROOT:
-            self._fail(f"{root} would be graded by the autograder of {ROOT}. Start nbgrader in the folder that it is "
-                       "to grade.")
+            self._fail(
+                f"{root} would be graded by the autograder of {ROOT}. Start nbgrader in the folder that it is to grade."
+            )
         else:
             self._grade(CourseGradebook(self))
 
@@ -57,25 +59,35 @@ class CourseAutograde(Autograde):
         for one in graded:
             self.log.info("%s, %s: %g of %g points", one.student, one.assignment, one.score, one.max_score)
         if failures := [one for one in graded if one.ungraded]:
-            self._fail("Not graded, run it again: " + "; ".join(
-                f"{one.student}, {one.assignment}: {one.ungraded}" for one in failures))
+            self._fail(
+                "Not graded, run it again: "
+                + "; ".join(f"{one.student}, {one.assignment}: {one.ungraded}" for one in failures)
+            )
 
     def _chosen(self, book: CourseGradebook) -> dict[str, list[str]]:
         """Student -> keys, by nbgrader's options; without --force only what is new since the last time."""
-        keys = {key for assignment, key in ASSIGNMENTS.items()
-                if _matches(assignment, self.coursedir.assignment_id)
-                and _matches(master(key).notebook, self.coursedir.notebook_id)}
+        keys = {
+            key
+            for assignment, key in ASSIGNMENTS.items()
+            if _matches(assignment, self.coursedir.assignment_id)
+            and _matches(master(key).notebook, self.coursedir.notebook_id)
+        }
         if not keys:
             self._fail(f"Nothing is graded in '{self.coursedir.assignment_id}'. Graded are {', '.join(ASSIGNMENTS)}.")
         excluded = self.coursedir.student_id_exclude.split(",")
         found, refused = submission.find(book.submitted)
         for line in refused:
             self.log.warning(line)
-        handed_in = [(student, key) for student, key in found if key in keys and student not in excluded
-                     and _matches(student, self.coursedir.student_id)]
+        handed_in = [
+            (student, key)
+            for student, key in found
+            if key in keys and student not in excluded and _matches(student, self.coursedir.student_id)
+        ]
         if not handed_in:
-            self._fail(f"'{self.coursedir.student_id}' handed in nothing: there is no folder "
-                       f"{book.submitted / self.coursedir.student_id / self.coursedir.assignment_id}")
+            self._fail(
+                f"'{self.coursedir.student_id}' handed in nothing: there is no folder "
+                f"{book.submitted / self.coursedir.student_id / self.coursedir.assignment_id}"
+            )
         students: dict[str, list[str]] = {}
         for student, key in handed_in:
             if self.force or book.is_new(student, key):

@@ -4,6 +4,7 @@ Jobs come as pairs (name, arguments), each asked for only when a worker is free 
 of finishing, is (name, outcome), where an outcome is the function's result or the exception that stood in its way. One
 job's failure is never another's.
 """
+
 import itertools
 import multiprocessing
 import os
@@ -86,8 +87,9 @@ def _start_process() -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def _finished(executor: Executor, function: Callable, jobs: Iterator[tuple[str, tuple]],
-              window: int) -> Iterator[tuple[tuple, Future]]:
+def _finished(
+    executor: Executor, function: Callable, jobs: Iterator[tuple[str, tuple]], window: int
+) -> Iterator[tuple[tuple, Future]]:
     """Each job with its finished future, at most `window` of them started at a time: 100,000 would not fit into
     memory. Once the executor is broken no more are taken."""
     running = {}

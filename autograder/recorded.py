@@ -5,6 +5,7 @@ What is remembered is a digest of everything that a record depends on or consist
 submission, the rubric, the feedback's wording, a due date or an extension changes, and when somebody else changed the
 automatic scores, removed the notebook or made a new gradebook. A grader's manual scores and comments do not count.
 """
+
 import functools
 import hashlib
 import json
@@ -60,6 +61,8 @@ class Recorded:
 @functools.cache
 def _wording() -> str:
     """The code and the notebooks that make a record of a verdict."""
-    files = [*(HERE / f"{name}.py" for name in ("master", "feedback", "gradebook")),
-             *sorted(master.ROOT.glob("notebooks/*/*.ipynb"))]
+    files = [
+        *(HERE / f"{name}.py" for name in ("master", "feedback", "gradebook")),
+        *sorted(master.ROOT.glob("notebooks/*/*.ipynb")),
+    ]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()

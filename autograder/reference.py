@@ -3,6 +3,7 @@
 A function takes the arguments of an exercise's function, by name, and gives its results by name. Only the sandbox's
 other side imports this.
 """
+
 import torch
 from torch import Tensor
 
@@ -12,8 +13,9 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     return values[mask.bool()].mean()
 
 
-def policy_loss(log_probs_new: Tensor, log_probs_old: Tensor, advantages: Tensor, response_mask: Tensor,
-                clip_ratio: float) -> dict[str, Tensor]:
+def policy_loss(
+    log_probs_new: Tensor, log_probs_old: Tensor, advantages: Tensor, response_mask: Tensor, clip_ratio: float
+) -> dict[str, Tensor]:
     """Schulman et al. 2017, equation 7; approx_kl is the k1 estimator."""
     ratio = (log_probs_new - log_probs_old).where(response_mask.bool(), 0).exp()
     clipped = ratio.clamp(1 - clip_ratio, 1 + clip_ratio)
@@ -24,8 +26,9 @@ def policy_loss(log_probs_new: Tensor, log_probs_old: Tensor, advantages: Tensor
     }
 
 
-def value_loss(values_new: Tensor, values_old: Tensor, returns: Tensor, response_mask: Tensor,
-               clip_range_value: float) -> dict[str, Tensor]:
+def value_loss(
+    values_new: Tensor, values_old: Tensor, returns: Tensor, response_mask: Tensor, clip_range_value: float
+) -> dict[str, Tensor]:
     """½ of the larger squared error of the value and of the value kept within the range around the old one."""
     near = values_old + (values_new - values_old).clamp(-clip_range_value, clip_range_value)
     free, clipped = (values_new - returns) ** 2, (near - returns) ** 2
@@ -41,8 +44,9 @@ def entropy(logits_new: Tensor, response_mask: Tensor) -> dict[str, Tensor]:
     return {"loss": masked_mean((log_probs.exp() * log_probs).sum(-1), response_mask)}
 
 
-def gae(final_rewards: Tensor, kl_penalties: Tensor, values: Tensor, response_mask: Tensor, gamma: float,
-        lam: float) -> dict[str, Tensor]:
+def gae(
+    final_rewards: Tensor, kl_penalties: Tensor, values: Tensor, response_mask: Tensor, gamma: float, lam: float
+) -> dict[str, Tensor]:
     """Schulman et al. 2016, equations 11 and 16, row by row over its own tokens."""
     raw = torch.zeros_like(values)
     for row, length in enumerate(response_mask.sum(1).tolist()):
@@ -73,17 +77,19 @@ def epoch(actor, buffer: dict[str, Tensor], order: list[list[int]], cfg: dict, r
     attention = torch.cat([buffer["prompt_attention_mask"], mask], 1)
     group_length, logs, norms, seen = cfg["gradient_accumulation_steps"], [], [], []
     for step, start in enumerate(range(0, len(order), group_length)):
-        group = order[start:start + group_length]
+        group = order[start : start + group_length]
         actor.zero_grad()
         for rows in group:
             logits, values = actor(tokens[rows], attention[rows])
-            logits, values = logits[:, prompt.shape[1] - 1:-1], values[:, prompt.shape[1] - 1:-1]
+            logits, values = logits[:, prompt.shape[1] - 1 : -1], values[:, prompt.shape[1] - 1 : -1]
             chosen = logits.log_softmax(-1).gather(-1, buffer["response_input_ids"][rows].unsqueeze(-1)).squeeze(-1)
             seen.append({"log_probs_new": chosen, "values_new": values, "logits_new": logits, "mask": mask[rows]})
-            loss, clip_frac, kl = policy_of(chosen, buffer["logprobs"][rows], buffer["advantages"][rows], mask[rows],
-                                            cfg["clip_ratio"])
-            value, value_frac = value_of(values, buffer["values"][rows], buffer["returns"][rows], mask[rows],
-                                         cfg["clip_range_value"])
+            loss, clip_frac, kl = policy_of(
+                chosen, buffer["logprobs"][rows], buffer["advantages"][rows], mask[rows], cfg["clip_ratio"]
+            )
+            value, value_frac = value_of(
+                values, buffer["values"][rows], buffer["returns"][rows], mask[rows], cfg["clip_range_value"]
+            )
             entropy_loss = entropy_of(logits, mask[rows])
             total = loss + cfg["vf_coeff"] * value + cfg["entropy_coeff"] * entropy_loss
             (total * len(rows) / sum(map(len, group))).backward()

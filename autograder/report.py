@@ -3,6 +3,7 @@
 Names, advice and attempts come from submissions. So whatever is shown is made printable first, and in HTML escaped by
 the one function that makes the cells.
 """
+
 import html
 import statistics
 from collections import Counter
@@ -19,6 +20,7 @@ BLUE = "#0072B2"  # of Okabe and Ito's palette, which colour-blind readers can t
 @dataclass(frozen=True)
 class Graded:
     """One exercise of one student."""
+
     student: str
     assignment: str
     verdict: Verdict
@@ -31,10 +33,11 @@ class Graded:
 def printable(text: object) -> str:
     """On one line, without control characters, lone surrogates or marks that turn the writing around."""
     text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text).replace("\n", " "))
-    return text if len(text) <= LONGEST else text[:LONGEST - 1] + "…"
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
 
 # ---------------------------------------------------------------- terminal
+
 
 def class_table(graded: Sequence[Graded]) -> str:
     """Student x exercise. "-": not handed in, "?": could not be graded."""
@@ -71,8 +74,12 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
     """Columns as wide as their widest text; the first to the left, numbers to the right."""
     rows = [[printable(text) for text in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows)]
-    return "\n".join("  ".join(text.ljust(width) if i == 0 else text.rjust(width)
-                               for i, (text, width) in enumerate(zip(row, widths))).rstrip() for row in rows)
+    return "\n".join(
+        "  ".join(
+            text.ljust(width) if i == 0 else text.rjust(width) for i, (text, width) in enumerate(zip(row, widths))
+        ).rstrip()
+        for row in rows
+    )
 
 
 def _keys(graded: Iterable[Graded]) -> list[str]:
@@ -106,19 +113,28 @@ td.number { text-align: right } thead { background: #eee } svg { display: block 
 def class_report(graded: Sequence[Graded], made: str) -> str:
     """The whole page. `made` says when; there is nothing in it that runs or is loaded from elsewhere."""
     students = len({one.student for one in graded})
-    return "\n".join([
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">',
-        """<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">""",
-        f"<title>Class report</title><style>{STYLE}</style></head><body>",
-        f"<h1>Class report</h1><p>{students} students, {len(graded)} exercises handed in, {_escaped(made)}. Scores "
-        "are the autograder's: before late penalties and before changes made by hand.</p>",
-        "<h2>Scores by exercise</h2>", _distribution(graded),
-        "<h2>Criteria most often missed</h2>", _missed(graded),
-        "<h2>Misconceptions</h2>", _misconceptions(graded),
-        "<h2>Nothing to judge</h2>", _problems(graded),
-        "<h2>Tried something</h2>", _attempts(graded),
-        "<h2>Students</h2>", _students(graded),
-        "</body></html>\n"])
+    return "\n".join(
+        [
+            '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">',
+            """<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">""",
+            f"<title>Class report</title><style>{STYLE}</style></head><body>",
+            f"<h1>Class report</h1><p>{students} students, {len(graded)} exercises handed in, {_escaped(made)}. Scores "
+            "are the autograder's: before late penalties and before changes made by hand.</p>",
+            "<h2>Scores by exercise</h2>",
+            _distribution(graded),
+            "<h2>Criteria most often missed</h2>",
+            _missed(graded),
+            "<h2>Misconceptions</h2>",
+            _misconceptions(graded),
+            "<h2>Nothing to judge</h2>",
+            _problems(graded),
+            "<h2>Tried something</h2>",
+            _attempts(graded),
+            "<h2>Students</h2>",
+            _students(graded),
+            "</body></html>\n",
+        ]
+    )
 
 
 def _escaped(text: object) -> str:
@@ -131,8 +147,11 @@ def _table(caption: str, headings: Sequence[str], rows: Iterable[Sequence[object
     if not body:
         return f"<p>{_escaped(nothing)}</p>"
     head = "".join(f'<th scope="col">{_escaped(heading)}</th>' for heading in headings)
-    return (f"<table><caption>{_escaped(caption)}</caption><thead><tr>{head}</tr></thead>\n<tbody>"
-            + "\n".join(body) + "</tbody></table>")
+    return (
+        f"<table><caption>{_escaped(caption)}</caption><thead><tr>{head}</tr></thead>\n<tbody>"
+        + "\n".join(body)
+        + "</tbody></table>"
+    )
 
 
 def _cell(cell: object) -> str:
@@ -146,14 +165,17 @@ def _cell(cell: object) -> str:
 @dataclass(frozen=True)
 class _Bars:
     """How many have 0 points, 1 point, ...; drawn as one bar each."""
+
     counts: tuple[int, ...]
 
     def svg(self, width: int = 16, height: int = 48) -> str:
         words = ", ".join(f"{count} with {points}" for points, count in enumerate(self.counts) if count)
-        bars = [f'<rect x="{i * width + 1}" y="{height - height * n / max(self.counts):.1f}" width="{width - 2}" '
-                f'height="{height * n / max(self.counts):.1f}" fill="{BLUE}"><title>{n} with {i}</title></rect>'
-                f'<text x="{(i + .5) * width}" y="{height + 11}" font-size="10" text-anchor="middle">{i}</text>'
-                for i, n in enumerate(self.counts)]
+        bars = [
+            f'<rect x="{i * width + 1}" y="{height - height * n / max(self.counts):.1f}" width="{width - 2}" '
+            f'height="{height * n / max(self.counts):.1f}" fill="{BLUE}"><title>{n} with {i}</title></rect>'
+            f'<text x="{(i + 0.5) * width}" y="{height + 11}" font-size="10" text-anchor="middle">{i}</text>'
+            for i, n in enumerate(self.counts)
+        ]
         size = f'width="{width * len(self.counts)}" height="{height + 14}"'
         return f'<svg role="img" aria-label="points: {words}" {size}>{"".join(bars)}</svg>'
 
@@ -170,21 +192,41 @@ def _distribution(graded: Sequence[Graded]) -> str:
             count = Counter(int(score) for score, _ in scores)  # 7.5 points stand under 7
             bars = _Bars(tuple(count[points] for points in range(int(scores[0][1]) + 1)))
             points = [score for score, _ in scores]
-            rows.append((key, len(points), statistics.mean(points).__round__(1), statistics.median(points),
-                         sum(score == most for score, most in scores), bars))
-    return _table("How many students have how many points", ("exercise", "handed in", "mean", "median", "full marks",
-                                                             "students by points"), rows, "Nothing was graded.")
+            rows.append(
+                (
+                    key,
+                    len(points),
+                    statistics.mean(points).__round__(1),
+                    statistics.median(points),
+                    sum(score == most for score, most in scores),
+                    bars,
+                )
+            )
+    return _table(
+        "How many students have how many points",
+        ("exercise", "handed in", "mean", "median", "full marks", "students by points"),
+        rows,
+        "Nothing was graded.",
+    )
 
 
 def _missed(graded: Sequence[Graded]) -> str:
-    results = [(one.verdict.key, result) for one in _judged(graded) if not one.verdict.problem
-               for result in one.verdict.results]
+    results = [
+        (one.verdict.key, result)
+        for one in _judged(graded)
+        if not one.verdict.problem
+        for result in one.verdict.results
+    ]
     asked = Counter((key, result.criterion) for key, result in results)
     missed = Counter((key, result.criterion) for key, result in results if not result.passed)
     expected = {(key, result.criterion): result.expected for key, result in results}
     rows = [(*what, count, f"{count / asked[what]:.0%}", expected[what]) for what, count in missed.most_common()]
-    return _table("Of the submissions that could be judged", ("exercise", "criterion", "missed by", "share",
-                                                              "what it expects"), rows, "None was missed.")
+    return _table(
+        "Of the submissions that could be judged",
+        ("exercise", "criterion", "missed by", "share", "what it expects"),
+        rows,
+        "None was missed.",
+    )
 
 
 def _misconceptions(graded: Sequence[Graded]) -> str:
@@ -192,26 +234,39 @@ def _misconceptions(graded: Sequence[Graded]) -> str:
     counts = Counter((verdict.key, verdict.misconception) for verdict in named)
     advice = {(verdict.key, verdict.misconception): verdict.advice for verdict in named}
     rows = [(*what, count, advice[what]) for what, count in counts.most_common()]
-    return _table("Wrong solutions that behave exactly as a known mistake",
-                  ("exercise", "misconception", "students", "advice that they were given"), rows,
-                  "None was recognised.")
+    return _table(
+        "Wrong solutions that behave exactly as a known mistake",
+        ("exercise", "misconception", "students", "advice that they were given"),
+        rows,
+        "None was recognised.",
+    )
 
 
 def _problems(graded: Sequence[Graded]) -> str:
-    rows = [(one.student, one.verdict.key, one.ungraded or one.verdict.problem)
-            for one in graded if one.ungraded or one.verdict.problem]
-    return _table("Empty, damaged, or not gradable", ("student", "exercise", "why"), rows,
-                  "Every submission could be judged.")
+    rows = [
+        (one.student, one.verdict.key, one.ungraded or one.verdict.problem)
+        for one in graded
+        if one.ungraded or one.verdict.problem
+    ]
+    return _table(
+        "Empty, damaged, or not gradable", ("student", "exercise", "why"), rows, "Every submission could be judged."
+    )
 
 
 def _attempts(graded: Sequence[Graded]) -> str:
     rows = [(one.student, one.verdict.key, attempt) for one in graded for attempt in one.attempts]
-    return _table("None of this changed a score. Talk to the student before you judge: some of it happens by accident.",
-                  ("student", "exercise", "what"), rows, "No submission did.")
+    return _table(
+        "None of this changed a score. Talk to the student before you judge: some of it happens by accident.",
+        ("student", "exercise", "what"),
+        rows,
+        "No submission did.",
+    )
 
 
 def _students(graded: Sequence[Graded]) -> str:
     keys = _keys(graded)
-    rows = [(student, *(_score(exercises.get(key)) for key in keys), sum(one.score for one in exercises.values()))
-            for student, exercises in _by_student(graded).items()]
+    rows = [
+        (student, *(_score(exercises.get(key)) for key in keys), sum(one.score for one in exercises.values()))
+        for student, exercises in _by_student(graded).items()
+    ]
     return _table("-: not handed in, ?: could not be graded", ("student", *keys, "total"), rows, "None.")

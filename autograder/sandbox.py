@@ -2,6 +2,7 @@
 
 Inside are this Python's files, read-only, worker.py and an empty /tmp; no network, no other process, nobody's home.
 """
+
 import contextlib
 import json
 import os
@@ -27,8 +28,18 @@ START_SECONDS, CASE_SECONDS = 120, 20  # a right answer takes a tenth of one: ro
 LARGEST_TEXT, LARGEST_TENSORS = 1 << 18, 1 << 24  # bytes of an answer
 MEGABYTE = 1 << 20
 LIMITS = {"CPU": 60, "AS": 1536 * MEGABYTE, "FSIZE": MEGABYTE, "NOFILE": 64, "NPROC": 64, "CORE": 0}
-DTYPES = {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16,
-          torch.int8, torch.uint8, torch.bool}
+DTYPES = {
+    torch.float64,
+    torch.float32,
+    torch.float16,
+    torch.bfloat16,
+    torch.int64,
+    torch.int32,
+    torch.int16,
+    torch.int8,
+    torch.uint8,
+    torch.bool,
+}
 
 
 class NoSandbox(Exception):
@@ -50,28 +61,72 @@ def command(sandboxed: bool) -> list[str]:
         return python
     bubblewrap = shutil.which("bwrap")
     if not bubblewrap:
-        raise NoSandbox("bubblewrap is missing, and without it a submission could read and write your files. On "
-                        "Debian or Ubuntu: apt install bubblewrap; on other Linuxes the package has the same name. "
-                        "macOS and Windows have none: grade on Linux. --no-sandbox runs the submissions unprotected.")
+        raise NoSandbox(
+            "bubblewrap is missing, and without it a submission could read and write your files. On "
+            "Debian or Ubuntu: apt install bubblewrap; on other Linuxes the package has the same name. "
+            "macOS and Windows have none: grade on Linux. --no-sandbox runs the submissions unprotected."
+        )
     site = Path(sysconfig.get_path("purelib"))
-    readable = dict.fromkeys(str(Path(path).resolve()) for path in (
-        sys.base_prefix, sysconfig.get_path("stdlib"), site, "/usr") if Path(path).exists())
+    readable = dict.fromkeys(
+        str(Path(path).resolve())
+        for path in (sys.base_prefix, sysconfig.get_path("stdlib"), site, "/usr")
+        if Path(path).exists()
+    )
     bound = [argument for path in readable for argument in ("--ro-bind", path, path)]
     for path in ("/lib", "/lib64", "/bin", "/sbin", "/etc/ld.so.cache", "/etc/alternatives"):
         if Path(path).is_symlink():
             bound += ["--symlink", os.readlink(path), path]
         elif Path(path).exists():
             bound += ["--ro-bind", path, path]
-    hidden = [argument for name in ("autograder", "course_utils") if (site / name).is_dir()
-              for argument in ("--tmpfs", str(site / name))]  # where the project is installed, not checked out
-    return [bubblewrap, "--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent", "--new-session",
-            "--uid", "65534", "--gid", "65534", "--cap-drop", "ALL", "--clearenv", "--proc", "/proc", "--dev", "/dev",
-            "--size", str(16 * MEGABYTE), "--tmpfs", "/tmp",  # first: Python's files may lie somewhere in /tmp
-            *bound, *hidden, "--ro-bind", str(WORKER), "/worker.py",
-            "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp", "--setenv", "OMP_NUM_THREADS", "1",
-            str(Path(sys.base_prefix) / "bin" / Path(sys.executable).resolve().name), "-I", "-B", "-c",
-            f"import sys; sys.path.append({str(site)!r}); sys.argv = ['/worker.py']; "
-            "exec(compile(open('/worker.py').read(), '/worker.py', 'exec'))"]
+    hidden = [  # where the project is installed, not checked out
+        argument
+        for name in ("autograder", "course_utils")
+        if (site / name).is_dir()
+        for argument in ("--tmpfs", str(site / name))
+    ]
+    return [
+        bubblewrap,
+        "--unshare-all",
+        "--unshare-user",
+        "--disable-userns",
+        "--die-with-parent",
+        "--new-session",
+        "--uid",
+        "65534",
+        "--gid",
+        "65534",
+        "--cap-drop",
+        "ALL",
+        "--clearenv",
+        "--proc",
+        "/proc",
+        "--dev",
+        "/dev",
+        "--size",
+        str(16 * MEGABYTE),
+        "--tmpfs",
+        "/tmp",  # first: Python's files may lie somewhere in /tmp
+        *bound,
+        *hidden,
+        "--ro-bind",
+        str(WORKER),
+        "/worker.py",
+        "--remount-ro",
+        "/dev",
+        "--remount-ro",
+        "/",
+        "--chdir",
+        "/tmp",
+        "--setenv",
+        "OMP_NUM_THREADS",
+        "1",
+        str(Path(sys.base_prefix) / "bin" / Path(sys.executable).resolve().name),
+        "-I",
+        "-B",
+        "-c",
+        f"import sys; sys.path.append({str(site)!r}); sys.argv = ['/worker.py']; "
+        "exec(compile(open('/worker.py').read(), '/worker.py', 'exec'))",
+    ]
 
 
 class Worker:
@@ -91,18 +146,28 @@ class Worker:
     def start(self) -> None:
         """Starts the process and waits until it has imported torch. NoSandbox: it cannot."""
         with tempfile.TemporaryFile() as errors, tempfile.TemporaryDirectory() as empty:
-            self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
-                                            cwd=empty, env={"PATH": os.defpath}, start_new_session=True, bufsize=0)
+            self.process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                cwd=empty,
+                env={"PATH": os.defpath},
+                start_new_session=True,
+                bufsize=0,
+            )
             try:
                 self._read(START_SECONDS)
             except WorkerFailed as failure:
                 self.stop()
                 errors.seek(0)
                 said = errors.read(2000).decode(errors="replace").strip() or str(failure)
-                raise NoSandbox(f"the sandbox does not start: {said}\nA container or a kernel setting may forbid user "
-                                "namespaces (sysctl kernel.unprivileged_userns_clone=1, or "
-                                "kernel.apparmor_restrict_unprivileged_userns=0). --no-sandbox runs the submissions "
-                                "unprotected.") from failure
+                raise NoSandbox(
+                    f"the sandbox does not start: {said}\nA container or a kernel setting may forbid user "
+                    "namespaces (sysctl kernel.unprivileged_userns_clone=1, or "
+                    "kernel.apparmor_restrict_unprivileged_userns=0). --no-sandbox runs the submissions "
+                    "unprotected."
+                ) from failure
 
     def stop(self) -> None:
         """Kills the process and with it, since it is the first of its namespace, everything in the sandbox."""

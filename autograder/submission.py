@@ -4,6 +4,7 @@ Of a submission only the source of the solution cells is taken, found by grade_i
 the file or the notebook ends up in Submission.problem, in plain words; nothing raises, so that nobody's grading stops
 for somebody else's file. What was tried that has no effect is listed in Submission.attempts for the instructor.
 """
+
 import json
 import os
 import stat
@@ -35,6 +36,7 @@ class Unreadable(Exception):
 @dataclass(frozen=True)
 class Submission:
     """One exercise of one student. Either `module`, the text that the judge takes, or `problem` says something."""
+
     key: str
     cell_sources: dict[str, str]  # by grade_id, also where they cannot be graded
     module: str | None
@@ -53,11 +55,13 @@ class Submission:
 @dataclass(frozen=True)
 class Receipt:
     """What nbgrader's submit wrote beside the notebook, as far as it can be used."""
+
     timestamp: str  # of the hand-in, as written; "" where there is none
     secret: str  # release_feedback derives from it the file's name for the student; "" where there is none
 
 
 # ---------------------------------------------------------------- the folders
+
 
 def find(submitted: Path) -> tuple[list[tuple[str, str]], list[str]]:
     """The (student, key) of everything that was handed in, sorted; and a line for each name that no student has."""
@@ -83,8 +87,10 @@ def _no_student(name: str) -> str:
     except UnicodeEncodeError:
         return "its name is not UTF-8. Rename it to the student's id."
     if not name.isprintable() or name != name.strip() or any(mark in name for mark in "<>\\"):
-        return ("a student's id has no control characters, no <, > or \\, and no space at its ends. Rename it to "
-                "the student's id.")
+        return (
+            "a student's id has no control characters, no <, > or \\, and no space at its ends. Rename it to "
+            "the student's id."
+        )
     if len(name) > MAX_STUDENT:
         return f"a student's id has at most {MAX_STUDENT} characters. Rename it to the student's id."
     return ""
@@ -152,6 +158,7 @@ def modified(submitted: Path, student: str, key: str) -> str:
 
 # ---------------------------------------------------------------- the file
 
+
 def _words(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"{printable(Path(error.filename).name)} cannot be read: {error.strerror}."
@@ -175,8 +182,10 @@ def _file(folder: Path, key: str) -> Path:
     others = sorted(name for name in os.listdir(folder) if name.endswith(".ipynb"))
     if not others:
         raise Unreadable(f"{path.name} is not there: no notebook was handed in.")
-    raise Unreadable(f"{path.name} is not there, only {', '.join(others[:3])}. Rename your notebook to {path.name} and "
-                     "hand it in again.")
+    raise Unreadable(
+        f"{path.name} is not there, only {', '.join(others[:3])}. Rename your notebook to {path.name} and "
+        "hand it in again."
+    )
 
 
 def _bytes(path: Path, limit: int) -> bytes:
@@ -187,8 +196,10 @@ def _bytes(path: Path, limit: int) -> bytes:
     if not stat.S_ISREG(status.st_mode):
         raise Unreadable(f"{path.name} is not a file.")
     if status.st_size > limit:
-        raise Unreadable(f"{path.name} has {status.st_size / 1e6:,.1f} MB; at most {limit / 1e6:g} MB are read. Clear "
-                         "the outputs of all cells, save it, and hand it in again.")
+        raise Unreadable(
+            f"{path.name} has {status.st_size / 1e6:,.1f} MB; at most {limit / 1e6:g} MB are read. Clear "
+            "the outputs of all cells, save it, and hand it in again."
+        )
     with open(os.open(path, READ), "rb") as file:
         return file.read(limit)
 
@@ -201,13 +212,17 @@ def _notebook(raw: bytes, key: str) -> dict:
     except UnicodeDecodeError:
         raise Unreadable(f"{file} is damaged: it is not text in UTF-8.") from None
     except (ValueError, RecursionError):
-        raise Unreadable(f"{file} is damaged: it is cut off, or not JSON. Open it in JupyterLab: if it does not open, "
-                         "go back to an earlier copy.") from None
+        raise Unreadable(
+            f"{file} is damaged: it is cut off, or not JSON. Open it in JupyterLab: if it does not open, "
+            "go back to an earlier copy."
+        ) from None
     if not isinstance(data, dict) or "nbformat" not in data:
         raise Unreadable(f"{file} is not a notebook.")
     if data["nbformat"] != 4:
-        raise Unreadable(f"{file} is a notebook of another format than 4, which this course uses. Open it in "
-                         "JupyterLab, save it, and hand it in again.")
+        raise Unreadable(
+            f"{file} is a notebook of another format than 4, which this course uses. Open it in "
+            "JupyterLab, save it, and hand it in again."
+        )
     if not isinstance(data.get("cells"), list):
         raise Unreadable(f"{file} is damaged: it has no list of cells.")
     return data
@@ -215,9 +230,11 @@ def _notebook(raw: bytes, key: str) -> dict:
 
 # ---------------------------------------------------------------- the cells
 
+
 @dataclass(frozen=True)
 class Cell:
     """One cell of a submission, as far as it is well formed."""
+
     position: int  # 1 is the notebook's first
     grade_id: str  # "": nbgrader has no part in it
     marks: dict  # its nbgrader metadata
@@ -232,8 +249,15 @@ def _cells(notebook: dict) -> list[Cell]:
         metadata = cell.get("metadata") if isinstance(cell.get("metadata"), dict) else {}
         marks = metadata.get("nbgrader") if isinstance(metadata.get("nbgrader"), dict) else {}
         tags = metadata.get("tags") if isinstance(metadata.get("tags"), list) else []
-        cells.append(Cell(position, marks.get("grade_id") if isinstance(marks.get("grade_id"), str) else "",
-                          marks, tuple(tag for tag in tags if isinstance(tag, str)), _source(cell)))
+        cells.append(
+            Cell(
+                position,
+                marks.get("grade_id") if isinstance(marks.get("grade_id"), str) else "",
+                marks,
+                tuple(tag for tag in tags if isinstance(tag, str)),
+                _source(cell),
+            )
+        )
     return cells
 
 
@@ -255,15 +279,19 @@ def _solution(cells: list[Cell], key: str) -> tuple[dict[str, str], dict[str, in
             raise Unreadable(_missing(grade_id, {cell.grade_id for cell in cells}, key))
         where = " and ".join(str(cell.position) for cell in found[:5])
         if any(cell.source is None for cell in found):
-            raise Unreadable(f"The notebook is damaged: solution cell {grade_id} (number {where} from the top) has no "
-                             "text.")
+            raise Unreadable(
+                f"The notebook is damaged: solution cell {grade_id} (number {where} from the top) has no text."
+            )
         # JupyterLab's copy and paste makes a second cell with the same grade_id: harmless where both say the same.
         if len({cell.source.strip() for cell in found}) > 1:
-            raise Unreadable(f"Cells number {where} from the top are all marked as solution cell {grade_id}, and "
-                             "differ. Delete all but one, save, and hand it in again.")
+            raise Unreadable(
+                f"Cells number {where} from the top are all marked as solution cell {grade_id}, and "
+                "differ. Delete all but one, save, and hand it in again."
+            )
         if len(found[0].source) > MAX_SOURCE:
-            raise Unreadable(f"Solution cell {grade_id} has {len(found[0].source):,} characters; at most "
-                             f"{MAX_SOURCE:,} are read.")
+            raise Unreadable(
+                f"Solution cell {grade_id} has {len(found[0].source):,} characters; at most {MAX_SOURCE:,} are read."
+            )
         sources[grade_id], positions[grade_id] = found[0].source, found[0].position
     return sources, positions
 
@@ -272,8 +300,10 @@ def _missing(grade_id: str, found: set[str], key: str) -> str:
     others = [exercise for exercise in EXERCISES.values() if exercise.key in found]
     if others:
         return f"{master(key).file} holds exercise {others[0].number}, {others[0].key}, and not {key}."
-    return (f"Solution cell {grade_id} is missing. Copy your code into the solution cell of a fresh copy of the "
-            "notebook, and hand that in.")
+    return (
+        f"Solution cell {grade_id} is missing. Copy your code into the solution cell of a fresh copy of the "
+        "notebook, and hand that in."
+    )
 
 
 def _module(sources: dict[str, str], positions: dict[str, int], key: str) -> str:
@@ -281,8 +311,11 @@ def _module(sources: dict[str, str], positions: dict[str, int], key: str) -> str
     # The other cells are empty, so that a cell's number in a message is that in the learner's notebook.
     cells = [{"cell_type": "markdown", "metadata": {}, "source": ""} for _ in range(max(positions.values()))]
     for grade_id, source in sources.items():
-        cells[positions[grade_id] - 1] = {"cell_type": "code", "source": source, "metadata": {
-            "nbgrader": {"grade_id": grade_id, "solution": True}}}
+        cells[positions[grade_id] - 1] = {
+            "cell_type": "code",
+            "source": source,
+            "metadata": {"nbgrader": {"grade_id": grade_id, "solution": True}},
+        }
     try:
         return module_source(from_dict({"cells": cells}), master(key).file)[1]
     except ExportError as error:

@@ -1,4 +1,5 @@
 """What the judge says of one exercise: criterion by criterion, in words that may be shown to the learner."""
+
 import json
 from dataclasses import asdict, dataclass
 
@@ -6,6 +7,7 @@ from dataclasses import asdict, dataclass
 @dataclass(frozen=True)
 class Result:
     """One criterion. All its points or none."""
+
     criterion: str  # "clipping": the end of the graded cell's grade_id, policy_loss_clipping
     passed: bool
     expected: str  # what the criterion asks for, in words
@@ -16,6 +18,7 @@ class Result:
 class Verdict:
     """One exercise of one submission; but for `timed_out`, a pure function of the solution's source and the rubric's
     version."""
+
     key: str  # of course_utils.exercises.EXERCISES
     results: tuple[Result, ...]
     misconception: str = ""  # the name of the mistake, where exactly that one was recognised

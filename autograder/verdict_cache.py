@@ -1,4 +1,5 @@
 """Verdicts on disk, one file each, so that none is made twice, and the secret that their inputs are drawn from."""
+
 import hashlib
 import json
 import os

@@ -5,6 +5,7 @@ The judge talks to it over two pipes, in frames of JSON and safetensors. This pr
 exercise it forks a child, which confines itself before it runs a line of the submission. The judge trusts no answer:
 a submission can make its own child say anything, but only the right numbers are worth points.
 """
+
 import ctypes
 import inspect
 import json
@@ -29,6 +30,7 @@ LONGEST_TEXT, LARGEST_RESULT = 300, 100_000  # characters, numbers
 
 # ---------------------------------------------------------------- frames
 
+
 def write_frame(file, message: dict, tensors: dict[str, Tensor]) -> None:
     text, data = json.dumps(message).encode(), save(tensors)
     file.write(HEAD.pack(len(text), len(data)) + text + data)
@@ -44,6 +46,7 @@ def read_frame(file) -> tuple[dict, dict[str, Tensor]]:
 
 
 # ---------------------------------------------------------------- one case
+
 
 def answer(function, case: dict, tensors: dict[str, Tensor]) -> tuple[dict, dict[str, Tensor]]:
     """Runs one case; what came out, described, with its tensors. Exceptions are described too."""
@@ -96,6 +99,7 @@ def describe_error(error: BaseException) -> dict:
 
 # ---------------------------------------------------------------- exercise 5: an epoch on a small actor
 
+
 class Actor(nn.Module):
     """A causal model in a few lines. `flat`: its outputs are a row's own but the same at every position, so that a
     mistake about positions leaves them alone."""
@@ -123,13 +127,13 @@ def mean_on(mask: Tensor, numbers: Tensor) -> Tensor:
 
 def stand_in_policy_loss(log_probs_new, log_probs_old, advantages, response_mask, clip_ratio):
     far = log_probs_new - log_probs_old
-    loss = -mean_on(response_mask, log_probs_new * advantages - clip_ratio * far ** 2)
+    loss = -mean_on(response_mask, log_probs_new * advantages - clip_ratio * far**2)
     return loss, mean_on(response_mask, far.detach().tanh()), mean_on(response_mask, -far.detach())
 
 
 def stand_in_value_loss(values_new, values_old, returns, response_mask, clip_range_value):
     far = values_new - values_old
-    loss = mean_on(response_mask, (values_new - returns) ** 2 + clip_range_value * far ** 2)
+    loss = mean_on(response_mask, (values_new - returns) ** 2 + clip_range_value * far**2)
     return loss, mean_on(response_mask, far.detach().tanh())
 
 
@@ -155,19 +159,25 @@ def run_epoch(function, case: dict, tensors: dict[str, Tensor]) -> tuple[dict, d
         def call(*args, **named):
             calls[name].append(inspect.signature(loss).bind(*args, **named))
             return loss(*args, **named)
+
         return call
 
     function.__globals__.update({name: recorded(name, loss) for name, loss in zip(LOSSES, STAND_INS)})
-    result = function(actor, optimizer, scheduler, buffer, SimpleNamespace(ppo=SimpleNamespace(**case["ppo"])),
-                      torch.device("cpu"))
+    result = function(
+        actor, optimizer, scheduler, buffer, SimpleNamespace(ppo=SimpleNamespace(**case["ppo"])), torch.device("cpu")
+    )
     found = {name: parameter.detach().clone() for name, parameter in actor.named_parameters()}
     found |= {f"call{i}": ids for i, ids in enumerate(actor.calls[:64])}
     given = {name: describe_call(loss, calls[name], found) for name, loss in zip(LOSSES, STAND_INS)}
     metrics = result if isinstance(result, dict) else {}
     return {
-        "kind": type(result).__name__, "calls": len(actor.calls), "given": given,
-        "metrics": {str(name)[:60]: describe(value, f"metric.{str(name)[:60]}", found)
-                    for name, value in list(metrics.items())[:40]},
+        "kind": type(result).__name__,
+        "calls": len(actor.calls),
+        "given": given,
+        "metrics": {
+            str(name)[:60]: describe(value, f"metric.{str(name)[:60]}", found)
+            for name, value in list(metrics.items())[:40]
+        },
         "gradients_left": any(p.grad is not None and bool(p.grad.any()) for p in actor.parameters()),
         "changed": [name for name in before if name not in buffer or not torch.equal(before[name], buffer[name])],
         "scheduler_steps": scheduler.last_epoch,
@@ -181,6 +191,7 @@ def describe_call(loss, calls: list[inspect.BoundArguments], found: dict[str, Te
 
 
 # ---------------------------------------------------------------- the submission's process
+
 
 def load_function(source: str, key: str, name: str):
     """The function of an exported module, run as a member of a package that has the stand-in losses."""
@@ -211,8 +222,11 @@ def confine(limits: dict[str, int]) -> None:
 # tgkill, socket, socketpair, unshare, setns, mount, bpf, perf_event_open, process_vm_readv, process_vm_writev,
 # io_uring_setup, pidfd_open; x86 has fork and vfork too.
 SYSTEM_CALLS = {
-    "x86_64": (0xC000003E, 56, (59, 322, 101, 62, 200, 234, 41, 53, 272, 308, 165, 321, 298, 310, 311, 425, 434,
-                                57, 58)),
+    "x86_64": (
+        0xC000003E,
+        56,
+        (59, 322, 101, 62, 200, 234, 41, 53, 272, 308, 165, 321, 298, 310, 311, 425, 434, 57, 58),
+    ),
     "aarch64": (0xC00000B7, 220, (221, 281, 117, 129, 130, 131, 198, 199, 97, 268, 40, 280, 241, 270, 271, 425, 434)),
 }
 CLONE3, CLONE_THREAD, EPERM, ENOSYS = 435, 0x10000, 1, 38
@@ -227,10 +241,18 @@ def forbid_system_calls() -> None:
     load_word, equal, at_least, has_bits, give = 0x20, 0x15, 0x35, 0x45, 0x06
     allow, refuse, unknown = 0x7FFF0000, 0x00050000 | EPERM, 0x00050000 | ENOSYS
     program = [
-        (load_word, 0, 0, 4), (equal, 1, 0, architecture), (give, 0, 0, refuse),
-        (load_word, 0, 0, 0), (at_least, 0, 1, 0x40000000), (give, 0, 0, refuse),
-        (equal, 0, 1, CLONE3), (give, 0, 0, unknown),  # its flags are out of sight: glibc goes back to clone
-        (equal, 0, 4, clone), (load_word, 0, 0, 16), (has_bits, 1, 0, CLONE_THREAD), (give, 0, 0, refuse),
+        (load_word, 0, 0, 4),
+        (equal, 1, 0, architecture),
+        (give, 0, 0, refuse),
+        (load_word, 0, 0, 0),
+        (at_least, 0, 1, 0x40000000),
+        (give, 0, 0, refuse),
+        (equal, 0, 1, CLONE3),
+        (give, 0, 0, unknown),  # its flags are out of sight: glibc goes back to clone
+        (equal, 0, 4, clone),
+        (load_word, 0, 0, 16),
+        (has_bits, 1, 0, CLONE_THREAD),
+        (give, 0, 0, refuse),
         (give, 0, 0, allow),
     ]
     for number in refused:

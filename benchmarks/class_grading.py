@@ -12,6 +12,7 @@ the gradebook of `make release`:
   takes seconds a notebook, so it is measured on --plain-students, half of them before ours and half after, and
   scaled: start-up once an assignment, measured by repeating the command, plus a notebook's time times their number.
 """
+
 import argparse
 import json
 import os
@@ -74,8 +75,13 @@ def without_plug_in(course: Path) -> None:
 
 def seconds(course: Path, *command: str) -> float:
     start = time.perf_counter()
-    run = subprocess.run([sys.executable, *command], cwd=course, capture_output=True, text=True,
-                         env={**os.environ, "PYTHONPATH": str(course), "OMP_NUM_THREADS": "1"})
+    run = subprocess.run(
+        [sys.executable, *command],
+        cwd=course,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(course), "OMP_NUM_THREADS": "1"},
+    )
     if run.returncode:
         sys.exit(f"{' '.join(command)}:\n{run.stdout}\n{run.stderr}")
     return time.perf_counter() - start
@@ -112,11 +118,21 @@ def main() -> None:
     notebooks = args.students * len(ASSIGNMENTS)
     per_notebook = (whole - start_up) / measured
     estimate = len(ASSIGNMENTS) * start_up / measured + notebooks * per_notebook
-    line = {"date": str(date.today()), "machine": platform.machine(), "cores": cores(), "load": os.getloadavg()[0],
-            "students": args.students, "notebooks": notebooks, "ours_seconds": round(first, 1),
-            "repeat_seconds": round(again, 1), "plain_notebooks_measured": measured,
-            "plain_seconds_a_notebook": round(per_notebook, 2), "plain_seconds_scaled": round(estimate),
-            "times_faster": round(estimate / first, 1), "times_faster_repeat": round(estimate / again, 1)}
+    line = {
+        "date": str(date.today()),
+        "machine": platform.machine(),
+        "cores": cores(),
+        "load": os.getloadavg()[0],
+        "students": args.students,
+        "notebooks": notebooks,
+        "ours_seconds": round(first, 1),
+        "repeat_seconds": round(again, 1),
+        "plain_notebooks_measured": measured,
+        "plain_seconds_a_notebook": round(per_notebook, 2),
+        "plain_seconds_scaled": round(estimate),
+        "times_faster": round(estimate / first, 1),
+        "times_faster_repeat": round(estimate / again, 1),
+    }
     print(json.dumps(line))
     if not args.no_result:
         with RESULTS.open("a") as file:

@@ -8,6 +8,7 @@ workers of one thread each, which are processes of their own, as on other machin
 nothing. Cost a notebook is worker-seconds; that it does not depend on the number of students is what extrapolation
 to larger classes rests on.
 """
+
 import argparse
 import json
 import os
@@ -31,14 +32,24 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     for students in args.students:
         for workers in args.workers:  # one after the other for each class, so that a busy minute meets both
-            with tempfile.TemporaryDirectory() as folder, LocalCluster(
-                    n_workers=workers, threads_per_worker=1, dashboard_address=None, host="127.0.0.1") as cluster:
+            with (
+                tempfile.TemporaryDirectory() as folder,
+                LocalCluster(
+                    n_workers=workers, threads_per_worker=1, dashboard_address=None, host="127.0.0.1"
+                ) as cluster,
+            ):
                 course = Path(folder) / "course"
                 lay_out(course, students)
                 taken = seconds(course, "-m", "autograder", "grade", "--scheduler", cluster.scheduler_address)
-            line = {"date": str(date.today()), "cores": cores(), "students": students, "notebooks": 5 * students,
-                    "workers": workers, "seconds": round(taken, 1),
-                    "worker_seconds_a_notebook": round(workers * taken / (5 * students), 2)}
+            line = {
+                "date": str(date.today()),
+                "cores": cores(),
+                "students": students,
+                "notebooks": 5 * students,
+                "workers": workers,
+                "seconds": round(taken, 1),
+                "worker_seconds_a_notebook": round(workers * taken / (5 * students), 2),
+            }
             print(json.dumps(line), flush=True)
             with RESULTS.open("a") as file:
                 file.write(json.dumps(line) + "\n")

@@ -7,6 +7,7 @@
 A line is appended to results/embedded_runs.jsonl when its run is finished; a run that is there is not repeated.
 Settings were chosen on the validation splits; what is reported here are the test splits, 1,000 problems each.
 """
+
 import argparse
 import json
 import tempfile
@@ -44,16 +45,29 @@ def exercises_of(variant: str, folder: Path) -> Exercises:
     exercises = load_exercises(folder)
     if variant == "no_critic":
         gae = exercises.compute_gae_advantages
-        exercises = replace(exercises, compute_gae_advantages=lambda rewards, penalties, values, *rest:
-                            gae(rewards, penalties, torch.zeros_like(values), *rest))
+        exercises = replace(
+            exercises,
+            compute_gae_advantages=lambda rewards, penalties, values, *rest: gae(
+                rewards, penalties, torch.zeros_like(values), *rest
+            ),
+        )
     return exercises
 
 
 def one_run(variant: str, seed: int, overrides: list[str], solutions: Path) -> dict:
     with tempfile.TemporaryDirectory() as folder:
-        cfg = load_config(ROOT / "configs/config_debug.yaml", [
-            f"training.seed={seed}", f"training.output_dir={folder}/run", "training.save_interval=1000",
-            "training.eval_interval=1000", "dataset.eval_samples=1000", *VARIANTS[variant], *overrides])
+        cfg = load_config(
+            ROOT / "configs/config_debug.yaml",
+            [
+                f"training.seed={seed}",
+                f"training.output_dir={folder}/run",
+                "training.save_interval=1000",
+                "training.eval_interval=1000",
+                "dataset.eval_samples=1000",
+                *VARIANTS[variant],
+                *overrides,
+            ],
+        )
         trainer = Trainer(cfg, exercises_of(variant, solutions))
         before = {split: trainer.evaluate(split) for split in ("test", "test_wordings")}
         start, history = time.perf_counter(), []
@@ -65,14 +79,18 @@ def one_run(variant: str, seed: int, overrides: list[str], solutions: Path) -> d
     third = len(history) // 3
     explained = [line["rollout/explained_variance"] for line in history]
     return {
-        "variant": variant, "seed": seed, "overrides": overrides, "threads": torch.get_num_threads(),
-        "seconds": seconds, "steps": len(history),
+        "variant": variant,
+        "seed": seed,
+        "overrides": overrides,
+        "threads": torch.get_num_threads(),
+        "seconds": seconds,
+        "steps": len(history),
         **{f"before/{split}": result.accuracy for split, result in before.items()},
         **{f"after/{split}": result.accuracy for split, result in after.items()},
         "after/well_formed": after["test"].well_formed,
         "kl_end": mean(line["rollout/kl"] for line in history[-3:]),
         "kl_max": max(line["rollout/kl"] for line in history),
-        "explained_variance": [mean(explained[i * third:(i + 1) * third]) for i in range(3)],
+        "explained_variance": [mean(explained[i * third : (i + 1) * third]) for i in range(3)],
         "rewards": [round(line["rollout/reward_mean"], 4) for line in history],
     }
 
@@ -83,21 +101,35 @@ def finished() -> list[dict]:
 
 def report(runs: list[dict]) -> str:
     """A table of medians with the lowest and highest run, a row a variant."""
+
     def spread(values, form="{:.0%}"):
         return f"{form.format(median(values))} ({form.format(min(values))} – {form.format(max(values))})"
 
-    lines = ["| variant | seeds | test before | test after | unseen wordings after | well-formed | KL at the end "
-             "| explained variance, last third | reward, mean of all steps |", "|---|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| variant | seeds | test before | test after | unseen wordings after | well-formed | KL at the end "
+        "| explained variance, last third | reward, mean of all steps |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
     for variant in VARIANTS:
         rows = [run for run in runs if run["variant"] == variant]
         if rows:
-            lines.append("| " + " | ".join([
-                variant, str(len(rows)),
-                spread([r["before/test"] for r in rows]), spread([r["after/test"] for r in rows]),
-                spread([r["after/test_wordings"] for r in rows]), spread([r["after/well_formed"] for r in rows]),
-                spread([r["kl_end"] for r in rows], "{:.1f}"),
-                spread([r["explained_variance"][2] for r in rows], "{:.2f}"),
-                spread([mean(r["rewards"]) for r in rows], "{:.2f}")]) + " |")
+            lines.append(
+                "| "
+                + " | ".join(
+                    [
+                        variant,
+                        str(len(rows)),
+                        spread([r["before/test"] for r in rows]),
+                        spread([r["after/test"] for r in rows]),
+                        spread([r["after/test_wordings"] for r in rows]),
+                        spread([r["after/well_formed"] for r in rows]),
+                        spread([r["kl_end"] for r in rows], "{:.1f}"),
+                        spread([r["explained_variance"][2] for r in rows], "{:.2f}"),
+                        spread([mean(r["rewards"]) for r in rows], "{:.2f}"),
+                    ]
+                )
+                + " |"
+            )
     return "\n".join(lines)
 
 

@@ -7,6 +7,7 @@ Models other than the embedded one have random weights in the shapes of those th
 downloaded; responses have one length. Each case runs in a process of its own and, on a GPU, adds a line to
 results/gpu.jsonl. The last case takes the first steps of one seed with the embedded model on the GPU and on the CPU.
 """
+
 import argparse
 import json
 import subprocess
@@ -28,14 +29,42 @@ from course_utils.trainer import Trainer
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results/gpu.jsonl"
 SHAPES: dict[str, PretrainedConfig] = {
-    "SmolLM2-135M": LlamaConfig(vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30,
-                                num_attention_heads=9, num_key_value_heads=3, tie_word_embeddings=True),
-    "Qwen2.5-0.5B": Qwen2Config(vocab_size=151936, hidden_size=896, intermediate_size=4864, num_hidden_layers=24,
-                                num_attention_heads=14, num_key_value_heads=2, tie_word_embeddings=True),
-    "Qwen2.5-1.5B": Qwen2Config(vocab_size=151936, hidden_size=1536, intermediate_size=8960, num_hidden_layers=28,
-                                num_attention_heads=12, num_key_value_heads=2, tie_word_embeddings=True),
-    "Qwen1.5-1.8B": Qwen2Config(vocab_size=151936, hidden_size=2048, intermediate_size=5504, num_hidden_layers=24,
-                                num_attention_heads=16, num_key_value_heads=16, tie_word_embeddings=False),
+    "SmolLM2-135M": LlamaConfig(
+        vocab_size=49152,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        tie_word_embeddings=True,
+    ),
+    "Qwen2.5-0.5B": Qwen2Config(
+        vocab_size=151936,
+        hidden_size=896,
+        intermediate_size=4864,
+        num_hidden_layers=24,
+        num_attention_heads=14,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+    ),
+    "Qwen2.5-1.5B": Qwen2Config(
+        vocab_size=151936,
+        hidden_size=1536,
+        intermediate_size=8960,
+        num_hidden_layers=28,
+        num_attention_heads=12,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+    ),
+    "Qwen1.5-1.8B": Qwen2Config(
+        vocab_size=151936,
+        hidden_size=2048,
+        intermediate_size=5504,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        num_key_value_heads=16,
+        tie_word_embeddings=False,
+    ),
 }
 LORA, CHECKPOINTING = "model.lora=16", "training.gradient_checkpointing=true"
 T4 = 15.0  # GB of memory that PyTorch can use on Colab's free GPU
@@ -52,8 +81,14 @@ CASES = [  # shape, overrides, memory cap in GB
     ("Qwen1.5-1.8B", ["model.torch_dtype=bfloat16", "ppo.use_8bit_adam=true", CHECKPOINTING], None),
     ("Qwen1.5-1.8B", ["model.torch_dtype=bfloat16", LORA, CHECKPOINTING], 24.0),
 ]
-SIZES = ["dataset.max_gen_length=128", "generation.min_new_tokens=128", "ppo.rollout_samples=32", "ppo.batch_size=32",
-         "ppo.mini_batch_size=4", "ppo.epochs=1"]
+SIZES = [
+    "dataset.max_gen_length=128",
+    "generation.min_new_tokens=128",
+    "ppo.rollout_samples=32",
+    "ppo.batch_size=32",
+    "ppo.mini_batch_size=4",
+    "ppo.epochs=1",
+]
 STEPS = 3  # after one that is not counted
 
 
@@ -62,6 +97,7 @@ def model_folder(shape: str, folder: Path) -> Path:
     if shape == "embedded":
         return EMBEDDED_MODEL
     from transformers import AutoModelForCausalLM
+
     torch.manual_seed(0)
     config = SHAPES[shape]
     config.eos_token_id, config.pad_token_id = 1, 0
@@ -71,9 +107,16 @@ def model_folder(shape: str, folder: Path) -> Path:
 
 def make_trainer(shape: str, overrides: list[str], device: str, folder: Path) -> Trainer:
     export_all(ROOT, folder / "solutions")
-    cfg = load_config(ROOT / "configs/config_debug.yaml", [
-        f"model.name={model_folder(shape, folder / 'model')}", f"model.tokenizer_name={EMBEDDED_MODEL}",
-        f"training.device={device}", f"training.output_dir={folder / 'run'}", *overrides])
+    cfg = load_config(
+        ROOT / "configs/config_debug.yaml",
+        [
+            f"model.name={model_folder(shape, folder / 'model')}",
+            f"model.tokenizer_name={EMBEDDED_MODEL}",
+            f"training.device={device}",
+            f"training.output_dir={folder / 'run'}",
+            *overrides,
+        ],
+    )
     return Trainer(cfg, load_exercises(folder / "solutions"))
 
 
@@ -85,13 +128,28 @@ def one_case(shape: str, overrides: list[str], cap: float | None, device: str) -
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(shape, [*SIZES, *overrides], device, Path(folder))
         steps = [trainer.ppo_step(step) for step in range(1, STEPS + 2)][1:]
-    middle = {name: median(step[name] for step in steps) for name in (
-        "time/step_seconds", "time/tokens_per_second", "time/rollout_share", "time/reference_share",
-        "time/update_share", "params/max_ratio_deviation")}
-    return {"shape": shape, "overrides": overrides, "cap_gb": cap, **middle,
-            "peak_gb": torch.cuda.max_memory_allocated() / 1e9 if gpu else None,
-            "mini_batch_size": trainer.cfg.ppo.mini_batch_size, "batch_size": trainer.cfg.ppo.batch_size,
-            "device": torch.cuda.get_device_name() if gpu else "cpu", "torch": torch.__version__}
+    middle = {
+        name: median(step[name] for step in steps)
+        for name in (
+            "time/step_seconds",
+            "time/tokens_per_second",
+            "time/rollout_share",
+            "time/reference_share",
+            "time/update_share",
+            "params/max_ratio_deviation",
+        )
+    }
+    return {
+        "shape": shape,
+        "overrides": overrides,
+        "cap_gb": cap,
+        **middle,
+        "peak_gb": torch.cuda.max_memory_allocated() / 1e9 if gpu else None,
+        "mini_batch_size": trainer.cfg.ppo.mini_batch_size,
+        "batch_size": trainer.cfg.ppo.batch_size,
+        "device": torch.cuda.get_device_name() if gpu else "cpu",
+        "torch": torch.__version__,
+    }
 
 
 def one_seed_on_both(device: str) -> dict:
@@ -101,8 +159,12 @@ def one_seed_on_both(device: str) -> dict:
         with tempfile.TemporaryDirectory() as folder:
             trainer = make_trainer("embedded", ["training.total_ppo_steps=34"], where, Path(folder))
             rewards.append([trainer.ppo_step(step)["rollout/reward_mean"] for step in range(1, 4)])
-    return {"shape": "embedded", "rewards_here": rewards[0], "rewards_on_cpu": rewards[1],
-            "largest_difference": max(abs(a - b) for a, b in zip(*rewards))}
+    return {
+        "shape": "embedded",
+        "rewards_here": rewards[0],
+        "rewards_on_cpu": rewards[1],
+        "largest_difference": max(abs(a - b) for a, b in zip(*rewards)),
+    }
 
 
 def main() -> None:
@@ -119,12 +181,18 @@ def main() -> None:
         sys.exit("error: PyTorch finds no CUDA GPU here; --device cpu --only embedded tries the script itself")
     for case in [*(case for case in CASES if args.only in (None, case[0])), []]:
         start = time.monotonic()
-        run = subprocess.run([sys.executable, __file__, "--device", args.device, "--case", json.dumps(case)],
-                             capture_output=True, text=True)
+        run = subprocess.run(
+            [sys.executable, __file__, "--device", args.device, "--case", json.dumps(case)],
+            capture_output=True,
+            text=True,
+        )
         results = [line for line in run.stdout.splitlines() if line.startswith("RESULT ")]
         # A case that fails is a result too: the others go on, and the reason is kept.
-        line = json.loads(results[0][7:]) if results else {
-            "shape": case[0] if case else "one seed", "case": case, "error": run.stderr.strip().splitlines()[-1:]}
+        line = (
+            json.loads(results[0][7:])
+            if results
+            else {"shape": case[0] if case else "one seed", "case": case, "error": run.stderr.strip().splitlines()[-1:]}
+        )
         line["seconds_in_all"] = round(time.monotonic() - start, 1)
         print(json.dumps(line), flush=True)
         if args.device == "cuda":

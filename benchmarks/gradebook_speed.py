@@ -5,6 +5,7 @@
 Its own processor time, as the judge would be elsewhere: here a stand-in passes everything at once. Dividing one by
 the figure gives the notebooks a second beyond which more workers do not make grading faster.
 """
+
 import argparse
 import json
 import sys
@@ -48,9 +49,13 @@ def main() -> None:
                     course.hand_in(f"student{number:03}", key, f"student {number}")
             first, again = processor_seconds(course), processor_seconds(course)
         notebooks = students * len(EXERCISES)
-        line = {"date": str(date.today()), "students": students, "notebooks": notebooks,
-                "seconds_a_notebook": round(first / notebooks, 4),
-                "seconds_a_notebook_unchanged": round(again / notebooks, 4)}
+        line = {
+            "date": str(date.today()),
+            "students": students,
+            "notebooks": notebooks,
+            "seconds_a_notebook": round(first / notebooks, 4),
+            "seconds_a_notebook_unchanged": round(again / notebooks, 4),
+        }
         print(json.dumps(line), flush=True)
         with RESULTS.open("a") as file:
             file.write(json.dumps(line) + "\n")

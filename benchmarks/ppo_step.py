@@ -10,6 +10,7 @@ Each contender is a process of its own, since memory is compared too, and all wa
 minute of the machine meets them all, and a ratio is that of two neighbouring steps. Left out: the trainer that this
 course began from, whose code is not here; it can take part as a further entry of CONTENDERS.
 """
+
 import argparse
 import json
 import platform
@@ -57,8 +58,8 @@ SAVINGS = {  # what ppo_step_gains.py takes away: what we do instead
 }
 PARTS = ("rollout", "reference", "update")
 COMMON = {"prompt_len": 40, "minibatches": 2, "epochs": 2, "warmup": 1, "seed": 0}
-SMALL = {"vocab_size": 640, "hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 2}       # 0.5M
-LARGE = {"vocab_size": 49152, "hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 4}     # 11M
+SMALL = {"vocab_size": 640, "hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 2}  # 0.5M
+LARGE = {"vocab_size": 49152, "hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 4}  # 11M
 WORKLOADS = {  # name: (model, job)
     "fixed lengths, vocabulary 640": (SMALL, COMMON | {"n": 64, "resp_len": 64}),
     "fixed lengths, vocabulary 49,152": (LARGE, COMMON | {"n": 16, "resp_len": 48}),
@@ -68,13 +69,15 @@ SAVINGS_SHOW_IN = list(WORKLOADS)[1:]
 GROWN = {  # what grows: [(model, job), ...], over a factor of at least 16
     "rollouts": [(SMALL, {"n": n}) for n in (8, 16, 32, 64, 128)],
     "response length": [(SMALL, {"resp_len": length}) for length in (16, 32, 64, 128, 256)],
-    "model size": [(SMALL | {"hidden_size": width, "intermediate_size": 4 * width}, {})
-                   for width in (64, 128, 256, 512)],
+    "model size": [
+        (SMALL | {"hidden_size": width, "intermediate_size": 4 * width}, {}) for width in (64, 128, 256, 512)
+    ],
     "vocabulary": [(SMALL | {"vocab_size": size}, {}) for size in (1024, 4096, 16384, 49152)],
 }
 
 
 # ---------------------------------------------------------------- our step
+
 
 def step_ours(recorder: Recorder) -> None:
     """The trainer's own ppo_step, with the course's solutions."""
@@ -86,15 +89,28 @@ def step_ours(recorder: Recorder) -> None:
         (problems / "train.jsonl").write_text(json.dumps({"question": "1", "answer": "#### 1"}))
         vocabulary = json.loads((Path(job["model_dir"]) / "config.json").read_text())["vocab_size"]
         prompts = prompts_of(job, vocabulary)
-        cfg = load_config(ROOT / "configs/config_debug.yaml", [
-            f"model.name={job['model_dir']}", f"model.tokenizer_name={tokenizer_folder(job)}",
-            f"dataset.name={problems}", "dataset.eval_split=train", "dataset.prompt_format='{question}'",
-            f"dataset.max_prompt_length={max(map(len, prompts))}", f"generation.max_new_tokens={job['resp_len']}",
-            f"generation.min_new_tokens={0 if 'prompts' in job else job['resp_len']}",
-            f"ppo.rollout_samples={job['n']}", f"ppo.batch_size={job['n']}",
-            f"ppo.mini_batch_size={-(-job['n'] // job['minibatches'])}", f"ppo.epochs={job['epochs']}",
-            f"ppo.learning_rate={LEARNING_RATE}", "ppo.value_learning_rate=null", "ppo.min_lr=0",
-            f"training.seed={job['seed']}", f"training.output_dir={folder}/run"])
+        cfg = load_config(
+            ROOT / "configs/config_debug.yaml",
+            [
+                f"model.name={job['model_dir']}",
+                f"model.tokenizer_name={tokenizer_folder(job)}",
+                f"dataset.name={problems}",
+                "dataset.eval_split=train",
+                "dataset.prompt_format='{question}'",
+                f"dataset.max_prompt_length={max(map(len, prompts))}",
+                f"generation.max_new_tokens={job['resp_len']}",
+                f"generation.min_new_tokens={0 if 'prompts' in job else job['resp_len']}",
+                f"ppo.rollout_samples={job['n']}",
+                f"ppo.batch_size={job['n']}",
+                f"ppo.mini_batch_size={-(-job['n'] // job['minibatches'])}",
+                f"ppo.epochs={job['epochs']}",
+                f"ppo.learning_rate={LEARNING_RATE}",
+                "ppo.value_learning_rate=null",
+                "ppo.min_lr=0",
+                f"training.seed={job['seed']}",
+                f"training.output_dir={folder}/run",
+            ],
+        )
         trainer = Trainer(cfg, load_exercises(solutions))
         trainer.prompts = [Prompt(Problem("", "#### 1"), ids) for ids in prompts]
         for step in range(1, recorder.total + 1):
@@ -108,13 +124,15 @@ def step_ours(recorder: Recorder) -> None:
 
 # ---------------------------------------------------------------- taking turns
 
+
 class Process:
     """A contender at work on a job; it makes one step a turn."""
 
     def __init__(self, command: list, job: dict):
         self.errors = tempfile.TemporaryFile("w+")
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors,
-                                        text=True)
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True
+        )
         self.turn(json.dumps(job | {"paced": True}))
 
     def turn(self, line: str = ""):
@@ -159,8 +177,16 @@ def model_folder(model: dict | Path) -> Iterator[Path]:
         yield model
         return
     with tempfile.TemporaryDirectory() as folder:
-        LlamaForCausalLM(LlamaConfig(**model, num_attention_heads=4, max_position_embeddings=512,
-                                     tie_word_embeddings=True, eos_token_id=1, pad_token_id=0)).save_pretrained(folder)
+        LlamaForCausalLM(
+            LlamaConfig(
+                **model,
+                num_attention_heads=4,
+                max_position_embeddings=512,
+                tie_word_embeddings=True,
+                eos_token_id=1,
+                pad_token_id=0,
+            )
+        ).save_pretrained(folder)
         yield Path(folder)
 
 
@@ -174,10 +200,14 @@ def summary(result: dict, base: dict) -> dict:
     """Of one contender: [lower quartile, median, upper quartile] of the seconds and of its steps over the base's."""
     seconds = np.array(result["step_s"])
     shares = {name: float(np.median(np.array(result[f"{name}_s"]) / seconds)) for name in PARTS}
-    return {"step_s": quartiles(seconds), "times": quartiles(seconds / np.array(base["step_s"])),
-            "shares": {name: round(share, 3) for name, share in shares.items()},
-            "tokens_per_s": round(float(np.median(np.array(result["tokens"]) / seconds))),
-            "peak_rss_mb": round(result["peak_rss_mb"]), "loaded_rss_mb": round(result["loaded_rss_mb"])}
+    return {
+        "step_s": quartiles(seconds),
+        "times": quartiles(seconds / np.array(base["step_s"])),
+        "shares": {name: round(share, 3) for name, share in shares.items()},
+        "tokens_per_s": round(float(np.median(np.array(result["tokens"]) / seconds))),
+        "peak_rss_mb": round(result["peak_rss_mb"]),
+        "loaded_rss_mb": round(result["loaded_rss_mb"]),
+    }
 
 
 def quartiles(numbers: np.ndarray) -> list[float]:
@@ -187,8 +217,14 @@ def quartiles(numbers: np.ndarray) -> list[float]:
 def machine(threads: int) -> dict:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     names = {line.partition(":")[2].strip() for line in lines if line.startswith("model name")}
-    return {"date": str(date.today()), "cpu": ", ".join(sorted(names)), "threads": threads,
-            "python": platform.python_version(), "torch": version("torch"), "transformers": version("transformers")}
+    return {
+        "date": str(date.today()),
+        "cpu": ", ".join(sorted(names)),
+        "threads": threads,
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "transformers": version("transformers"),
+    }
 
 
 def compare(contenders: dict[str, list], base: str, workloads: list[str], steps: int, threads: int) -> list[dict]:
@@ -202,8 +238,15 @@ def compare(contenders: dict[str, list], base: str, workloads: list[str], steps:
                 job["prompts"] = embedded_prompts()
             results = measure(contenders, job)
         for name, result in results.items():
-            lines.append({"workload": workload, "contender": name, "steps": steps,
-                          **summary(result, results[base]), **machine(threads)})
+            lines.append(
+                {
+                    "workload": workload,
+                    "contender": name,
+                    "steps": steps,
+                    **summary(result, results[base]),
+                    **machine(threads),
+                }
+            )
             print(json.dumps(lines[-1]), flush=True)
     return lines
 
@@ -219,6 +262,7 @@ def make_trl_venv() -> None:
 
 
 # ---------------------------------------------------------------- how cost grows
+
 
 def work(model: dict, job: dict) -> tuple[int, float]:
     """The model's parameters and, up to a factor, the multiplications of a step. A token meets every weight matrix,
@@ -238,11 +282,23 @@ def grow(steps: int, threads: int) -> list[dict]:
             with model_folder(model) as folder:
                 result = measure({"ours": CONTENDERS["ours"]}, job | {"model_dir": str(folder)})["ours"]
             weights, amount = work(model, job)
-            size = {"rollouts": job["n"], "response length": job["resp_len"], "model size": weights,
-                    "vocabulary": model["vocab_size"]}[what]
-            lines.append({"grows": what, "size": size, "work": amount, "steps": steps,
-                          "step_s": quartiles(np.array(result["step_s"])),
-                          "peak_rss_mb": round(result["peak_rss_mb"]), **machine(threads)})
+            size = {
+                "rollouts": job["n"],
+                "response length": job["resp_len"],
+                "model size": weights,
+                "vocabulary": model["vocab_size"],
+            }[what]
+            lines.append(
+                {
+                    "grows": what,
+                    "size": size,
+                    "work": amount,
+                    "steps": steps,
+                    "step_s": quartiles(np.array(result["step_s"])),
+                    "peak_rss_mb": round(result["peak_rss_mb"]),
+                    **machine(threads),
+                }
+            )
             print(json.dumps(lines[-1]), flush=True)
     return lines
 
@@ -288,52 +344,67 @@ $growth""")
 
 
 def compared_table(lines: list[dict]) -> str:
-    rows = ["| | × floor | seconds a step | rollout / reference / update | tokens a second | peak memory, MB |",
-            "|---|---|---|---|---|---|"]
+    rows = [
+        "| | × floor | seconds a step | rollout / reference / update | tokens a second | peak memory, MB |",
+        "|---|---|---|---|---|---|",
+    ]
     for line in lines:
         low, middle, high = line["step_s"]
         shares = " / ".join(f"{share:.0%}" for share in line["shares"].values())
         ratio = "{1:.2f} ({0:.2f} – {2:.2f})".format(*line["times"])
-        rows.append(f"| {line['contender']} | {ratio} | {middle:.2f} ({low:.2f} – {high:.2f}) | {shares} | "
-                    f"{line['tokens_per_s']:,} | {line['peak_rss_mb']:,} ({line['loaded_rss_mb']:,}) |")
+        rows.append(
+            f"| {line['contender']} | {ratio} | {middle:.2f} ({low:.2f} – {high:.2f}) | {shares} | "
+            f"{line['tokens_per_s']:,} | {line['peak_rss_mb']:,} ({line['loaded_rss_mb']:,}) |"
+        )
     return "\n".join(rows)
 
 
 def gains_table(lines: list[dict]) -> str:
     workloads = list(dict.fromkeys(line["workload"] for line in lines))
-    rows = ["| what we do | " + " | ".join(f"without it: {name} | MB" for name in workloads) + " |",
-            "|---" * (1 + 2 * len(workloads)) + "|"]
+    rows = [
+        "| what we do | " + " | ".join(f"without it: {name} | MB" for name in workloads) + " |",
+        "|---" * (1 + 2 * len(workloads)) + "|",
+    ]
     for key, words in {"ours": "everything", **SAVINGS}.items():
         cells = [words]
         for workload in workloads:
-            line, = (line for line in lines if (line["workload"], line["contender"]) == (workload, key))
+            (line,) = (line for line in lines if (line["workload"], line["contender"]) == (workload, key))
             cells += ["{1:.2f} ({0:.2f} – {2:.2f})".format(*line["times"]), f"{line['peak_rss_mb']:,}"]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows) + "\n"
 
 
 def growth_table(lines: list[dict]) -> str:
-    rows = ["| what grows | from – to | seconds a step | fitted exponent | expected | peak memory, MB |",
-            "|---|---|---|---|---|---|"]
+    rows = [
+        "| what grows | from – to | seconds a step | fitted exponent | expected | peak memory, MB |",
+        "|---|---|---|---|---|---|",
+    ]
     for what in dict.fromkeys(line["grows"] for line in lines):
         some = [line for line in lines if line["grows"] == what]
         sizes, seconds = [line["size"] for line in some], [line["step_s"][1] for line in some]
         memory = [line["peak_rss_mb"] for line in some]
-        rows.append(f"| {what} | {sizes[0]:,} – {sizes[-1]:,} | {' · '.join(f'{x:.2f}' for x in seconds)} | "
-                    f"{exponent(sizes, seconds):.2f} | {exponent(sizes, [line['work'] for line in some]):.2f} | "
-                    f"{memory[0]:,} – {memory[-1]:,} |")
+        rows.append(
+            f"| {what} | {sizes[0]:,} – {sizes[-1]:,} | {' · '.join(f'{x:.2f}' for x in seconds)} | "
+            f"{exponent(sizes, seconds):.2f} | {exponent(sizes, [line['work'] for line in some]):.2f} | "
+            f"{memory[0]:,} – {memory[-1]:,} |"
+        )
     return "\n".join(rows) + "\n"
 
 
 def report(lines: list[dict], gains: list[dict], growth: list[dict]) -> str:
     """docs/speed.md from the lines of the three results."""
-    tables = "".join(f"## {workload}\n\n{compared_table([x for x in lines if x['workload'] == workload])}\n\n"
-                     for workload in dict.fromkeys(line["workload"] for line in lines))
+    tables = "".join(
+        f"## {workload}\n\n{compared_table([x for x in lines if x['workload'] == workload])}\n\n"
+        for workload in dict.fromkeys(line["workload"] for line in lines)
+    )
     of = lines[0]
-    where = (f"{of['cpu']}, {of['threads']} threads, Python {of['python']}, torch {of['torch']}, "
-             f"transformers {of['transformers']}, {of['date']}")
-    return PAGE.substitute(machine=where, steps=of["steps"], tables=tables, gains=gains_table(gains),
-                           growth=growth_table(growth))
+    where = (
+        f"{of['cpu']}, {of['threads']} threads, Python {of['python']}, torch {of['torch']}, "
+        f"transformers {of['transformers']}, {of['date']}"
+    )
+    return PAGE.substitute(
+        machine=where, steps=of["steps"], tables=tables, gains=gains_table(gains), growth=growth_table(growth)
+    )
 
 
 def write_lines(lines: list[dict], path: Path) -> None:

@@ -6,6 +6,7 @@
 One generation with a KV cache, sampled at temperature 1; one forward pass of a reference; forward, backward and AdamW
 for each mini-batch, on the log-probabilities of the responses. No critic, no entropy, no KL, no reward, no clipping.
 """
+
 import sys
 import time
 
@@ -20,8 +21,10 @@ RESPONSE_LOGITS = "--response-logits" in sys.argv
 def pad(prompts: list[list[int]], pad_id: int) -> tuple[Tensor, Tensor]:
     """ids and mask (n, P), padded on the left."""
     width = max(map(len, prompts))
-    return (torch.tensor([[pad_id] * (width - len(ids)) + ids for ids in prompts]),
-            torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts]))
+    return (
+        torch.tensor([[pad_id] * (width - len(ids)) + ids for ids in prompts]),
+        torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts]),
+    )
 
 
 @torch.no_grad()
@@ -29,9 +32,15 @@ def sample(model: nn.Module, ids: Tensor, mask: Tensor, length: int, eos: int | 
     """ids and mask (n, P + R) after `length` tokens, or when every row has ended; what follows EOS is masked."""
     cache, tokens, going_on = DynamicCache(config=model.config), ids, torch.ones(len(ids), 1, dtype=torch.long)
     for _ in range(length):
-        positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -tokens.shape[1]:]
-        logits = model(input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache,
-                       use_cache=True, logits_to_keep=1).logits[:, -1]
+        positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
+        logits = model(
+            input_ids=tokens,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
         tokens = torch.multinomial(logits.softmax(-1), 1)
         ids, mask = torch.cat([ids, tokens], dim=1), torch.cat([mask, going_on], dim=1)
         if eos is not None:
@@ -45,8 +54,13 @@ def loss_of(model: nn.Module, ids: Tensor, mask: Tensor, width: int) -> Tensor:
     """Minus the mean log-probability of the responses, which begin at position `width`."""
     kept = ids.shape[1] - width + 1
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    logits = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False,
-                   logits_to_keep=kept if RESPONSE_LOGITS else 0).logits[:, -kept:-1]
+    logits = model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=positions,
+        use_cache=False,
+        logits_to_keep=kept if RESPONSE_LOGITS else 0,
+    ).logits[:, -kept:-1]
     logprobs = logits.log_softmax(-1).gather(-1, ids[:, width:].unsqueeze(-1)).squeeze(-1)  # (b, R)
     inside = mask[:, width:]
     return -(logprobs * inside).sum() / inside.sum()
@@ -75,8 +89,12 @@ def main() -> None:
                 loss_of(model, ids[rows], mask[rows], width).backward()
                 optimizer.step()
                 optimizer.zero_grad()
-        recorder.end(rollout_s=sampled - start, reference_s=scored - sampled, update_s=time.perf_counter() - scored,
-                     tokens=mask[:, width:].sum().item())
+        recorder.end(
+            rollout_s=sampled - start,
+            reference_s=scored - sampled,
+            update_s=time.perf_counter() - scored,
+            tokens=mask[:, width:].sum().item(),
+        )
     recorder.finish()
 
 

@@ -4,6 +4,7 @@
 
 Nothing here changes what is computed, but for rounding: it is only computed at greater cost.
 """
+
 import sys
 
 import torch
@@ -18,9 +19,11 @@ from course_utils.policy import ActorCritic
 
 def second_pass() -> None:
     """The actor reads the finished responses once more, for their log-probabilities."""
+
     def collect(actor, prompts, tokenizer, cfg, uniforms, device):
         buffer = rollout.collect(actor, prompts, tokenizer, cfg, uniforms, device)
         return buffer | {"logprobs": rollout.score_logprobs(actor, buffer, cfg.ppo.mini_batch_size)}
+
     trainer.collect = collect
 
 
@@ -44,9 +47,14 @@ def _generate(actor, prompts, tokenizer, cfg, uniforms, device) -> dict[str, Ten
         going_on = going_on * (token != tokenizer.eos_token_id)
         if not going_on.any():
             break
-    return {"prompt_input_ids": ids[:, :width], "prompt_attention_mask": mask[:, :width],
-            "response_input_ids": ids[:, width:], "response_attention_mask": mask[:, width:],
-            "logprobs": torch.stack(logprobs, dim=1), "values": torch.stack(values, dim=1)}
+    return {
+        "prompt_input_ids": ids[:, :width],
+        "prompt_attention_mask": mask[:, :width],
+        "response_input_ids": ids[:, width:],
+        "response_attention_mask": mask[:, width:],
+        "logprobs": torch.stack(logprobs, dim=1),
+        "values": torch.stack(values, dim=1),
+    }
 
 
 def ended_rows() -> None:
@@ -56,16 +64,20 @@ def ended_rows() -> None:
 
 def padding() -> None:
     """Rows are computed as they are padded, all together, with a mask and position ids."""
+
     def forward(self, input_ids, attention_mask, logits_to_keep=0):
         positions = (attention_mask.cumsum(1) - 1).clamp(min=0)
         read = torch.zeros_like(input_ids, dtype=torch.bool)
         first = input_ids.shape[1] - logits_to_keep if logits_to_keep else 0
-        read[:, max(first, self._first_read):] = True
+        read[:, max(first, self._first_read) :] = True
         logits, values = self._run(input_ids, read, attention_mask=attention_mask, position_ids=positions)
         row, column = read[:, first:].nonzero(as_tuple=True)
         shape = len(read), read.shape[1] - first
-        return (logits.new_zeros(*shape, logits.shape[-1]).index_put_((row, column), logits),
-                values.new_zeros(shape).index_put_((row, column), values))
+        return (
+            logits.new_zeros(*shape, logits.shape[-1]).index_put_((row, column), logits),
+            values.new_zeros(shape).index_put_((row, column), values),
+        )
+
     ActorCritic.forward = forward
 
 
@@ -77,11 +89,13 @@ def all_logits() -> None:
         logits, values = run(self, input_ids, torch.ones_like(chosen), **extra)
         flat = chosen.flatten()
         return logits[flat], values[flat]
+
     ActorCritic._run = run_all
 
 
 def whole_softmax() -> None:
     """Scoring makes the log-probabilities of the whole vocabulary, to choose one a token of them."""
+
     @torch.no_grad()
     def score_logprobs(actor, buffer, chunk):
         ids, mask = buffer["response_input_ids"], buffer["response_attention_mask"]
@@ -91,6 +105,7 @@ def whole_softmax() -> None:
             logprobs = logits[:, :-1].log_softmax(-1).gather(-1, ids[rows].unsqueeze(-1)).squeeze(-1)
             found.append(logprobs * mask[rows])
         return torch.cat(found)
+
     trainer.score_logprobs = score_logprobs
 
 
@@ -105,8 +120,10 @@ def fused_adam() -> None:
     optimizer.partial = lambda adam, **_: adam
 
 
-WITHOUT = {function.__name__: function for function in
-           (second_pass, ended_rows, padding, all_logits, whole_softmax, no_grad, fused_adam)}
+WITHOUT = {
+    function.__name__: function
+    for function in (second_pass, ended_rows, padding, all_logits, whole_softmax, no_grad, fused_adam)
+}
 
 if __name__ == "__main__":
     WITHOUT[sys.argv[1]]()

@@ -7,6 +7,7 @@ In:  n, prompt_len, resp_len, minibatches, epochs, steps, warmup, threads, seed,
 Out: step_s, rollout_s, reference_s, update_s, tokens (of responses), each a list over the counted steps; peak_rss_mb of
      the process and loaded_rss_mb, which it had before the first step.
 """
+
 import json
 import os
 import random
@@ -19,7 +20,7 @@ import torch
 
 EMBEDDED = Path(__file__).parent.parent / "course_utils/embedded/model"
 LEARNING_RATE = 1e-6  # so small that the lengths of responses stay what they are
-RESERVED = 2          # the ids of padding and of the end in the embedded tokenizer: no random prompt holds them
+RESERVED = 2  # the ids of padding and of the end in the embedded tokenizer: no random prompt holds them
 
 
 class Recorder:
@@ -53,9 +54,14 @@ class Recorder:
         self._steps.append({"step_s": time.perf_counter() - self._start, **parts})
 
     def finish(self) -> None:
-        counted = self._steps[self.job["warmup"]:]
-        self._say({**{name: [step[name] for step in counted] for name in counted[0]},
-                   "peak_rss_mb": _peak_mb(), "loaded_rss_mb": self._loaded})
+        counted = self._steps[self.job["warmup"] :]
+        self._say(
+            {
+                **{name: [step[name] for step in counted] for name in counted[0]},
+                "peak_rss_mb": _peak_mb(),
+                "loaded_rss_mb": self._loaded,
+            }
+        )
         if self.job.get("paced"):
             sys.stdin.readline()  # ending is work too, and others may still be making their last step
 

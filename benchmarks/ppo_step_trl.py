@@ -6,6 +6,7 @@
 The reward model costs nothing either, since ours are rules. Gradient checkpointing and half precision, TRL's defaults
 on a GPU, are off; an optimizer step is one mini-batch, as it is elsewhere.
 """
+
 import os
 import sys
 import tempfile
@@ -24,6 +25,7 @@ from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer  # noqa: E40
 
 class FreeScorer(nn.Module):
     """What TRL asks of a reward or value model, without any work: one learned number for every token."""
+
     base_model_prefix = "backbone"
 
     def __init__(self):
@@ -43,7 +45,7 @@ class Turns(TrainerCallback):
 
         def batch_generation(model, queries, *rest):
             sequences, logits = generate(model, queries, *rest)
-            self.responses, self.sampled_at = sequences[:, queries.shape[1]:], time.perf_counter()
+            self.responses, self.sampled_at = sequences[:, queries.shape[1] :], time.perf_counter()
             return sequences, logits
 
         def first_with_gradient(model, *rest):
@@ -60,9 +62,12 @@ class Turns(TrainerCallback):
 
     def on_step_end(self, args, state, control, **_others):
         ended = (self.responses == args.eos).int().cumsum(1) - (self.responses == args.eos).int() > 0
-        self.recorder.end(rollout_s=self.sampled_at - self.began_at, reference_s=self.update_at - self.sampled_at,
-                          update_s=time.perf_counter() - self.update_at,
-                          tokens=self.responses.numel() - ended.sum().item() * (args.stop_token == "eos"))
+        self.recorder.end(
+            rollout_s=self.sampled_at - self.began_at,
+            reference_s=self.update_at - self.sampled_at,
+            update_s=time.perf_counter() - self.update_at,
+            tokens=self.responses.numel() - ended.sum().item() * (args.stop_token == "eos"),
+        )
         if state.global_step < state.max_steps:
             self.on_train_begin(args, state, control)
 
@@ -73,20 +78,47 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder(job), padding_side="left")
     policy, reference = (AutoModelForCausalLM.from_pretrained(job["model_dir"], dtype=torch.float32) for _ in range(2))
     policy.generation_config.pad_token_id = tokenizer.pad_token_id
-    critic = FreeScorer() if "--free-critic" in sys.argv else AutoModelForSequenceClassification.from_pretrained(
-        job["model_dir"], num_labels=1, dtype=torch.float32)
+    critic = (
+        FreeScorer()
+        if "--free-critic" in sys.argv
+        else AutoModelForSequenceClassification.from_pretrained(job["model_dir"], num_labels=1, dtype=torch.float32)
+    )
     with tempfile.TemporaryDirectory() as folder:
         args = PPOConfig(
-            output_dir=folder, use_cpu=True, bf16=False, gradient_checkpointing=False, seed=job["seed"],
-            learning_rate=LEARNING_RATE, weight_decay=0.0, total_episodes=job["n"] * recorder.total,
-            per_device_train_batch_size=job["n"], gradient_accumulation_steps=1, num_mini_batches=job["minibatches"],
-            num_ppo_epochs=job["epochs"], local_rollout_forward_batch_size=job["n"], num_sample_generations=0,
-            response_length=job["resp_len"], temperature=1.0, stop_token="eos" if "prompts" in job else None,
-            save_strategy="no", report_to="none", disable_tqdm=True)
+            output_dir=folder,
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+            seed=job["seed"],
+            learning_rate=LEARNING_RATE,
+            weight_decay=0.0,
+            total_episodes=job["n"] * recorder.total,
+            per_device_train_batch_size=job["n"],
+            gradient_accumulation_steps=1,
+            num_mini_batches=job["minibatches"],
+            num_ppo_epochs=job["epochs"],
+            local_rollout_forward_batch_size=job["n"],
+            num_sample_generations=0,
+            response_length=job["resp_len"],
+            temperature=1.0,
+            stop_token="eos" if "prompts" in job else None,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+        )
         args.eos = tokenizer.eos_token_id
         prompts = Dataset.from_dict({"input_ids": prompts_of(job, policy.config.vocab_size)})
-        PPOTrainer(args, tokenizer, policy, reference, FreeScorer(), prompts, critic,
-                   eval_dataset=prompts, callbacks=[Turns(recorder)]).train()
+        PPOTrainer(
+            args,
+            tokenizer,
+            policy,
+            reference,
+            FreeScorer(),
+            prompts,
+            critic,
+            eval_dataset=prompts,
+            callbacks=[Turns(recorder)],
+        ).train()
     recorder.finish()
 
 

@@ -8,6 +8,7 @@ A run is the trainer's own, with the embedded model and rollouts of one size for
 contenders take turns, run by run, so that a busy minute meets them all, and a speed-up is that of two runs of one
 round. A learning rate near zero keeps the responses, and with them the work, the same.
 """
+
 import argparse
 import json
 import os
@@ -26,32 +27,68 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results/processes.jsonl"
 CONTENDERS = [(1, 1), (2, 1), (1, 2)]  # processes, threads of each; the first is what the others are compared with
 PARTS = "rollout", "reference", "update"
-WORK = ["ppo.rollout_samples=128", "ppo.batch_size=128", "ppo.mini_batch_size=32", "ppo.epochs=2",
-        "ppo.learning_rate=1e-9", "ppo.value_learning_rate=1e-9", "ppo.min_lr=0", "dataset.eval_samples=1",
-        "training.eval_interval=1000", "training.save_interval=1000"]
+WORK = [
+    "ppo.rollout_samples=128",
+    "ppo.batch_size=128",
+    "ppo.mini_batch_size=32",
+    "ppo.epochs=2",
+    "ppo.learning_rate=1e-9",
+    "ppo.value_learning_rate=1e-9",
+    "ppo.min_lr=0",
+    "dataset.eval_samples=1",
+    "training.eval_interval=1000",
+    "training.save_interval=1000",
+]
 
 
 def run(processes: int, threads: int, steps: int, solutions: Path) -> dict:
     """Trains `steps` steps and one before them that is not counted; lists over the counted ones."""
-    launch = ["torch.distributed.run", "--nproc_per_node", str(processes), "--rdzv_backend", "c10d",
-              "--rdzv_endpoint", "localhost:0", "-m", "course_utils.train"]
+    launch = [
+        "torch.distributed.run",
+        "--nproc_per_node",
+        str(processes),
+        "--rdzv_backend",
+        "c10d",
+        "--rdzv_endpoint",
+        "localhost:0",
+        "-m",
+        "course_utils.train",
+    ]
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run([sys.executable, "-m", *launch, "--config", "configs/config_debug.yaml",
-                        "--exercises", str(solutions), *WORK, f"training.total_ppo_steps={steps + 1}",
-                        f"training.output_dir={folder}/run"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL,
-                       env=os.environ | {"OMP_NUM_THREADS": str(threads)})
+        subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                *launch,
+                "--config",
+                "configs/config_debug.yaml",
+                "--exercises",
+                str(solutions),
+                *WORK,
+                f"training.total_ppo_steps={steps + 1}",
+                f"training.output_dir={folder}/run",
+            ],
+            cwd=ROOT,
+            check=True,
+            stdout=subprocess.DEVNULL,
+            env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+        )
         counted = read_metrics(Path(folder) / "run/metrics.jsonl")[1:]
     seconds = np.array([line["time/step_seconds"] for line in counted])
     shares = {part: np.array([line[f"time/{part}_share"] for line in counted]) for part in PARTS}
-    return {"step_s": seconds.round(3).tolist(),
-            **{f"{part}_s": (share * seconds).round(3).tolist() for part, share in shares.items()},
-            "tokens": [round(128 * line["rollout/response_length"]) for line in counted]}
+    return {
+        "step_s": seconds.round(3).tolist(),
+        **{f"{part}_s": (share * seconds).round(3).tolist() for part, share in shares.items()},
+        "tokens": [round(128 * line["rollout/response_length"]) for line in counted],
+    }
 
 
 def report(lines: list[dict]) -> str:
     """Medians and quartiles over all steps of a contender, and its speed-up in each round."""
-    rows = ["| processes × threads | seconds a step | " + " | ".join(PARTS) + " | speed-up |",
-            "|---|---|---|---|---|---|"]
+    rows = [
+        "| processes × threads | seconds a step | " + " | ".join(PARTS) + " | speed-up |",
+        "|---|---|---|---|---|---|",
+    ]
     first = [line for line in lines if (line["processes"], line["threads"]) == CONTENDERS[0]]
     for processes, threads in CONTENDERS:
         own = [line for line in lines if (line["processes"], line["threads"]) == (processes, threads)]
@@ -77,8 +114,14 @@ def main() -> None:
         export_all(ROOT, Path(solutions))
         for _ in range(0 if args.report else args.rounds):
             for processes, threads in CONTENDERS:
-                line = {"date": str(date.today()), "cores": os.cpu_count(), "processes": processes,
-                        "threads": threads, "rollouts": 128, **run(processes, threads, args.steps, Path(solutions))}
+                line = {
+                    "date": str(date.today()),
+                    "cores": os.cpu_count(),
+                    "processes": processes,
+                    "threads": threads,
+                    "rollouts": 128,
+                    **run(processes, threads, args.steps, Path(solutions)),
+                }
                 with RESULTS.open("a") as file:
                     file.write(json.dumps(line) + "\n")
     print(report([json.loads(line) for line in RESULTS.read_text().splitlines()]))

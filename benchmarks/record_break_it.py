@@ -6,6 +6,7 @@
 The right functions are the notebooks' solutions. A run takes about 20 seconds of one core; the file is written after
 each, so the recording can be stopped and goes on where it was.
 """
+
 import argparse
 import json
 import multiprocessing
@@ -53,10 +54,17 @@ def main() -> None:
         if data["settings"].get(key) != fingerprint(key):
             data["settings"][key], data["runs"][key] = fingerprint(key), {}
         data["runs"][key] = {name: data["runs"][key].get(name, {}) for name in (RIGHT, *MISTAKES[key])}
-    missing = [(key, name, seed) for seed in args.seeds for key in args.keys for name in data["runs"][key]
-               if str(seed) not in data["runs"][key][name]]
-    with (tempfile.TemporaryDirectory() as solutions,
-          ProcessPoolExecutor(args.processes, multiprocessing.get_context("spawn")) as pool):
+    missing = [
+        (key, name, seed)
+        for seed in args.seeds
+        for key in args.keys
+        for name in data["runs"][key]
+        if str(seed) not in data["runs"][key][name]
+    ]
+    with (
+        tempfile.TemporaryDirectory() as solutions,
+        ProcessPoolExecutor(args.processes, multiprocessing.get_context("spawn")) as pool,
+    ):
         export_all(ROOT, solutions)
         jobs = {pool.submit(record, *run, solutions): run for run in missing}
         for count, job in enumerate(as_completed(jobs), start=1):

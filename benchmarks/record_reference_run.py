@@ -4,6 +4,7 @@
 
 The functions are the notebooks' solutions, the rewards of other seeds those of benchmarks/embedded_runs.py.
 """
+
 import json
 import tempfile
 from pathlib import Path
@@ -27,8 +28,10 @@ def main() -> None:
         cfg = load_config(ROOT / "configs/config_debug.yaml", [f"training.output_dir={folder}/run"])
         history = list(Trainer(cfg, load_exercises(folder)).train())
     first = {"settings": compared_settings(cfg), "weights": weights_sha256(), "seed_rewards": others}
-    lines = [first, *({name: round(value, 5) for name, value in line.items() if not name.startswith("time/")}
-                      for line in history)]
+    lines = [
+        first,
+        *({name: round(value, 5) for name, value in line.items() if not name.startswith("time/")} for line in history),
+    ]
     write_whole("".join(json.dumps(line) + "\n" for line in lines), RECORD)
     print(f"written: {RECORD}")
 

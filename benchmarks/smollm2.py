@@ -9,6 +9,7 @@ r"""The runs of docs/smollm2.md: SmolLM2-135M-Instruct on GSM8K with two threads
 results/NAME.jsonl gets a line a PPO step, results/NAME.json the summary. The processor's seconds are those of all
 threads together; those of the first and the last step include the evaluation.
 """
+
 import argparse
 import json
 import resource
@@ -53,24 +54,35 @@ def run(name: str, overrides: list[str]) -> None:
             with (RESULTS / f"{name}.jsonl").open("a") as file:
                 file.write(json.dumps(metrics | {"time/processor_seconds": now - started}) + "\n")
             started = now
-    summary = {when: shares(read_samples(trainer.folder / f"samples_{when}.jsonl"), cfg)
-               for when in ("before", "after")}
+    summary = {
+        when: shares(read_samples(trainer.folder / f"samples_{when}.jsonl"), cfg) for when in ("before", "after")
+    }
     summary["peak_memory_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     (RESULTS / f"{name}.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
 
 
 def draw() -> None:
     figure = new_figure(9, 3)
-    panels = (("Share of 24 sampled answers", (("rollout/well_formed", "well-formed", BLUE),
-                                               ("rollout/accuracy", "right", GREEN))),
-              ("Length of an answer (tokens)", (("rollout/response_length", "", GREY),)),
-              ("KL to the reference (nats)", (("rollout/kl", "", ORANGE),)))
+    panels = (
+        (
+            "Share of 24 sampled answers",
+            (("rollout/well_formed", "well-formed", BLUE), ("rollout/accuracy", "right", GREEN)),
+        ),
+        ("Length of an answer (tokens)", (("rollout/response_length", "", GREY),)),
+        ("KL to the reference (nats)", (("rollout/kl", "", ORANGE),)),
+    )
     for axes, (title, lines) in zip(figure.subplots(1, 3), panels):
         for metric, label, colour in lines:
             for name, style in (("smollm2", "o-"), ("smollm2_kl", ":")):
                 history = read_metrics(RESULTS / f"{name}.jsonl")
-                axes.plot([line["step"] for line in history], [line[metric] for line in history], style, ms=3,
-                          color=colour, label=label if style == "o-" else None)
+                axes.plot(
+                    [line["step"] for line in history],
+                    [line[metric] for line in history],
+                    style,
+                    ms=3,
+                    color=colour,
+                    label=label if style == "o-" else None,
+                )
         axes.set(title=title, xlabel="PPO step", ylim=(0, None))
         if len(lines) > 1:
             axes.legend()

@@ -9,6 +9,7 @@ times, and the mean of what these are worth is the prefix's true value V*. From 
 - the true advantage of each token, gamma V*(s_t+1) - V*(s_t), with which GAE's can be compared for each lambda.
 Rewards are those of the answers; the KL penalty, at most a few hundredths a token, is left out.
 """
+
 import argparse
 import json
 import tempfile
@@ -31,17 +32,18 @@ from course_utils.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results/true_advantages.jsonl"
-STEPS = (6, 17, 34)   # of the default run, after which the policy is looked at
-RESPONSES = 32        # whose every prefix is continued
+STEPS = (6, 17, 34)  # of the default run, after which the policy is looked at
+RESPONSES = 32  # whose every prefix is continued
 CONTINUATIONS = 12
-OFFLINE = 1024        # other responses, on which the offline critic is fitted
+OFFLINE = 1024  # other responses, on which the offline critic is fitted
 LAMBDAS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 1.0)
 
 
 def sample(trainer: Trainer, prompts: list[Prompt], seed: int) -> tuple[dict[str, Tensor], Tensor]:
     """A buffer of one response a prompt, and their rewards (N,)."""
-    uniforms = torch.rand(len(prompts), trainer.cfg.generation.max_new_tokens,
-                          generator=torch.Generator().manual_seed(seed))
+    uniforms = torch.rand(
+        len(prompts), trainer.cfg.generation.max_new_tokens, generator=torch.Generator().manual_seed(seed)
+    )
     buffer = collect(trainer.actor, prompts, trainer.tokenizer, trainer.cfg, uniforms, "cpu")
     return buffer, rewards_of(trainer, buffer, prompts)
 
@@ -50,8 +52,9 @@ def rewards_of(trainer: Trainer, buffer: dict[str, Tensor], prompts: list[Prompt
     """Rewards (N,) of what was begun (texts, none by default) and the buffer's responses together."""
     texts = texts_of(buffer, trainer.tokenizer)
     texts = [start + text for start, text in zip(begun, texts)] if begun else texts
-    return torch.tensor([score(text, prompt.problem.gold, trainer.cfg.reward).reward
-                         for text, prompt in zip(texts, prompts)])
+    return torch.tensor(
+        [score(text, prompt.problem.gold, trainer.cfg.reward).reward for text, prompt in zip(texts, prompts)]
+    )
 
 
 def returns_of(buffer: dict[str, Tensor], rewards: Tensor, gamma: float) -> Tensor:
@@ -109,30 +112,38 @@ def look_at(trainer: Trainer) -> dict:
     after = torch.cat([truth[:, 1:], torch.zeros(len(truth), 1)], dim=1)  # V* of the state that a token leads to
     last = torch.nn.functional.one_hot(mask.sum(1) - 1, mask.shape[1])
     advantages = (gamma * after * (1 - last) + rewards[:, None] * last - truth) * mask
-    critics = {"none": torch.zeros_like(truth), "of the run": buffer["values"],
-               "12 samples": oracle,
-               "fitted offline": fitted_critic(trainer, trainer._prompts_of("train", OFFLINE))(buffer)}
+    critics = {
+        "none": torch.zeros_like(truth),
+        "of the run": buffer["values"],
+        "12 samples": oracle,
+        "fitted offline": fitted_critic(trainer, trainer._prompts_of("train", OFFLINE))(buffer),
+    }
     whole = returns[mask.bool()].var(correction=0).item()
     left = masked_mean((returns - truth) ** 2 - noise, mask).item()  # V* is a mean of few: its noise is taken out
     return {
-        "reward": rewards.mean().item(), "bound": 1 - left / whole,
+        "reward": rewards.mean().item(),
+        "bound": 1 - left / whole,
         "explained": {name: explained_variance(values, returns, mask) for name, values in critics.items()},
-        "correlation": {name: [correlation(gae(trainer, rewards, values, mask, lam), advantages, mask)
-                               for lam in LAMBDAS] for name, values in critics.items()},
+        "correlation": {
+            name: [correlation(gae(trainer, rewards, values, mask, lam), advantages, mask) for lam in LAMBDAS]
+            for name, values in critics.items()
+        },
     }
 
 
 def gae(trainer: Trainer, rewards: Tensor, values: Tensor, mask: Tensor, lam: float) -> Tensor:
     """Whitened, which does not change a correlation."""
     advantages, _ = trainer.exercises.compute_gae_advantages(
-        rewards, torch.zeros_like(values), values, mask, trainer.cfg.ppo.gamma, lam)
+        rewards, torch.zeros_like(values), values, mask, trainer.cfg.ppo.gamma, lam
+    )
     return advantages
 
 
 def one_seed(seed: int, solutions: Path) -> list[dict]:
     with tempfile.TemporaryDirectory() as folder:
-        cfg = load_config(ROOT / "configs/config_debug.yaml",
-                          [f"training.seed={seed}", f"training.output_dir={folder}/run"])
+        cfg = load_config(
+            ROOT / "configs/config_debug.yaml", [f"training.seed={seed}", f"training.output_dir={folder}/run"]
+        )
         trainer, lines = Trainer(cfg, load_exercises(solutions)), []
         for step in range(1, max(STEPS) + 1):
             trainer.ppo_step(step)
@@ -145,19 +156,27 @@ def one_seed(seed: int, solutions: Path) -> list[dict]:
 
 def report(lines: list[dict]) -> str:
     """Two tables: what critics explain, and how well GAE's advantages agree with the true ones; medians of seeds."""
+
     def at(step):
         return [line for line in lines if line["step"] == step]
 
     critics = ("of the run", "fitted offline")
-    text = ["| PPO step | reward | critic of the run | fitted offline | most that any critic can |",
-            "|---|---|---|---|---|"]
+    text = [
+        "| PPO step | reward | critic of the run | fitted offline | most that any critic can |",
+        "|---|---|---|---|---|",
+    ]
     for step in STEPS:
-        cells = [mean(line["reward"] for line in at(step)),
-                 *(median(line["explained"][name] for line in at(step)) for name in critics),
-                 median(line["bound"] for line in at(step))]
+        cells = [
+            mean(line["reward"] for line in at(step)),
+            *(median(line["explained"][name] for line in at(step)) for name in critics),
+            median(line["bound"] for line in at(step)),
+        ]
         text.append(f"| {step} | " + " | ".join(f"{cell:.2f}" for cell in cells) + " |")
-    text += ["", "| PPO step | critic | " + " | ".join(f"λ = {lam:g}" for lam in LAMBDAS) + " |",
-             "|---|---|" + "---|" * len(LAMBDAS)]
+    text += [
+        "",
+        "| PPO step | critic | " + " | ".join(f"λ = {lam:g}" for lam in LAMBDAS) + " |",
+        "|---|---|" + "---|" * len(LAMBDAS),
+    ]
     for step in STEPS:
         for name in ("none", *critics, "12 samples"):
             row = [median(values) for values in zip(*(line["correlation"][name] for line in at(step)))]

@@ -1,4 +1,5 @@
 """All that a learner may import: the trainer, its parts, and check(). No solution is in here."""
+
 import os
 
 # How long a thread of torch's spins before it sleeps. By default so long that a step takes four times as long as soon

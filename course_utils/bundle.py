@@ -6,6 +6,7 @@
 Run it in the folder that holds configs/ and notebooks/. In Colab the first cell of each notebook runs the zip, and
 that is bundle_main.py.
 """
+
 import argparse
 import shutil
 import subprocess
@@ -36,16 +37,32 @@ def build_wheel(folder: Path) -> Path:
     with TemporaryDirectory() as copy:
         for name in ("pyproject.toml", "README.md", "LICENSE"):
             if not (PACKAGE.parent / name).is_file():
-                raise BundleError(f"{PACKAGE} was installed without its source: there is no {name} beside it. Use the "
-                                  "environment of a clone of the course, which `make lab` makes.")
+                raise BundleError(
+                    f"{PACKAGE} was installed without its source: there is no {name} beside it. Use the "
+                    "environment of a clone of the course, which `make lab` makes."
+                )
             shutil.copy(PACKAGE.parent / name, copy)
         shutil.copytree(PACKAGE, Path(copy, PACKAGE.name), ignore=shutil.ignore_patterns("__pycache__", ".*"))
         # torch brings the setuptools that pyproject.toml asks for, so nothing has to be downloaded.
-        pip = subprocess.run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation",
-                              "--wheel-dir", str(folder), copy], capture_output=True, text=True)
+        pip = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "pip",
+                "wheel",
+                "--quiet",
+                "--no-deps",
+                "--no-build-isolation",
+                "--wheel-dir",
+                str(folder),
+                copy,
+            ],
+            capture_output=True,
+            text=True,
+        )
     if pip.returncode:
         raise BundleError(f"pip could not build the wheel of {PACKAGE}:\n{pip.stderr}")
-    wheel, = folder.glob("*.whl")
+    (wheel,) = folder.glob("*.whl")
     return wheel
 
 
@@ -67,8 +84,9 @@ def write_bundle(exercises: Path, target: Path) -> None:
     BundleError: the folder is not a course's, or the wheel cannot be built. A file at `target` is replaced at the end.
     """
     if not (Path("configs").is_dir() and NOTEBOOK.is_file()):
-        raise BundleError(f"{Path.cwd()} has no configs/ or no {NOTEBOOK}: run this in your workspace, or in the "
-                          "repository")
+        raise BundleError(
+            f"{Path.cwd()} has no configs/ or no {NOTEBOOK}: run this in your workspace, or in the repository"
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=target.parent) as scratch:
         partial = Path(scratch, target.name)
@@ -80,8 +98,13 @@ def write_bundle(exercises: Path, target: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m course_utils.bundle", description=__doc__.splitlines()[0])
-    parser.add_argument("--exercises", type=Path, default="exercises", metavar="FOLDER",
-                        help="your exported functions (default: %(default)s)")
+    parser.add_argument(
+        "--exercises",
+        type=Path,
+        default="exercises",
+        metavar="FOLDER",
+        help="your exported functions (default: %(default)s)",
+    )
     parser.add_argument("--to", type=Path, default=Path("build", BUNDLE), metavar="ZIP", help="default: %(default)s")
     args = parser.parse_args(arguments)
     try:

@@ -2,6 +2,7 @@
 
 bundle.py puts this file into the bundle as __main__.py. The course is not installed yet, so it needs Python alone.
 """
+
 import importlib
 import subprocess
 import sys
@@ -17,9 +18,13 @@ def install(bundle: Path) -> None:
     with ZipFile(bundle) as archive:
         names = [name for name in archive.namelist() if name != "__main__.py"]
         archive.extractall(members=names)
-    wheel, = (name for name in names if name.endswith(".whl"))
-    pip = subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", wheel], text=True,
-                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    (wheel,) = (name for name in names if name.endswith(".whl"))
+    pip = subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", wheel],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     if pip.returncode:
         raise RuntimeError(f"pip could not install {wheel}:\n{pip.stdout}")
     importlib.invalidate_caches()  # this Python has looked into site-packages before

@@ -11,6 +11,7 @@ It is not tested as it stands in the notebook's kernel, but as its exported modu
 cells that define it and the exercise's parts are run again, in a new module that knows the exercise's imports
 and nothing else.
 """
+
 import inspect
 import linecache
 import textwrap
@@ -52,20 +53,20 @@ def check(function: Callable, criterion: str | None = None) -> None:
         failures = {c.__name__: advice for c in chosen if (advice := _failure(c, alone, exercise))}
     except NotImplementedError as stub:
         open_one = traceback.extract_tb(stub.__traceback__)[-1].name
-        raise in_plain_words(NotImplementedError(
-            f"exercise {exercise.number} is not written yet: fill in {open_one} above")) from None
+        raise in_plain_words(
+            NotImplementedError(f"exercise {exercise.number} is not written yet: fill in {open_one} above")
+        ) from None
     known = recognised(exercise.key, alone) if failures and whole else None
     mistake = f"→ This is a known mistake, “{known[0]}”: {known[1]}" if known else ""
     if criterion and failures:
-        raise in_plain_words(AssertionError(
-            "\n".join(filter(None, (_title(chosen[0]), failures[criterion], mistake)))))
+        raise in_plain_words(AssertionError("\n".join(filter(None, (_title(chosen[0]), failures[criterion], mistake)))))
     if not criterion and get_ipython() and (pictures := side_by_side(alone)):
         display(HTML(pictures))
     print(_report(chosen, failures, mistake))
     if failures:
-        raise in_plain_words(AssertionError(
-            f"{name}: {len(failures)} of {len(chosen)} criteria do not hold yet: "
-            f"{', '.join(failures)}"))
+        raise in_plain_words(
+            AssertionError(f"{name}: {len(failures)} of {len(chosen)} criteria do not hold yet: {', '.join(failures)}")
+        )
 
 
 def _exercise_of(function: Callable) -> Exercise:
@@ -97,9 +98,11 @@ def _as_exported(function: Callable, exercise: Exercise) -> Callable:
             # Under the cell's own name, so that line numbers in messages are those of the cell.
             exec(compile(source, filename, "exec"), module.__dict__)
         except Exception as error:
-            raise in_plain_words(AssertionError(
-                f"the cell of {name} does not run on its own: "
-                f"{_what_was_raised(error, {filename: name}, exercise)}")) from None
+            raise in_plain_words(
+                AssertionError(
+                    f"the cell of {name} does not run on its own: {_what_was_raised(error, {filename: name}, exercise)}"
+                )
+            ) from None
     return getattr(module, function.__name__, function)
 
 
@@ -111,10 +114,13 @@ def _cells(function: Callable, exercise: Exercise) -> dict[str, str]:
     """
     function = inspect.unwrap(function)
     names = (*exercise.parts, exercise.function)
-    above = [function.__globals__.get(name) for name in names[:names.index(function.__name__)]]
+    above = [function.__globals__.get(name) for name in names[: names.index(function.__name__)]]
     parts = [inspect.unwrap(part) for part in above if callable(part)]
-    cells = {one.__code__.co_filename: one.__name__ for one in parts
-             if getattr(one, "__globals__", None) is function.__globals__}
+    cells = {
+        one.__code__.co_filename: one.__name__
+        for one in parts
+        if getattr(one, "__globals__", None) is function.__globals__
+    }
     cells.pop(function.__code__.co_filename, None)  # its own is the last, whatever else it defines
     return cells | {function.__code__.co_filename: function.__name__}
 
@@ -123,9 +129,11 @@ def _expect_arguments(function: Callable, exercise: Exercise) -> None:
     """The trainer calls by position, and other arguments are refused when a module is loaded."""
     yours, target = tuple(inspect.signature(function).parameters), exercise.arguments
     if yours != target:
-        raise in_plain_words(AssertionError(
-            f"the arguments of {exercise.function} are ({', '.join(yours)}); "
-            f"they must stay ({', '.join(target)})"))
+        raise in_plain_words(
+            AssertionError(
+                f"the arguments of {exercise.function} are ({', '.join(yours)}); they must stay ({', '.join(target)})"
+            )
+        )
 
 
 def _failure(criterion: Callable, function: Callable, exercise: Exercise) -> str | None:
@@ -158,12 +166,16 @@ def _what_was_raised(error: Exception, cells: dict[str, str], exercise: Exercise
         if error.name == check.__name__:
             return f"it calls check(){where}\nOnly the function is handed in: call check() in the cell below."
         if error.name in exercise.parts:
-            return (f"the name `{error.name}` is not defined{where}\nRun the solution cell that defines "
-                    f"`{error.name}`, then this check again; or do without it.")
+            return (
+                f"the name `{error.name}` is not defined{where}\nRun the solution cell that defines "
+                f"`{error.name}`, then this check again; or do without it."
+            )
         handed_in = "Only the solution cells are" if exercise.parts else "Only this cell is"
         place = "one of them" if exercise.parts else "this cell"
-        return (f"the name `{error.name}` is not defined{where}\n{handed_in} handed in, so what it "
-                f"uses from other cells is missing: define `{error.name}` in {place}, or do without it.")
+        return (
+            f"the name `{error.name}` is not defined{where}\n{handed_in} handed in, so what it "
+            f"uses from other cells is missing: define `{error.name}` in {place}, or do without it."
+        )
     return f"it raised {type(error).__name__}: {error}{where}"
 
 
@@ -181,8 +193,11 @@ def _report(criteria: tuple[Callable, ...], failures: dict[str, str], mistake: s
         lines.append(title)
         first = told.setdefault(failures[name], name)
         advice = failures[name] if first == name else f"the same as for {first}"
-        lines += [wrapped for line in advice.splitlines()
-                  for wrapped in textwrap.wrap(line, 96, initial_indent="    ", subsequent_indent="    ")]
+        lines += [
+            wrapped
+            for line in advice.splitlines()
+            for wrapped in textwrap.wrap(line, 96, initial_indent="    ", subsequent_indent="    ")
+        ]
     if len(failures) > 1:
         lines.append("Begin with the first ✗: those below it may only follow from it.")
     return "\n".join(lines + textwrap.wrap(mistake, 96, subsequent_indent="    ", break_on_hyphens=False))

@@ -4,6 +4,7 @@ A folder step_N/ holds the language model and tokenizer as save_pretrained write
 loads it, and beside them what only PPO needs: value head, optimizer, scheduler, step and random state. It is written
 under another name and renamed when it is complete and on the disk: a folder that is there is whole.
 """
+
 import errno
 import json
 import os
@@ -34,10 +35,14 @@ def save(folder: Path, actor: ActorCritic, tokenizer, optimizer, lr_scheduler, s
         partial.mkdir(parents=True)
         actor.model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
-        save_file({name: tensor.contiguous() for name, tensor in actor.value_head.state_dict().items()},
-                  partial / "value_head.safetensors")
-        torch.save({"optimizer": optimizer.state_dict(), "scheduler": lr_scheduler.state_dict(),
-                    "rng": torch.get_rng_state()}, partial / "optimizer.pt")
+        save_file(
+            {name: tensor.contiguous() for name, tensor in actor.value_head.state_dict().items()},
+            partial / "value_head.safetensors",
+        )
+        torch.save(
+            {"optimizer": optimizer.state_dict(), "scheduler": lr_scheduler.state_dict(), "rng": torch.get_rng_state()},
+            partial / "optimizer.pt",
+        )
         (partial / "trainer_state.json").write_text(json.dumps(state, indent=2) + "\n")
         _to_disk(partial)
         if folder.exists():
@@ -81,5 +86,7 @@ def restore(folder: Path, actor: ActorCritic, optimizer, lr_scheduler) -> dict:
         torch.set_rng_state(saved["rng"])
         return json.loads((folder / "trainer_state.json").read_text())
     except (OSError, RuntimeError, KeyError, ValueError, UnpicklingError, SafetensorError) as error:
-        raise CheckpointError(f"{folder} is not a checkpoint that can be resumed: {str(error).splitlines()[0]} "
-                              "Delete it to go on from the one before, or set training.resume=never.") from error
+        raise CheckpointError(
+            f"{folder} is not a checkpoint that can be resumed: {str(error).splitlines()[0]} "
+            "Delete it to go on from the one before, or set training.resume=never."
+        ) from error

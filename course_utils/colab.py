@@ -1,4 +1,5 @@
 """Notebook 6 in Google Colab, where bundle_main.py has installed the course: which settings fit the GPU."""
+
 import importlib.util
 import subprocess
 import sys
@@ -28,7 +29,11 @@ def prepare_training() -> None:
     gpu = torch.cuda.get_device_properties(0)
     print(f"{gpu.name} with {gpu.total_memory / 1e9:.0f} GB, so CONFIG will be {config}.")
     if load_config(config).ppo.use_8bit_adam and importlib.util.find_spec("bitsandbytes") is None:
-        pip = subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "bitsandbytes"], text=True,
-                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        pip = subprocess.run(
+            [sys.executable, "-m", "pip", "install", "--quiet", "bitsandbytes"],
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
         # Should it fail, pip says why; the optimizer then goes on without it.
         print(pip.stdout or "bitsandbytes is installed, for 8-bit Adam.")

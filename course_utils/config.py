@@ -4,6 +4,7 @@ A file may name others under `defaults:`; it inherits their values and overrides
 live in configs/*.yaml alone: a field below without a default has to be set there. Whatever is unknown, of the
 wrong type or impossible is refused with a ConfigError before anything is loaded.
 """
+
 import math
 import re
 from collections.abc import Iterable, Iterator
@@ -115,6 +116,7 @@ class WandbConfig:
 
 # fmt: on
 
+
 @dataclass
 class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -135,20 +137,31 @@ KEYS["tracking"] = str
 TRACKERS = ("none", "tensorboard", "wandb", "trackio")
 DTYPES = ("float32", "bfloat16", "float16", "auto")
 # Left out: two schedules that wait for a metric, and one with a length of decay that no key here sets.
-SCHEDULERS = tuple(s.value for s in SchedulerType
-                   if s.value not in ("reduce_lr_on_plateau", "greedy", "warmup_stable_decay"))
+SCHEDULERS = tuple(
+    s.value for s in SchedulerType if s.value not in ("reduce_lr_on_plateau", "greedy", "warmup_stable_decay")
+)
 
 RULES = [  # keys, what their values must satisfy (NaN satisfies nothing), the same in words
-    ("dataset.max_prompt_length dataset.max_gen_length dataset.eval_samples ppo.epochs ppo.batch_size "
-     "ppo.mini_batch_size ppo.gradient_accumulation_steps ppo.rollout_samples training.total_ppo_steps "
-     "training.log_interval training.save_interval training.eval_interval training.num_samples "
-     "generation.max_new_tokens", lambda x: x >= 1, "at least 1"),
-    ("ppo.learning_rate ppo.value_learning_rate generation.temperature",
-     lambda x: 0 < x < math.inf, "finite and above 0"),
+    (
+        "dataset.max_prompt_length dataset.max_gen_length dataset.eval_samples ppo.epochs ppo.batch_size "
+        "ppo.mini_batch_size ppo.gradient_accumulation_steps ppo.rollout_samples training.total_ppo_steps "
+        "training.log_interval training.save_interval training.eval_interval training.num_samples "
+        "generation.max_new_tokens",
+        lambda x: x >= 1,
+        "at least 1",
+    ),
+    (
+        "ppo.learning_rate ppo.value_learning_rate generation.temperature",
+        lambda x: 0 < x < math.inf,
+        "finite and above 0",
+    ),
     ("ppo.clip_ratio ppo.clip_range_value ppo.max_grad_norm", lambda x: x > 0, "above 0"),
-    ("reward.correct reward.well_formed ppo.kl_coeff ppo.vf_coeff ppo.entropy_coeff ppo.min_lr "
-     "ppo.warmup_steps generation.min_new_tokens generation.top_k model.lora",
-     lambda x: 0 <= x < math.inf, "finite and not negative"),
+    (
+        "reward.correct reward.well_formed ppo.kl_coeff ppo.vf_coeff ppo.entropy_coeff ppo.min_lr "
+        "ppo.warmup_steps generation.min_new_tokens generation.top_k model.lora",
+        lambda x: 0 <= x < math.inf,
+        "finite and not negative",
+    ),
     ("training.seed", lambda x: 0 <= x < 2**32, "between 0 and 2**32 - 1"),
     ("ppo.gamma ppo.lam", lambda x: 0 <= x <= 1, "between 0 and 1"),
     ("generation.top_p", lambda x: 0 < x <= 1, "above 0 and at most 1"),
@@ -174,8 +187,10 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
         _merge(cfg, layer, source)
     try:
         if missing := sorted(OmegaConf.missing_keys(cfg)):
-            raise ConfigError(f"{path} leaves these keys without a value: {', '.join(missing)}. Set them, or "
-                              "inherit them with `defaults: [configs/config.yaml]`.")
+            raise ConfigError(
+                f"{path} leaves these keys without a value: {', '.join(missing)}. Set them, or "
+                "inherit them with `defaults: [configs/config.yaml]`."
+            )
         result = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:  # a ${...} that leads nowhere, in a circle or to a wrong type
         raise ConfigError(f"{path}: {error.full_key} has no usable value: {_reason(error)}") from error
@@ -194,9 +209,11 @@ def check_context(cfg: Config, context_length: int) -> None:
     """Raises ConfigError if the longest prompt and response exceed the model's context, all in tokens."""
     prompt, response = cfg.dataset.max_prompt_length, cfg.generation.max_new_tokens
     if prompt + response > context_length:
-        raise ConfigError(f"dataset.max_prompt_length={prompt} and generation.max_new_tokens={response} make "
-                          f"{prompt + response} tokens, but {cfg.model.name} reads only {context_length}. "
-                          "Lower one of the two.")
+        raise ConfigError(
+            f"dataset.max_prompt_length={prompt} and generation.max_new_tokens={response} make "
+            f"{prompt + response} tokens, but {cfg.model.name} reads only {context_length}. "
+            "Lower one of the two."
+        )
 
 
 def _read_layers(path: Path, heirs: tuple[Path, ...] = ()) -> list[tuple[str, dict]]:
@@ -212,8 +229,9 @@ def _read_layers(path: Path, heirs: tuple[Path, ...] = ()) -> list[tuple[str, di
     for base in map(str, bases):
         found = [file for file in (path.parent / base, PROJECT_ROOT / base) if file.is_file()]
         if not found:
-            raise ConfigError(f"{path}: defaults names {base}, which is neither in {path.parent.resolve()} "
-                              f"nor in {PROJECT_ROOT}")
+            raise ConfigError(
+                f"{path}: defaults names {base}, which is neither in {path.parent.resolve()} nor in {PROJECT_ROOT}"
+            )
         layers += _read_layers(found[0], (*heirs, path.resolve()))
     return [*layers, (str(path), layer)]
 
@@ -240,8 +258,10 @@ def _read_override(override: str) -> tuple[str, dict]:
     try:
         return "command line", OmegaConf.to_container(OmegaConf.from_dotlist([override]))
     except (YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"cannot read override {override!r}: {_reason(error)}. A value with special "
-                          "characters needs quotes inside the shell's.") from error
+        raise ConfigError(
+            f"cannot read override {override!r}: {_reason(error)}. A value with special "
+            "characters needs quotes inside the shell's."
+        ) from error
 
 
 def _merge(cfg, layer: dict, source: str) -> None:
@@ -275,22 +295,31 @@ def _unknown(key: str, value, source: str) -> ConfigError:
 
 
 def _broken_rules(cfg: Config) -> list[str]:
-    return [f"{key}={value} must be {words}" for keys, holds, words in RULES for key in keys.split()
-            if (value := attrgetter(key)(cfg)) is not None and not holds(value)]
+    return [
+        f"{key}={value} must be {words}"
+        for keys, holds, words in RULES
+        for key in keys.split()
+        if (value := attrgetter(key)(cfg)) is not None and not holds(value)
+    ]
 
 
 def _broken_combinations(cfg: Config) -> list[str]:
     ppo, generation, reward = cfg.ppo, cfg.generation, cfg.reward
     faults = []
     if ppo.mini_batch_size > ppo.rollout_samples:
-        faults.append(f"ppo.mini_batch_size={ppo.mini_batch_size} must not exceed "
-                      f"ppo.rollout_samples={ppo.rollout_samples}")
+        faults.append(
+            f"ppo.mini_batch_size={ppo.mini_batch_size} must not exceed ppo.rollout_samples={ppo.rollout_samples}"
+        )
     if generation.min_new_tokens > generation.max_new_tokens:
-        faults.append(f"generation.min_new_tokens={generation.min_new_tokens} must not exceed "
-                      f"generation.max_new_tokens={generation.max_new_tokens}")
+        faults.append(
+            f"generation.min_new_tokens={generation.min_new_tokens} must not exceed "
+            f"generation.max_new_tokens={generation.max_new_tokens}"
+        )
     if reward.well_formed >= reward.correct:
-        faults.append(f"reward.well_formed={reward.well_formed} must be below reward.correct="
-                      f"{reward.correct}, or a wrong answer pays as much as the right one")
+        faults.append(
+            f"reward.well_formed={reward.well_formed} must be below reward.correct="
+            f"{reward.correct}, or a wrong answer pays as much as the right one"
+        )
     if ppo.scheduler.endswith("min_lr") and ppo.min_lr > ppo.learning_rate:
         faults.append(f"ppo.min_lr={ppo.min_lr} must not exceed ppo.learning_rate={ppo.learning_rate}")
     return faults

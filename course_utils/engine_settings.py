@@ -3,6 +3,7 @@
 Each function answers for every key of our schema (config.KEYS): with the engine's own settings for it, or with a text
 that says what is left out. What the engine needs besides, to compute the same PPO, is returned apart.
 """
+
 from math import ceil
 
 from course_utils.config import Config, ConfigError
@@ -28,66 +29,104 @@ def verl(cfg: Config, prompts: int) -> tuple[Answers, Options]:
     ppo, training, sampling = cfg.ppo, cfg.training, cfg.generation
     updates = updates_in_a_step(cfg)
     trackers = [name for name in (cfg.tracking, "wandb" if cfg.wandb.report_to_wandb else "none") if name != "none"]
-    lora = {f"{model}.lora_rank": cfg.model.lora, f"{model}.lora_alpha": 2 * cfg.model.lora,
-            f"{critic}.model.lora_rank": cfg.model.lora, f"{critic}.model.lora_alpha": 2 * cfg.model.lora,
-            f"{rollout}.load_format": "safetensors"}
+    lora = {
+        f"{model}.lora_rank": cfg.model.lora,
+        f"{model}.lora_alpha": 2 * cfg.model.lora,
+        f"{critic}.model.lora_rank": cfg.model.lora,
+        f"{critic}.model.lora_alpha": 2 * cfg.model.lora,
+        f"{rollout}.load_format": "safetensors",
+    }
     answers: Answers = {
         "model.name": both(cfg.model.name, f"{model}.path", f"{critic}.model.path"),
-        "model.tokenizer_name": both(cfg.model.tokenizer_name, f"{model}.tokenizer_path",
-                                     f"{critic}.model.tokenizer_path", "data.tokenizer"),
-        "model.trust_remote_code": both(cfg.model.trust_remote_code, f"{model}.trust_remote_code",
-                                        f"{critic}.model.trust_remote_code", "data.trust_remote_code"),
+        "model.tokenizer_name": both(
+            cfg.model.tokenizer_name, f"{model}.tokenizer_path", f"{critic}.model.tokenizer_path", "data.tokenizer"
+        ),
+        "model.trust_remote_code": both(
+            cfg.model.trust_remote_code,
+            f"{model}.trust_remote_code",
+            f"{critic}.model.trust_remote_code",
+            "data.trust_remote_code",
+        ),
         "model.torch_dtype": verl_dtype(cfg.model.torch_dtype),
         "model.lora": lora if cfg.model.lora else {},
         "dataset.name": {"data.train_files": TRAIN, "data.val_files": TEST},
-        "dataset.config": FILES, "dataset.split": FILES, "dataset.prompt_format": FILES,
-        "dataset.eval_split": FILES, "dataset.eval_samples": FILES, "training.num_samples": FILES,
-        "dataset.max_prompt_length": {"data.max_prompt_length": cfg.dataset.max_prompt_length,
-                                      "data.filter_overlong_prompts": True},
+        "dataset.config": FILES,
+        "dataset.split": FILES,
+        "dataset.prompt_format": FILES,
+        "dataset.eval_split": FILES,
+        "dataset.eval_samples": FILES,
+        "training.num_samples": FILES,
+        "dataset.max_prompt_length": {
+            "data.max_prompt_length": cfg.dataset.max_prompt_length,
+            "data.filter_overlong_prompts": True,
+        },
         "dataset.max_gen_length": "generation.max_new_tokens is what counts, here as there",
-        "reward.correct": "is in reward.py", "reward.well_formed": "is in reward.py",
+        "reward.correct": "is in reward.py",
+        "reward.well_formed": "is in reward.py",
         "ppo.learning_rate": {f"{actor}.optim.lr": ppo.learning_rate},
         "ppo.value_learning_rate": {f"{critic}.optim.lr": ppo.value_learning_rate or ppo.learning_rate},
         "ppo.epochs": {f"{actor}.ppo_epochs": ppo.epochs},
         "ppo.batch_size": "vLLM packs what it samples as memory allows",
-        "ppo.mini_batch_size": both(ppo.mini_batch_size, f"{actor}.ppo_micro_batch_size_per_gpu",
-                                    f"{critic}.ppo_micro_batch_size_per_gpu",
-                                    f"{rollout}.log_prob_micro_batch_size_per_gpu",
-                                    f"{ref}.log_prob_micro_batch_size_per_gpu"),
+        "ppo.mini_batch_size": both(
+            ppo.mini_batch_size,
+            f"{actor}.ppo_micro_batch_size_per_gpu",
+            f"{critic}.ppo_micro_batch_size_per_gpu",
+            f"{rollout}.log_prob_micro_batch_size_per_gpu",
+            f"{ref}.log_prob_micro_batch_size_per_gpu",
+        ),
         "ppo.gradient_accumulation_steps": {f"{actor}.ppo_mini_batch_size": responses_in_an_update(cfg)},
-        "ppo.kl_coeff": {"algorithm.use_kl_in_reward": ppo.kl_coeff > 0, "algorithm.kl_ctrl.kl_coef": ppo.kl_coeff,
-                         "algorithm.kl_ctrl.type": "fixed", "algorithm.kl_penalty": "kl"},
-        "ppo.clip_ratio": both(ppo.clip_ratio, f"{actor}.clip_ratio", f"{actor}.clip_ratio_low",
-                               f"{actor}.clip_ratio_high"),
+        "ppo.kl_coeff": {
+            "algorithm.use_kl_in_reward": ppo.kl_coeff > 0,
+            "algorithm.kl_ctrl.kl_coef": ppo.kl_coeff,
+            "algorithm.kl_ctrl.type": "fixed",
+            "algorithm.kl_penalty": "kl",
+        },
+        "ppo.clip_ratio": both(
+            ppo.clip_ratio, f"{actor}.clip_ratio", f"{actor}.clip_ratio_low", f"{actor}.clip_ratio_high"
+        ),
         "ppo.clip_range_value": {f"{critic}.cliprange_value": ppo.clip_range_value},
         "ppo.vf_coeff": "the critic is a model of its own with an optimizer of its own: nothing to weigh",
         "ppo.entropy_coeff": {f"{actor}.entropy_coeff": ppo.entropy_coeff},
         "ppo.gamma": {"algorithm.gamma": ppo.gamma},
         "ppo.lam": {"algorithm.lam": ppo.lam},
-        "ppo.use_8bit_adam": {f"{part}.optim.{name}": value for part in (actor, critic) for name, value in
-                              (("optimizer", "AdamW8bit"), ("optimizer_impl", "bitsandbytes.optim"))}
-        if ppo.use_8bit_adam else {},
+        "ppo.use_8bit_adam": {
+            f"{part}.optim.{name}": value
+            for part in (actor, critic)
+            for name, value in (("optimizer", "AdamW8bit"), ("optimizer_impl", "bitsandbytes.optim"))
+        }
+        if ppo.use_8bit_adam
+        else {},
         "ppo.max_grad_norm": both(ppo.max_grad_norm, f"{actor}.optim.clip_grad", f"{critic}.optim.clip_grad"),
         "ppo.rollout_samples": {"data.train_batch_size": ppo.rollout_samples},
         "ppo.scheduler": verl_schedule(cfg),
         # There the rate changes once a PPO step, not with each update.
-        "ppo.warmup_steps": both(0 if ppo.scheduler == "constant" else ceil(ppo.warmup_steps / updates),
-                                 f"{actor}.optim.lr_warmup_steps", f"{critic}.optim.lr_warmup_steps"),
-        "ppo.min_lr": both(ppo.min_lr / ppo.learning_rate, f"{actor}.optim.min_lr_ratio",
-                           f"{critic}.optim.min_lr_ratio") if ppo.scheduler.endswith("min_lr") else {},
-        "training.total_ppo_steps": {"trainer.total_training_steps": training.total_ppo_steps,
-                                     # A limit of its own, out of reach; a pass ends with the last whole rollout.
-                                     "trainer.total_epochs": 1 + ceil(training.total_ppo_steps /
-                                                                      (prompts // ppo.rollout_samples))},
-        "training.seed": both(training.seed, "data.seed", f"{actor}.data_loader_seed", f"{critic}.data_loader_seed",
-                              f"{rollout}.seed"),
+        "ppo.warmup_steps": both(
+            0 if ppo.scheduler == "constant" else ceil(ppo.warmup_steps / updates),
+            f"{actor}.optim.lr_warmup_steps",
+            f"{critic}.optim.lr_warmup_steps",
+        ),
+        "ppo.min_lr": both(
+            ppo.min_lr / ppo.learning_rate, f"{actor}.optim.min_lr_ratio", f"{critic}.optim.min_lr_ratio"
+        )
+        if ppo.scheduler.endswith("min_lr")
+        else {},
+        "training.total_ppo_steps": {
+            "trainer.total_training_steps": training.total_ppo_steps,
+            # A limit of its own, out of reach; a pass ends with the last whole rollout.
+            "trainer.total_epochs": 1 + ceil(training.total_ppo_steps / (prompts // ppo.rollout_samples)),
+        },
+        "training.seed": both(
+            training.seed, "data.seed", f"{actor}.data_loader_seed", f"{critic}.data_loader_seed", f"{rollout}.seed"
+        ),
         "training.log_interval": "every step is logged",
         "training.save_interval": {"trainer.save_freq": training.save_interval},
         "training.output_dir": {"trainer.default_local_dir": f"{training.output_dir}_verl"},
         "training.device": "CUDA GPUs, all that the script names",
-        "training.gradient_checkpointing": both(training.gradient_checkpointing,
-                                                f"{model}.enable_gradient_checkpointing",
-                                                f"{critic}.model.enable_gradient_checkpointing"),
+        "training.gradient_checkpointing": both(
+            training.gradient_checkpointing,
+            f"{model}.enable_gradient_checkpointing",
+            f"{critic}.model.enable_gradient_checkpointing",
+        ),
         "training.eval_interval": {"trainer.test_freq": training.eval_interval},
         "training.resume": {"trainer.resume_mode": "auto" if training.resume == "auto" else "disable"},
         "generation.max_new_tokens": {"data.max_response_length": sampling.max_new_tokens},
@@ -104,14 +143,17 @@ def verl(cfg: Config, prompts: int) -> tuple[Answers, Options]:
     return answers, {
         "algorithm.adv_estimator": "gae",
         f"{actor}.use_kl_loss": False,
-        f"{actor}.clip_ratio_c": 1e9,          # a second clip of the ratio, at 3, unless it is out of reach
+        f"{actor}.clip_ratio_c": 1e9,  # a second clip of the ratio, at 3, unless it is out of reach
         f"{actor}.loss_agg_mode": "token-mean",
         f"{actor}.shuffle": True,
         **both(0.0, f"{actor}.optim.weight_decay", f"{critic}.optim.weight_decay"),
-        f"{rollout}.name": "vllm", f"{rollout}.tensor_model_parallel_size": 1, f"{rollout}.n": 1,
+        f"{rollout}.name": "vllm",
+        f"{rollout}.tensor_model_parallel_size": 1,
+        f"{rollout}.n": 1,
         "reward.custom_reward_function.path": REWARD,
         "reward.custom_reward_function.name": "compute_score",
-        "trainer.nnodes": 1, "trainer.n_gpus_per_node": GPUS,
+        "trainer.nnodes": 1,
+        "trainer.n_gpus_per_node": GPUS,
     }
 
 
@@ -126,11 +168,16 @@ def openrlhf(cfg: Config, prompts: int) -> tuple[Answers, Options]:
         "model.tokenizer_name": "the model's own tokenizer is used",
         "model.trust_remote_code": "code that comes with a model is always run",
         "model.torch_dtype": {"ds.param_dtype": "fp16" if cfg.model.torch_dtype == "float16" else "bf16"}
-        if cfg.model.torch_dtype != "float32" else "computes in bf16 or fp16 only: bf16 is taken",
+        if cfg.model.torch_dtype != "float32"
+        else "computes in bf16 or fp16 only: bf16 is taken",
         "model.lora": {"ds.lora.rank": cfg.model.lora, "ds.lora.alpha": 2 * cfg.model.lora} if cfg.model.lora else {},
         "dataset.name": {"data.prompt_dataset": TRAIN, "eval.dataset": TEST},
-        "dataset.config": FILES, "dataset.split": FILES, "dataset.prompt_format": FILES,
-        "dataset.eval_split": FILES, "dataset.eval_samples": FILES, "training.num_samples": FILES,
+        "dataset.config": FILES,
+        "dataset.split": FILES,
+        "dataset.prompt_format": FILES,
+        "dataset.eval_split": FILES,
+        "dataset.eval_samples": FILES,
+        "training.num_samples": FILES,
         "dataset.max_prompt_length": {"data.max_len": cfg.dataset.max_prompt_length + sampling.max_new_tokens},
         "dataset.max_gen_length": "generation.max_new_tokens is what counts, here as there",
         "reward.correct": {"reward.clip_range": [0, cfg.reward.correct]},  # no reward is beyond
@@ -149,19 +196,21 @@ def openrlhf(cfg: Config, prompts: int) -> tuple[Answers, Options]:
         "ppo.gamma": {"algo.advantage.gamma": ppo.gamma},
         "ppo.lam": {"algo.advantage.lambd": ppo.lam},
         "ppo.use_8bit_adam": "has none; --ds.adam_offload keeps the moments in the host's memory instead",
-        "ppo.max_grad_norm": both(0 if ppo.max_grad_norm == float("inf") else ppo.max_grad_norm,
-                                  "actor.max_norm", "critic.max_norm"),  # 0 is DeepSpeed's "never"
+        "ppo.max_grad_norm": both(  # 0 is DeepSpeed's "never"
+            0 if ppo.max_grad_norm == float("inf") else ppo.max_grad_norm, "actor.max_norm", "critic.max_norm"
+        ),
         "ppo.rollout_samples": {"rollout.batch_size": ppo.rollout_samples, "rollout.n_samples_per_prompt": 1},
         "ppo.scheduler": both(ppo.scheduler, "actor.lr_scheduler", "critic.lr_scheduler"),
-        "ppo.warmup_steps": both(ppo.warmup_steps / updates, "actor.lr_warmup_ratio",
-                                 "critic.lr_warmup_ratio"),
+        "ppo.warmup_steps": both(ppo.warmup_steps / updates, "actor.lr_warmup_ratio", "critic.lr_warmup_ratio"),
         "ppo.min_lr": both(ppo.min_lr / ppo.learning_rate, "actor.min_lr_ratio", "critic.min_lr_ratio"),
         "training.total_ppo_steps": {"train.num_episodes": episodes},
         "training.seed": {"train.seed": training.seed},
         "training.log_interval": {"logger.logging_steps": training.log_interval},
         "training.save_interval": {"ckpt.save_steps": training.save_interval, "ckpt.save_hf": True},
-        "training.output_dir": {"ckpt.output_dir": f"{training.output_dir}_openrlhf/final",
-                                "ckpt.path": f"{training.output_dir}_openrlhf/steps"},
+        "training.output_dir": {
+            "ckpt.output_dir": f"{training.output_dir}_openrlhf/final",
+            "ckpt.path": f"{training.output_dir}_openrlhf/steps",
+        },
         "training.device": "CUDA GPUs, all that the script names",
         "training.gradient_checkpointing": {"actor.gradient_checkpointing_enable": training.gradient_checkpointing},
         "training.eval_interval": {"eval.steps": training.eval_interval},
@@ -175,19 +224,27 @@ def openrlhf(cfg: Config, prompts: int) -> tuple[Answers, Options]:
         "wandb.report_to_wandb": {"logger.wandb.key": WANDB_KEY} if use_wandb else {},
         "wandb.project": {"logger.wandb.project": cfg.wandb.project},
         "wandb.name": {"logger.wandb.run_name": cfg.wandb.name} if cfg.wandb.name else {},
-        "tracking": "has no trackio" if cfg.tracking == "trackio" else
-        {"logger.tensorboard_dir": f"{training.output_dir}_openrlhf/tensorboard"} if cfg.tracking == "tensorboard"
+        "tracking": "has no trackio"
+        if cfg.tracking == "trackio"
+        else {"logger.tensorboard_dir": f"{training.output_dir}_openrlhf/tensorboard"}
+        if cfg.tracking == "tensorboard"
         else {},
     }
     return answers, {
         "algo.advantage.estimator": "gae",
         **both([0.9, 0.999], "actor.adam.betas", "critic.adam.betas"),
-        "data.input_key": "prompt", "data.label_key": "label", "data.apply_chat_template": True,
+        "data.input_key": "prompt",
+        "data.label_key": "label",
+        "data.apply_chat_template": True,
         "reward.remote_url": REWARD,
-        **both(0, "eval.temperature"), "eval.n_samples_per_prompt": 1, "eval.split": "train",
-        **both(GPUS, "actor.num_gpus_per_node", "critic.num_gpus_per_node", "ref.num_gpus_per_node",
-               "vllm.num_engines"),
-        "vllm.gpu_memory_utilization": 0.5, "ds.zero_stage": 3,
+        **both(0, "eval.temperature"),
+        "eval.n_samples_per_prompt": 1,
+        "eval.split": "train",
+        **both(
+            GPUS, "actor.num_gpus_per_node", "critic.num_gpus_per_node", "ref.num_gpus_per_node", "vllm.num_engines"
+        ),
+        "vllm.gpu_memory_utilization": 0.5,
+        "ds.zero_stage": 3,
         **both(True, "train.colocate_all", "vllm.enable_sleep", "ds.enable_sleep"),
     }
 
@@ -206,8 +263,10 @@ def responses_in_an_update(cfg: Config) -> int:
     ppo = cfg.ppo
     together = min(ppo.mini_batch_size * ppo.gradient_accumulation_steps, ppo.rollout_samples)
     if ppo.rollout_samples % together:
-        raise ConfigError(f"ppo.rollout_samples={ppo.rollout_samples} must be a multiple of ppo.mini_batch_size × "
-                          f"ppo.gradient_accumulation_steps = {together}: other engines have no smaller last step")
+        raise ConfigError(
+            f"ppo.rollout_samples={ppo.rollout_samples} must be a multiple of ppo.mini_batch_size × "
+            f"ppo.gradient_accumulation_steps = {together}: other engines have no smaller last step"
+        )
     return together
 
 
@@ -221,13 +280,19 @@ def verl_dtype(name: str) -> Options:
     if name in ("bfloat16", "auto"):
         return {"actor_rollout_ref.rollout.dtype": "bfloat16"}
     # The plus adds a key that verl's classes have and its YAML does not name.
-    return {"actor_rollout_ref.rollout.dtype": name,
-            **both(name, *(f"+{engine}.mixed_precision.param_dtype" for engine in engines))}
+    return {
+        "actor_rollout_ref.rollout.dtype": name,
+        **both(name, *(f"+{engine}.mixed_precision.param_dtype" for engine in engines)),
+    }
 
 
 def verl_schedule(cfg: Config) -> Options | str:
-    kinds = {"constant": "constant", "constant_with_warmup": "constant", "cosine": "cosine",
-             "cosine_with_min_lr": "cosine"}
+    kinds = {
+        "constant": "constant",
+        "constant_with_warmup": "constant",
+        "cosine": "cosine",
+        "cosine_with_min_lr": "cosine",
+    }
     names = "actor_rollout_ref.actor.optim.lr_scheduler_type", "critic.optim.lr_scheduler_type"
     if cfg.ppo.scheduler not in kinds:
         return "knows constant and cosine only: the rate stays constant"

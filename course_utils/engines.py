@@ -6,6 +6,7 @@
 writes build/verl or build/openrlhf: train.sh, the problems as train.jsonl and test.jsonl, and reward.py around this
 course's reward; and prints train.sh, which names what the engine has no counterpart for. docs/engines.md says more.
 """
+
 import argparse
 import json
 import sys
@@ -56,14 +57,18 @@ def export(engine: str, cfg: Config, folder: Path) -> str:
         DataError: the problems cannot be read.
     """
     if cfg.model.name in ("embedded", "smollm2") or cfg.model.name.endswith(".gguf"):
-        raise ConfigError(f"model.name={cfg.model.name} is read by this trainer alone; set model.name to a model of "
-                          "the Hub or a folder, such as the folder final/ of a run")
+        raise ConfigError(
+            f"model.name={cfg.model.name} is read by this trainer alone; set model.name to a model of "
+            "the Hub or a folder, such as the folder final/ of a run"
+        )
     data = cfg.dataset
-    train = load_problems(data, data.split)[:cfg.training.num_samples]
-    test = load_problems(data, data.eval_split)[:data.eval_samples]
+    train = load_problems(data, data.split)[: cfg.training.num_samples]
+    test = load_problems(data, data.eval_split)[: data.eval_samples]
     if len(train) < cfg.ppo.rollout_samples:
-        raise ConfigError(f"ppo.rollout_samples={cfg.ppo.rollout_samples} must not exceed the {len(train)} problems: "
-                          "other engines take no problem twice in a rollout")
+        raise ConfigError(
+            f"ppo.rollout_samples={cfg.ppo.rollout_samples} must not exceed the {len(train)} problems: "
+            "other engines take no problem twice in a rollout"
+        )
     answers, besides = ENGINES[engine](cfg, len(train))
     script = train_script(engine, cfg, answers, besides)
     folder.mkdir(parents=True, exist_ok=True)
@@ -82,24 +87,30 @@ def reward_module(reward: RewardConfig) -> str:
 def row(problem: Problem, cfg: Config) -> dict:
     """A problem in the columns that verl asks for, and `label`, OpenRLHF's."""
     text = cfg.dataset.prompt_format.replace("{question}", problem.question)
-    return {"data_source": cfg.dataset.name, "prompt": [{"role": "user", "content": text}],
-            "reward_model": {"style": "rule", "ground_truth": problem.gold}, "label": problem.gold}
+    return {
+        "data_source": cfg.dataset.name,
+        "prompt": [{"role": "user", "content": text}],
+        "reward_model": {"style": "rule", "ground_truth": problem.gold},
+        "label": problem.gold,
+    }
 
 
 def train_script(engine: str, cfg: Config, answers: Answers, besides: Options) -> str:
     """The shell script that starts the engine, with what it leaves out as comments."""
     left = [(key, text) for key, text in answers.items() if isinstance(text, str)]
     options = [option for answer in answers.values() if isinstance(answer, dict) for option in answer.items()]
-    lines = ["#!/usr/bin/env bash",
-             f"# PPO as in course_utils, by {CHECKED[engine]}. In its environment:",
-             "#   pip install omegaconf && pip install --no-deps -e <the folder of this course>",
-             "# What these settings became:",
-             *(f"#   {key}={attrgetter(key)(cfg)!r}: {text}" for key, text in left),
-             "# This many GPUs; the responses of an update are shared out among them.",
-             "GPUS=${GPUS:-1}",
-             'HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)',
-             "",
-             " \\\n    ".join([COMMANDS[engine], *SPELT[engine]([*options, *besides.items()])])]
+    lines = [
+        "#!/usr/bin/env bash",
+        f"# PPO as in course_utils, by {CHECKED[engine]}. In its environment:",
+        "#   pip install omegaconf && pip install --no-deps -e <the folder of this course>",
+        "# What these settings became:",
+        *(f"#   {key}={attrgetter(key)(cfg)!r}: {text}" for key, text in left),
+        "# This many GPUs; the responses of an update are shared out among them.",
+        "GPUS=${GPUS:-1}",
+        'HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)',
+        "",
+        " \\\n    ".join([COMMANDS[engine], *SPELT[engine]([*options, *besides.items()])]),
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -1,4 +1,5 @@
 """Greedy accuracy on held-out problems, with its uncertainty."""
+
 from dataclasses import dataclass
 from math import sqrt
 
@@ -36,15 +37,28 @@ def evaluate(actor: ActorCritic, prompts: list[Prompt], tokenizer, cfg, device) 
     """Decodes every prompt greedily and scores it as in training."""
     samples, scores = [], []
     for start in range(0, len(prompts), cfg.ppo.batch_size):
-        part = prompts[start:start + cfg.ppo.batch_size]
+        part = prompts[start : start + cfg.ppo.batch_size]
         texts = texts_of(generate(actor, part, tokenizer, cfg.generation, None, device), tokenizer)
         for prompt, text in zip(part, texts):
             result = score(text, prompt.problem.gold, cfg.reward)
             scores.append(result)
-            samples.append({"question": prompt.problem.question, "gold": prompt.problem.gold, "response": text,
-                            "correct": result.correct})
+            samples.append(
+                {
+                    "question": prompt.problem.question,
+                    "gold": prompt.problem.gold,
+                    "response": text,
+                    "correct": result.correct,
+                }
+            )
     count = len(scores)
     right = sum(s.correct for s in scores)
     low, high = wilson_interval(right, count)
-    return Evaluation(right / count, low, high, sum(s.flexible_correct for s in scores) / count,
-                      sum(s.well_formed for s in scores) / count, count, samples)
+    return Evaluation(
+        right / count,
+        low,
+        high,
+        sum(s.flexible_correct for s in scores) / count,
+        sum(s.well_formed for s in scores) / count,
+        count,
+        samples,
+    )

@@ -1,4 +1,5 @@
 """Which of the five functions a run is made of, as notebook 6 shows it before it trains."""
+
 from pathlib import Path
 
 from course_utils.exercises import EXERCISES, Exercise, missing_exercises
@@ -17,8 +18,10 @@ WHAT_STANDS_IN = {
 def exercise_table(folder: str | Path, stand_ins: bool = False) -> str:
     """HTML with a row a function: is it the learner's own, a stand-in, or missing, and what to do then."""
     missing = missing_exercises(folder)
-    rows = [(str(e.number), f"<code>{e.function}</code>", *_state(e, Path(folder), e in missing, stand_ins))
-            for e in EXERCISES.values()]
+    rows = [
+        (str(e.number), f"<code>{e.function}</code>", *_state(e, Path(folder), e in missing, stand_ins))
+        for e in EXERCISES.values()
+    ]
     return html_table(("Exercise", "Function", "In this run", "To do"), rows)
 
 

@@ -3,6 +3,7 @@
 A set is a folder of exported modules (export.py makes them): the course's own solutions, a learner's answers,
 or deliberately wrong code. Each set is imported as a package of its own, so several can live in one process.
 """
+
 import importlib.util
 import inspect
 import itertools
@@ -24,6 +25,7 @@ class Exercise:
 
     `parts` are functions that solution cells above it ask for, in their order; nobody has to divide the work so.
     """
+
     key: str
     number: int
     function: str
@@ -36,26 +38,57 @@ class Exercise:
         return f"{self.key}.py"
 
 
-EXERCISES: dict[str, Exercise] = {exercise.key: exercise for exercise in (
-    Exercise("policy_loss", 1, "compute_policy_loss", "notebooks/01_policy_loss/policy_loss.ipynb",
-             ("log_probs_new", "log_probs_old", "advantages", "response_mask", "clip_ratio")),
-    Exercise("value_loss", 2, "compute_value_loss", "notebooks/02_value_loss/value_loss.ipynb",
-             ("values_new", "values_old", "returns", "response_mask", "clip_range_value")),
-    Exercise("entropy", 3, "compute_entropy_loss", "notebooks/03_entropy/entropy.ipynb",
-             ("logits_new", "response_mask")),
-    Exercise("gae", 4, "compute_gae_advantages", "notebooks/04_gae/gae.ipynb",
-             ("final_rewards", "kl_penalties", "values", "response_mask", "gamma", "lam")),
-    Exercise("minibatch_update", 5, "run_ppo_update_epoch",
-             "notebooks/05_minibatch_update/minibatch_update.ipynb",
-             ("actor_model", "optimizer", "lr_scheduler", "collated_buffer", "cfg", "device"),
-             ("response_outputs", "minibatch_loss")),
-)}
+EXERCISES: dict[str, Exercise] = {
+    exercise.key: exercise
+    for exercise in (
+        Exercise(
+            "policy_loss",
+            1,
+            "compute_policy_loss",
+            "notebooks/01_policy_loss/policy_loss.ipynb",
+            ("log_probs_new", "log_probs_old", "advantages", "response_mask", "clip_ratio"),
+        ),
+        Exercise(
+            "value_loss",
+            2,
+            "compute_value_loss",
+            "notebooks/02_value_loss/value_loss.ipynb",
+            ("values_new", "values_old", "returns", "response_mask", "clip_range_value"),
+        ),
+        Exercise(
+            "entropy", 3, "compute_entropy_loss", "notebooks/03_entropy/entropy.ipynb", ("logits_new", "response_mask")
+        ),
+        Exercise(
+            "gae",
+            4,
+            "compute_gae_advantages",
+            "notebooks/04_gae/gae.ipynb",
+            ("final_rewards", "kl_penalties", "values", "response_mask", "gamma", "lam"),
+        ),
+        Exercise(
+            "minibatch_update",
+            5,
+            "run_ppo_update_epoch",
+            "notebooks/05_minibatch_update/minibatch_update.ipynb",
+            ("actor_model", "optimizer", "lr_scheduler", "collated_buffer", "cfg", "device"),
+            ("response_outputs", "minibatch_loss"),
+        ),
+    )
+}
 
 
 STAND_INS = Path(__file__).parent / "stand_ins"
 LOSSES = ("compute_policy_loss", "compute_value_loss", "compute_entropy_loss")  # run_ppo_update_epoch calls them
-UPDATE_METRICS = ("loss/policy", "loss/value", "loss/entropy", "loss/total", "params/policy_clip_frac",
-                  "params/value_clip_frac", "params/approx_kl", "params/grad_norm")  # and returns these
+UPDATE_METRICS = (  # and returns these
+    "loss/policy",
+    "loss/value",
+    "loss/entropy",
+    "loss/total",
+    "params/policy_clip_frac",
+    "params/value_clip_frac",
+    "params/approx_kl",
+    "params/grad_norm",
+)
 
 
 class ExerciseError(PlainError):
@@ -65,6 +98,7 @@ class ExerciseError(PlainError):
 @dataclass
 class Exercises:
     """One set of the five functions, as the trainer takes them. See EXERCISES for their arguments."""
+
     compute_policy_loss: Callable
     compute_value_loss: Callable
     compute_entropy_loss: Callable
@@ -115,7 +149,8 @@ def _require_modules(folder: Path) -> None:
     names = "\n".join(f"    exercise {e.number}: {e.notebook}" for e in missing)
     raise ExerciseError(
         f"{folder} has no {', '.join(e.module_file for e in missing)}. Finish and save\n{names}\n"
-        f"then export them with\n    {_command(missing, folder)}\n(to be run in the folder that holds notebooks/)")
+        f"then export them with\n    {_command(missing, folder)}\n(to be run in the folder that holds notebooks/)"
+    )
 
 
 def _command(exercises: list[Exercise], folder: Path) -> str:
@@ -153,9 +188,11 @@ def _load_function(package: str, folder: Path, exercise: Exercise) -> Callable:
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # SystemExit: a learner's exit() must not end the trainer
-        raise ExerciseError(f"{_where(error, folder, path)}: {type(error).__name__}: {error}\n"
-                            f"Correct it in {exercise.notebook}, save, and export again:\n"
-                            f"    {_command([exercise], folder)}") from error
+        raise ExerciseError(
+            f"{_where(error, folder, path)}: {type(error).__name__}: {error}\n"
+            f"Correct it in {exercise.notebook}, save, and export again:\n"
+            f"    {_command([exercise], folder)}"
+        ) from error
     _check_function(module, path, exercise)
     return getattr(module, exercise.function)
 
@@ -181,11 +218,13 @@ def _check_function(module: ModuleType, path: Path, exercise: Exercise) -> None:
         raise ExerciseError(f"{path}: {exercise.function} shows no arguments: {error}. {again}") from error
     names = tuple(p.name for p in signature.parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD)
     if names != exercise.arguments or len(signature.parameters) != len(names):
-        raise ExerciseError(f"{path}: wrong arguments\n    expected: {expected}\n"
-                            f"    found:    {exercise.function}{signature}\n{again}")
+        raise ExerciseError(
+            f"{path}: wrong arguments\n    expected: {expected}\n    found:    {exercise.function}{signature}\n{again}"
+        )
 
 
 # ------------------------------------------------------------------ an error while a run goes on
+
 
 @contextmanager
 def naming_the_exercise() -> Iterator[None]:
@@ -204,18 +243,23 @@ def naming_the_exercise() -> Iterator[None]:
             f"exercise {exercise.number}, {frame.filename}, line {frame.lineno}: {frame.line}\n"
             f"    {type(error).__name__}: {error}\n"
             f"Correct it in {exercise.notebook}, save, and export again:\n"
-            f"    {_command([exercise], Path(frame.filename).parent)}") from error
+            f"    {_command([exercise], Path(frame.filename).parent)}"
+        ) from error
 
 
 def _exported_line(error: Exception) -> tuple[Exercise, traceback.FrameSummary] | None:
     """The exercise in whose module the error came up, and the last line of that module on the way there."""
-    modules = {module.__file__: name.rpartition(".")[2] for name, module in sys.modules.items()
-               if name.startswith(PACKAGE) and getattr(module, "__file__", None)}
+    modules = {
+        module.__file__: name.rpartition(".")[2]
+        for name, module in sys.modules.items()
+        if name.startswith(PACKAGE) and getattr(module, "__file__", None)
+    }
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in modules]
     return (EXERCISES[modules[frames[-1].filename]], frames[-1]) if frames else None
 
 
 # ------------------------------------------------------------------ what is not written yet
+
 
 def is_stub(error: NotImplementedError) -> bool:
     """Whether a line of Python raised it; torch raises the same for an operation that a dtype lacks."""

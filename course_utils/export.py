@@ -7,6 +7,7 @@ A module is one line that names the notebook, the exercise's fixed imports, and 
 that nbgrader marks as solution; nothing else of the notebook. The same class exports solutions, learners'
 notebooks and submissions. Nothing is executed here: what a cell holds is judged from its syntax tree.
 """
+
 import argparse
 import ast
 import itertools
@@ -36,11 +37,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 """
-RELATIVE_IMPORTS = {"minibatch_update": """
+RELATIVE_IMPORTS = {
+    "minibatch_update": """
 from .entropy import compute_entropy_loss
 from .policy_loss import compute_policy_loss
 from .value_loss import compute_value_loss
-"""}
+"""
+}
 MARKER = re.compile(r"^[ \t]*#+[ \t]*(BEGIN|END) SOLUTION[ \t]*(\n|$)", re.MULTILINE)
 MAGIC = re.compile(r"\s*([\w, ]+=\s*)?[%!?]|.*\?$")  # %time, !ls, x = !ls, ?f, f?
 AGAIN = "Correct the notebook, save it, and export again."
@@ -53,6 +56,7 @@ class ExportError(ConversionException):
 @dataclass(frozen=True)
 class SolutionCell:
     """A code cell that nbgrader marks as solution, and where it is."""
+
     notebook: str
     grade_id: str
     position: int  # 1 is the notebook's first cell, of any type
@@ -63,7 +67,7 @@ class SolutionCell:
         where = f"{self.notebook}, cell {self.grade_id} (number {self.position} from the top)"
         if line is None:
             return ExportError(f"{where}: {problem}. {AGAIN}")
-        text = "".join(self.source.split("\n")[line - 1:line]).strip()
+        text = "".join(self.source.split("\n")[line - 1 : line]).strip()
         return ExportError(f"{where}, line {line}: {problem}\n    {text}\n{AGAIN}")
 
 
@@ -119,8 +123,12 @@ def _solution_cells(notebook: NotebookNode, name: str) -> list[SolutionCell]:
     """The cells that nbgrader marks as solution, in the notebook's order."""
     try:
         return [
-            SolutionCell(name, str(cell.metadata.nbgrader.grade_id), position,
-                         cell.source.replace("\r\n", "\n").replace("\r", "\n"))
+            SolutionCell(
+                name,
+                str(cell.metadata.nbgrader.grade_id),
+                position,
+                cell.source.replace("\r\n", "\n").replace("\r", "\n"),
+            )
             for position, cell in enumerate(notebook.cells, start=1)
             if cell.cell_type == "code" and cell.metadata.get("nbgrader", {}).get("solution")
         ]
@@ -133,14 +141,18 @@ def _exercise_key(cells: list[SolutionCell], name: str) -> str:
     keys = [cell.grade_id for cell in cells if cell.grade_id in EXERCISES]
     if not keys:
         found = ", ".join(cell.grade_id for cell in cells) or "none"
-        raise ExportError(f"{name}: no solution cell: no code cell that nbgrader marks as solution has one "
-                          f"of the grade_ids {', '.join(EXERCISES)} (found: {found}). If it is gone, copy "
-                          "your code into the solution cell of a fresh copy of the notebook.")
+        raise ExportError(
+            f"{name}: no solution cell: no code cell that nbgrader marks as solution has one "
+            f"of the grade_ids {', '.join(EXERCISES)} (found: {found}). If it is gone, copy "
+            "your code into the solution cell of a fresh copy of the notebook."
+        )
     for grade_id, count in Counter(cell.grade_id for cell in cells).items():
         if count > 1:
             positions = " and ".join(str(cell.position) for cell in cells if cell.grade_id == grade_id)
-            raise ExportError(f"{name}: duplicate solution cell: cells number {positions} from the top have "
-                              f"the same grade_id, {grade_id}. Delete all but one, save, and export again.")
+            raise ExportError(
+                f"{name}: duplicate solution cell: cells number {positions} from the top have "
+                f"the same grade_id, {grade_id}. Delete all but one, save, and export again."
+            )
     if len(keys) > 1:
         raise ExportError(f"{name}: solution cells of several exercises in one notebook: {', '.join(keys)}.")
     return keys[0]
@@ -168,16 +180,20 @@ def _parse(cell: SolutionCell, imports: str) -> ast.Module:
 def _syntax_error(cell: SolutionCell, error: SyntaxError, line: int | None) -> ExportError:
     """Tells what only a notebook understands from a slip; `line` counts within the cell."""
     if cell.source.lstrip().startswith("%%"):  # a cell magic: Python may stumble only further down
-        line = cell.source[:cell.source.index("%%")].count("\n") + 1
+        line = cell.source[: cell.source.index("%%")].count("\n") + 1
     lines = cell.source.split("\n")
     if line and line <= len(lines) and MAGIC.match(lines[line - 1]):
-        return cell.error("IPython magics and shell commands (%, !, ?) cannot be in an exported module: "
-                          "move this line to a cell of your own", line)
+        return cell.error(
+            "IPython magics and shell commands (%, !, ?) cannot be in an exported module: "
+            "move this line to a cell of your own",
+            line,
+        )
     return cell.error(f"syntax error: {error.msg}", line)
 
 
-def _check_solved(cells: list[SolutionCell], statements: list[tuple[SolutionCell, ast.stmt]],
-                  exercise: Exercise) -> None:
+def _check_solved(
+    cells: list[SolutionCell], statements: list[tuple[SolutionCell, ast.stmt]], exercise: Exercise
+) -> None:
     """ExportError: no cell defines the exercise's function, or one of its parts that it uses, or one of those used
     is a stub.
 
@@ -230,7 +246,8 @@ def _stub_lines(function: ast.FunctionDef) -> list[int]:
     blocks = [getattr(node, name, None) for node in ast.walk(function) for name in names]
     return sorted(
         statement.lineno
-        for block in blocks if isinstance(block, list)  # a lambda's body is an expression
+        for block in blocks
+        if isinstance(block, list)  # a lambda's body is an expression
         for statement in itertools.takewhile(lambda node: not isinstance(node, ast.Return), block)
         if _raises_not_implemented(statement)
     )
@@ -249,9 +266,11 @@ def read_exercise(path: str | Path) -> tuple[str, str]:
         with path.open(encoding="utf-8") as file:
             notebook = nbformat.read(file, as_version=4)
     except Exception as error:  # nbformat meets a damaged file with whatever error it runs into
-        raise ExportError(f"{path}: cannot be read as a notebook: {type(error).__name__}: {error}\n"
-                          "Check the path. If the file is damaged, go back to an earlier copy: JupyterLab "
-                          "keeps the last checkpoint in .ipynb_checkpoints beside it.") from error
+        raise ExportError(
+            f"{path}: cannot be read as a notebook: {type(error).__name__}: {error}\n"
+            "Check the path. If the file is damaged, go back to an earlier copy: JupyterLab "
+            "keeps the last checkpoint in .ipynb_checkpoints beside it."
+        ) from error
     return module_source(notebook, str(path))
 
 
@@ -279,8 +298,7 @@ def export_all(root: Path, folder: str | Path) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Exports every notebook that can be exported, then reports those that cannot; 1 if there are any."""
-    parser = argparse.ArgumentParser(prog="python -m course_utils.export",
-                                     description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m course_utils.export", description=__doc__.splitlines()[0])
     parser.add_argument("notebooks", nargs="+", type=Path, metavar="NOTEBOOK.ipynb")
     parser.add_argument("--to", required=True, type=Path, metavar="FOLDER", help="where the modules go")
     args = parser.parse_args(arguments)

@@ -5,6 +5,7 @@ al. 2018, section 3.2) is to multiply the loss before the backward pass and to d
 Here both happen inside the graph, so that `loss.backward()` and `optimizer.step()` stay as they are on a single CPU:
 what flows back into the model is multiplied, and what reaches a weight, which is float32, is divided.
 """
+
 from torch import Tensor, nn
 
 LARGEST, STEPS_TO_DOUBLE = 2.0**16, 200

@@ -5,6 +5,7 @@
 What is certain is counted (weights, gradients, optimizer, reference, cache); activations and logits are counted for a
 Llama-like layer and for losses as in the course's solutions. tests/test_memory.py holds both against measured peaks.
 """
+
 import argparse
 from dataclasses import asdict, dataclass
 
@@ -20,11 +21,12 @@ FLOAT32 = 4  # bytes
 @dataclass(frozen=True)
 class Memory:
     """Bytes. `kept` is there all the time; sampling and the update take turns."""
+
     weights: float
     reference: float
     optimizer: float
-    sampling: float      # the cache and the logits of one step
-    update: float        # gradients, rounded weights, activations and logits of one mini-batch
+    sampling: float  # the cache and the logits of one step
+    update: float  # gradients, rounded weights, activations and logits of one mini-batch
 
     @property
     def kept(self) -> float:
@@ -39,29 +41,32 @@ def estimate(model: PretrainedConfig, cfg: Config) -> Memory:
     """The memory of a run of `model` with the settings of `cfg`, with the longest prompts and responses."""
     with torch.device("meta"):
         shell = AutoModelForCausalLM.from_config(model)
-    width = compute_dtype(cfg).itemsize
-    head, embedding = shell.get_output_embeddings(), shell.get_input_embeddings()
-    layers = [layer for layer in shell.modules() if isinstance(layer, torch.nn.Linear) and layer is not head]
+    head, embedding = shell.get_output_embeddings().weight, shell.get_input_embeddings().weight
+    layers = [layer for layer in shell.modules() if isinstance(layer, torch.nn.Linear) and layer.weight is not head]
     matrices = sum(layer.weight.numel() for layer in layers)
-    count, rank, ppo = shell.num_parameters(), cfg.model.lora, cfg.ppo
+    own_head = 0 if head is embedding else head.numel()
+
+    width, count, rank, ppo = compute_dtype(cfg).itemsize, shell.num_parameters(), cfg.model.lora, cfg.ppo
     trained = sum(rank * (layer.in_features + layer.out_features) for layer in layers) if rank else count
-    own_head = 0 if head.weight is embedding.weight else head.weight.numel()
-    # In half precision the backward pass needs the weights as they were rounded.
-    rounded = 0 if rank or width == FLOAT32 else width * (
-        head.weight.numel() + (0 if cfg.training.gradient_checkpointing else matrices))
-    # AdamW keeps two numbers a weight.
-    optimizer = trained * 2 * (1 if ppo.use_8bit_adam and cfg.training.device != "cpu" else FLOAT32)
+    frozen = count * width if rank else 0
+    reference = count * FLOAT32 - (matrices + own_head) * (FLOAT32 - width) if ppo.kl_coeff and not rank else 0
+    of_adam = 1 if ppo.use_8bit_adam and cfg.training.device != "cpu" else FLOAT32
+    rounded = 0  # In half precision the backward pass needs the weights as they were rounded.
+    if width < FLOAT32 and not rank:
+        rounded = width * (head.numel() + (0 if cfg.training.gradient_checkpointing else matrices))
+
     response = cfg.generation.max_new_tokens
     tokens = cfg.dataset.max_prompt_length + response
+    cache = tokens * model.num_hidden_layers * _keys_and_values(model) * width
+    activations = tokens * _activations(model, width, cfg.training.gradient_checkpointing)
+    logits = (tokens + 4.5 * response) * model.vocab_size * FLOAT32  # so many copies: measured
     return Memory(
-        weights=trained * FLOAT32 + (count * width if rank else 0),
-        reference=count * FLOAT32 - (matrices + own_head) * (FLOAT32 - width) if ppo.kl_coeff and not rank else 0,
-        optimizer=optimizer,
-        sampling=ppo.batch_size * (tokens * model.num_hidden_layers * _keys_and_values(model) * width
-                                   + 4 * model.vocab_size * FLOAT32),
-        update=trained * FLOAT32 + rounded + ppo.mini_batch_size * (
-            tokens * _activations(model, width, cfg.training.gradient_checkpointing)
-            + (tokens + 4.5 * response) * model.vocab_size * FLOAT32))  # copies of the logits: measured
+        weights=trained * FLOAT32 + frozen,
+        reference=reference,
+        optimizer=trained * 2 * of_adam,  # AdamW keeps two numbers a weight
+        sampling=ppo.batch_size * (cache + 4 * model.vocab_size * FLOAT32),
+        update=trained * FLOAT32 + rounded + ppo.mini_batch_size * (activations + logits),
+    )
 
 
 def check_gpu(cfg: Config, total: float, note=print) -> None:
@@ -71,14 +76,20 @@ def check_gpu(cfg: Config, total: float, note=print) -> None:
         ConfigError: not even the weights and what belongs to them fit.
     """
     memory = estimate(load_shape(cfg), cfg)
-    needs = (f"{cfg.model.name} needs about {memory.peak / 1e9:.0f} GB with these settings, and this GPU has "
-             f"{total / 1e9:.0f}")
+    needs = (
+        f"{cfg.model.name} needs about {memory.peak / 1e9:.0f} GB with these settings, and this GPU has "
+        f"{total / 1e9:.0f}"
+    )
     if memory.kept > total:
-        raise ConfigError(f"{needs}: its weights, the reference and the optimizer alone take {memory.kept / 1e9:.0f}. "
-                          "Use model.lora=16, ppo.use_8bit_adam=true or a smaller model (configs/config_colab.yaml)")
+        raise ConfigError(
+            f"{needs}: its weights, the reference and the optimizer alone take {memory.kept / 1e9:.0f}. "
+            "Use model.lora=16, ppo.use_8bit_adam=true or a smaller model (configs/config_colab.yaml)"
+        )
     if memory.peak > total:
-        note(f"{needs}: batches are halved if it runs out. training.gradient_checkpointing=true, model.lora=16 or a "
-             "smaller dataset.max_gen_length need less")
+        note(
+            f"{needs}: batches are halved if it runs out. training.gradient_checkpointing=true, model.lora=16 or a "
+            "smaller dataset.max_gen_length need less"
+        )
 
 
 def _keys_and_values(model: PretrainedConfig) -> int:

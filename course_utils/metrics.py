@@ -1,4 +1,5 @@
 """metrics.jsonl, one line a PPO step, and the numbers in it that the update does not return itself."""
+
 import json
 import os
 from pathlib import Path
@@ -16,6 +17,7 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
 
     All (N, R). Where the returns do not vary there is nothing to explain: 0.
     """
+
     def variance(x: Tensor) -> Tensor:
         return masked_mean((x - masked_mean(x, mask)) ** 2, mask)
 
@@ -25,7 +27,7 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
 
 def moving_average(values: list[float], window: int = 5) -> list[float]:
     """The mean of each value and up to window − 1 before it."""
-    return [mean(values[max(0, i + 1 - window):i + 1]) for i in range(len(values))]
+    return [mean(values[max(0, i + 1 - window) : i + 1]) for i in range(len(values))]
 
 
 class MetricsLog:

@@ -1,4 +1,5 @@
 """One response of the model as it is now, with every number that PPO attaches to its tokens."""
+
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from course_utils.trainer import Trainer
 @dataclass(frozen=True)
 class OneResponse:
     """A response of R tokens, the end-of-sequence token included."""
+
     prompt: str
     reward: float
     tokens: list[str]
@@ -29,11 +31,18 @@ def one_response(trainer: Trainer, row: int | None = None) -> OneResponse:
         row = max(wrong or range(len(scores)), key=lambda i: lengths[i].item())
     prompt = buffer["prompt_input_ids"][row][buffer["prompt_attention_mask"][row].bool()]
     length = lengths[row]
-    quantities = {"advantage": buffer["advantages"], "value": buffer["values"], "log-ratio to the reference": kl,
-                  "log-ratio after an update": log_ratio}
-    return OneResponse(trainer.tokenizer.decode(prompt, skip_special_tokens=True), scores[row].reward,
-                       [trainer.tokenizer.decode(token) for token in buffer["response_input_ids"][row, :length]],
-                       {name: x[row, :length].cpu() for name, x in quantities.items()})
+    quantities = {
+        "advantage": buffer["advantages"],
+        "value": buffer["values"],
+        "log-ratio to the reference": kl,
+        "log-ratio after an update": log_ratio,
+    }
+    return OneResponse(
+        trainer.tokenizer.decode(prompt, skip_special_tokens=True),
+        scores[row].reward,
+        [trainer.tokenizer.decode(token) for token in buffer["response_input_ids"][row, :length]],
+        {name: x[row, :length].cpu() for name, x in quantities.items()},
+    )
 
 
 def _after_update(trainer: Trainer, buffer: dict[str, Tensor]) -> Tensor:

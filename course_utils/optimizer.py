@@ -1,4 +1,5 @@
 """AdamW, in 8 bits where that is to be had, and its learning-rate schedule."""
+
 from functools import partial
 from math import ceil
 
@@ -33,5 +34,10 @@ def make_scheduler(cfg: Config, optimizer: torch.optim.Optimizer):
     mini_batches = ceil(ppo.rollout_samples / ppo.mini_batch_size)
     steps_per_rollout = ppo.epochs * ceil(mini_batches / ppo.gradient_accumulation_steps)
     with_min_lr = {"min_lr": ppo.min_lr} if ppo.scheduler.endswith("min_lr") else None
-    return get_scheduler(ppo.scheduler, optimizer, ppo.warmup_steps, cfg.training.total_ppo_steps * steps_per_rollout,
-                         scheduler_specific_kwargs=with_min_lr)
+    return get_scheduler(
+        ppo.scheduler,
+        optimizer,
+        ppo.warmup_steps,
+        cfg.training.total_ppo_steps * steps_per_rollout,
+        scheduler_specific_kwargs=with_min_lr,
+    )

@@ -1,4 +1,5 @@
 """The actor, its value head and the frozen reference: any causal language model of transformers, wrapped thinly."""
+
 import inspect
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -87,8 +88,10 @@ class ActorCritic(nn.Module):
         row, column, logits, values = (torch.cat(parts) for parts in zip(*found))
         logits, values = self._scaled(logits, values)
         shape = len(mask), mask.shape[1] - first
-        return (logits.new_zeros(*shape, logits.shape[-1]).index_put_((row, column), logits),
-                values.new_zeros(shape).index_put_((row, column), values))
+        return (
+            logits.new_zeros(*shape, logits.shape[-1]).index_put_((row, column), logits),
+            values.new_zeros(shape).index_put_((row, column), values),
+        )
 
     def _scaled(self, *outputs: Tensor) -> Iterable[Tensor]:
         return map(self.loss_scale.scale, outputs) if self.loss_scale else outputs
@@ -109,7 +112,7 @@ class ActorCritic(nn.Module):
             input_ids: (B, T), the tokens that the cache does not hold yet.
             attention_mask: (B, cached + T), 1 on tokens, 0 on padding (on the left).
         """
-        positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, -input_ids.shape[1]:]
+        positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
         extra = {"position_ids": positions} if "position_ids" in self._accepted else {}
         last = torch.zeros_like(input_ids, dtype=torch.bool)
         last[:, -1] = True
@@ -119,8 +122,9 @@ class ActorCritic(nn.Module):
         """Logits (n, V) and values (n,) at the n chosen positions of (B, T): the LM head sees no others."""
         self._chosen = chosen
         # A pass uses each weight once: a copy of it in half precision need not be kept for a second time.
-        with torch.autocast(input_ids.device.type, self.compute_dtype, self.compute_dtype != torch.float32,
-                            cache_enabled=False):
+        with torch.autocast(
+            input_ids.device.type, self.compute_dtype, self.compute_dtype != torch.float32, cache_enabled=False
+        ):
             logits = self.model(input_ids=input_ids, use_cache=use_cache, **extra).logits.float()
         hidden, self._hidden, self._chosen = self._hidden, None, None  # or this pass's graph would live on
         values = self.value_head(hidden.float()).squeeze(-1)
@@ -136,8 +140,10 @@ def load_tokenizer(cfg: Config) -> PreTrainedTokenizerBase:
     tokenizer = _load(AutoTokenizer, cfg.model.tokenizer_name or cfg.model.name, cfg)
     tokenizer.padding_side = "left"
     if tokenizer.eos_token_id is None:
-        raise ModelError(f"the tokenizer of {cfg.model.name} has no end-of-sequence token, so no response could end; "
-                         "set model.tokenizer_name to one that has it")
+        raise ModelError(
+            f"the tokenizer of {cfg.model.name} has no end-of-sequence token, so no response could end; "
+            "set model.tokenizer_name to one that has it"
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -177,8 +183,9 @@ def _with_adapters(cfg: Config, folder: str | Path | None) -> nn.Module:
     try:
         from peft import LoraConfig
     except ImportError as error:
-        raise ModelError("model.lora needs the package: pip install peft; or set model.lora=0 to train all weights"
-                         ) from error
+        raise ModelError(
+            "model.lora needs the package: pip install peft; or set model.lora=0 to train all weights"
+        ) from error
     model = _load_model(cfg, dtype=compute_dtype(cfg))
     if folder:
         model.load_adapter(str(folder), is_trainable=True)

@@ -1,4 +1,5 @@
 """Problems to solve, the prompts made of them, and the order in which training sees the prompts."""
+
 import json
 import random
 from collections.abc import Iterator
@@ -53,8 +54,9 @@ def load_problems(dataset: DatasetConfig, split: str) -> list[Problem]:
     return problems
 
 
-def make_prompts(problems: list[Problem], tokenizer: PreTrainedTokenizerBase,
-                 dataset: DatasetConfig) -> tuple[list[Prompt], int]:
+def make_prompts(
+    problems: list[Problem], tokenizer: PreTrainedTokenizerBase, dataset: DatasetConfig
+) -> tuple[list[Prompt], int]:
     """The prompts of at most dataset.max_prompt_length tokens, and the number of longer ones left out.
 
     dataset.prompt_format, filled in, is the user's message where the tokenizer has a chat template, else all.
@@ -68,11 +70,12 @@ def make_prompts(problems: list[Problem], tokenizer: PreTrainedTokenizerBase,
         texts = tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
     # A chat template writes the special tokens itself.
     all_ids = tokenizer(texts, add_special_tokens=not tokenizer.chat_template).input_ids
-    prompts = [Prompt(problem, ids) for problem, ids in zip(problems, all_ids)
-               if len(ids) <= dataset.max_prompt_length]
+    prompts = [Prompt(problem, ids) for problem, ids in zip(problems, all_ids) if len(ids) <= dataset.max_prompt_length]
     if not prompts:
-        raise DataError(f"all {len(problems)} prompts are longer than dataset.max_prompt_length="
-                        f"{dataset.max_prompt_length} tokens; the shortest has {min(map(len, all_ids))}")
+        raise DataError(
+            f"all {len(problems)} prompts are longer than dataset.max_prompt_length="
+            f"{dataset.max_prompt_length} tokens; the shortest has {min(map(len, all_ids))}"
+        )
     return prompts, len(problems) - len(prompts)
 
 
@@ -92,7 +95,7 @@ class PromptStream:
         while len(taken) < count:
             epoch, start = divmod(self.position, len(self.prompts))
             order = random.Random(f"{self.seed} {epoch}").sample(self.prompts, len(self.prompts))
-            part = order[start:start + count - len(taken)]
+            part = order[start : start + count - len(taken)]
             taken += part
             self.position += len(part)
         return taken

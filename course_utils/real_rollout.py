@@ -1,4 +1,5 @@
 """A few responses of the embedded model, as PPO's first rollout would see them: for looking at, in the notebooks."""
+
 from dataclasses import dataclass
 from functools import cache
 
@@ -19,6 +20,7 @@ LONGEST = 64  # tokens of a response
 @dataclass(frozen=True)
 class RealRollout:
     """N responses of R tokens or fewer."""
+
     actor: ActorCritic  # the model that wrote them
     questions: list[str]
     golds: list[str]  # the right answers
@@ -45,13 +47,24 @@ def real_rollout(count: int = 16, seed: int = 0) -> RealRollout:
     buffer = respond(actor, prompts, seed)
     responses = texts_of(buffer, tokenizer)
     return RealRollout(
-        actor, [problem.question for problem in problems], [problem.gold for problem in problems], responses,
-        [[tokenizer.decode(token) for token in row[:length]] for row, length in zip(
-            buffer["response_input_ids"].tolist(), buffer["response_attention_mask"].sum(1).tolist())],
-        torch.tensor(rewards_of(responses, problems)), buffer, _logits(actor, buffer))
+        actor,
+        [problem.question for problem in problems],
+        [problem.gold for problem in problems],
+        responses,
+        [
+            [tokenizer.decode(token) for token in row[:length]]
+            for row, length in zip(
+                buffer["response_input_ids"].tolist(), buffer["response_attention_mask"].sum(1).tolist()
+            )
+        ],
+        torch.tensor(rewards_of(responses, problems)),
+        buffer,
+        _logits(actor, buffer),
+    )
 
 
 # ------------------------------------------------------------------ its parts, for what else the notebooks try out
+
 
 @cache
 def embedded_tokenizer() -> PreTrainedTokenizerBase:
@@ -73,10 +86,12 @@ def prompt_of(problem: Problem) -> Prompt:
 
 def respond(actor: ActorCritic, prompts: list[Prompt], seed: int | None) -> dict[str, Tensor]:
     """A sampled response to each prompt, or the greedy one where `seed` is None; the buffer of rollout.generate."""
-    generation = GenerationConfig(LONGEST, 0, temperature=actor.temperature, top_k=0, top_p=1.0,
-                                  do_sample=seed is not None)
-    uniforms = None if seed is None else torch.rand(
-        len(prompts), LONGEST, generator=torch.Generator().manual_seed(seed))
+    generation = GenerationConfig(
+        LONGEST, 0, temperature=actor.temperature, top_k=0, top_p=1.0, do_sample=seed is not None
+    )
+    uniforms = (
+        None if seed is None else torch.rand(len(prompts), LONGEST, generator=torch.Generator().manual_seed(seed))
+    )
     return generate(actor, prompts, embedded_tokenizer(), generation, uniforms, "cpu")
 
 
@@ -90,7 +105,7 @@ def hidden_states(actor: ActorCritic, buffer: dict[str, Tensor]) -> Tensor:
     ids, mask = whole_texts(buffer)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     hidden = actor.model.model(ids, attention_mask=mask, position_ids=positions).last_hidden_state
-    return hidden[:, buffer["prompt_input_ids"].shape[1] - 1:-1]
+    return hidden[:, buffer["prompt_input_ids"].shape[1] - 1 : -1]
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ reference_run.jsonl, which benchmarks/record_reference_run.py writes, holds a li
 rewards of five other seeds, then the metrics of each step. Another machine rounds differently, and after some steps
 that makes another run: the five seeds say how far apart two sound runs may be.
 """
+
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,8 +13,16 @@ from course_utils.config import Config
 
 RECORD = Path(__file__).with_suffix(".jsonl")
 NO_MATTER = {  # for what is learned
-    "dataset.eval_samples", "ppo.batch_size", "training.seed", "training.log_interval",
-    "training.save_interval", "training.eval_interval", "training.output_dir", "training.device", "training.resume"}
+    "dataset.eval_samples",
+    "ppo.batch_size",
+    "training.seed",
+    "training.log_interval",
+    "training.save_interval",
+    "training.eval_interval",
+    "training.output_dir",
+    "training.device",
+    "training.resume",
+}
 
 
 @dataclass(frozen=True)
@@ -32,13 +41,20 @@ def reference_run() -> ReferenceRun:
 def differences(cfg: Config) -> list[str]:
     """The settings of `cfg` that make another run of it, each in words."""
     settings = reference_run().settings
-    return [f"{key} is {value} here and {settings.get(key)} there" for key, value in compared_settings(cfg).items()
-            if settings.get(key) != value]
+    return [
+        f"{key} is {value} here and {settings.get(key)} there"
+        for key, value in compared_settings(cfg).items()
+        if settings.get(key) != value
+    ]
 
 
 def compared_settings(cfg: Config) -> dict:
     """key -> value of all settings that change what is learned."""
     settings = asdict(cfg)
     del settings["wandb"], settings["tracking"]
-    return {f"{section}.{key}": value for section, entries in settings.items()
-            for key, value in entries.items() if f"{section}.{key}" not in NO_MATTER}
+    return {
+        f"{section}.{key}": value
+        for section, entries in settings.items()
+        for key, value in entries.items()
+        if f"{section}.{key}" not in NO_MATTER
+    }

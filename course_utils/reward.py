@@ -9,6 +9,7 @@ once, without any reasoning. Where reasoning is rarely right, or rarely gets as 
 and PPO will find it (reward hacking). So strict accuracy is logged apart from the reward, and 0.1 is small.
 It is there to teach a form that the model does not know yet; where it does, set reward.well_formed to 0.
 """
+
 import re
 from dataclasses import dataclass
 from decimal import Decimal
@@ -21,7 +22,8 @@ from course_utils.config import RewardConfig
 _NUMBER = re.compile(
     r"(?:\$ ?)?(?P<sign>[-+]?)(?:\$ ?)?"
     r"(?P<digits>(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)"
-    r"(?!\w|[^\w\s]\d)")
+    r"(?!\w|[^\w\s]\d)"
+)
 _MARK = re.compile(r"####[ \t]*")
 _LAST_NUMBER = re.compile(r"(?<![\w.,])" + _NUMBER.pattern)
 
@@ -31,9 +33,9 @@ class Score:
     """What one response earned."""
 
     reward: float
-    correct: bool           # the number after the first #### is right
+    correct: bool  # the number after the first #### is right
     flexible_correct: bool  # the last number anywhere in the response is right
-    well_formed: bool       # a number comes directly after the first ####
+    well_formed: bool  # a number comes directly after the first ####
 
 
 def score(response: str, gold: str, reward: RewardConfig) -> Score:

@@ -3,6 +3,7 @@
 Log-probabilities and values are kept from sampling: they are the numbers that the ratio and GAE need, and a second
 pass over the same tokens would give them again.
 """
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,8 +20,8 @@ def pad_prompts(prompts: list[Prompt], pad_id: int, device) -> tuple[Tensor, Ten
     ids = torch.full((len(prompts), width), pad_id)
     mask = torch.zeros_like(ids)
     for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt.input_ids):] = torch.tensor(prompt.input_ids)
-        mask[row, width - len(prompt.input_ids):] = 1
+        ids[row, width - len(prompt.input_ids) :] = torch.tensor(prompt.input_ids)
+        mask[row, width - len(prompt.input_ids) :] = 1
     return ids.to(device), mask.to(device)
 
 
@@ -48,8 +49,14 @@ def pick(probs: Tensor, uniforms: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def generate(actor: ActorCritic, prompts: list[Prompt], tokenizer: PreTrainedTokenizerBase, cfg: GenerationConfig,
-             uniforms: Tensor | None, device) -> dict[str, Tensor]:
+def generate(
+    actor: ActorCritic,
+    prompts: list[Prompt],
+    tokenizer: PreTrainedTokenizerBase,
+    cfg: GenerationConfig,
+    uniforms: Tensor | None,
+    device,
+) -> dict[str, Tensor]:
     """Samples one response a prompt, or decodes greedily where `uniforms` is None.
 
     Args:
@@ -103,14 +110,18 @@ def generate(actor: ActorCritic, prompts: list[Prompt], tokenizer: PreTrainedTok
 def texts_of(buffer: dict[str, Tensor], tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """The N responses of a buffer as text, cut at the end-of-sequence token."""
     lengths = buffer["response_attention_mask"].sum(1).tolist()
-    return [tokenizer.decode(row[:length], skip_special_tokens=True)
-            for row, length in zip(buffer["response_input_ids"].tolist(), lengths)]
+    return [
+        tokenizer.decode(row[:length], skip_special_tokens=True)
+        for row, length in zip(buffer["response_input_ids"].tolist(), lengths)
+    ]
 
 
 def whole_texts(buffer: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """ids and mask (N, P + R) of prompts and responses together."""
-    return (torch.cat([buffer["prompt_input_ids"], buffer["response_input_ids"]], dim=1),
-            torch.cat([buffer["prompt_attention_mask"], buffer["response_attention_mask"]], dim=1))
+    return (
+        torch.cat([buffer["prompt_input_ids"], buffer["response_input_ids"]], dim=1),
+        torch.cat([buffer["prompt_attention_mask"], buffer["response_attention_mask"]], dim=1),
+    )
 
 
 def score_logprobs(actor: ActorCritic, buffer: dict[str, Tensor], chunk: int) -> Tensor:
@@ -130,21 +141,36 @@ def score_logprobs(actor: ActorCritic, buffer: dict[str, Tensor], chunk: int) ->
 
 def collate(buffers: list[dict[str, Tensor]], pad_id: int) -> dict[str, Tensor]:
     """One buffer out of several: prompts padded on the left to the longest, everything else on the right."""
+
     def join(name: str) -> Tensor:
         parts = [buffer[name] for buffer in buffers]
         width = max(part.shape[1] for part in parts)
         fill = pad_id if name.endswith("input_ids") else 0
-        return torch.cat([
-            F.pad(part, (width - part.shape[1], 0) if name.startswith("prompt") else (0, width - part.shape[1]),
-                  value=fill) for part in parts])
+        return torch.cat(
+            [
+                F.pad(
+                    part,
+                    (width - part.shape[1], 0) if name.startswith("prompt") else (0, width - part.shape[1]),
+                    value=fill,
+                )
+                for part in parts
+            ]
+        )
 
     return {name: join(name) for name in buffers[0]}
 
 
-def collect(actor: ActorCritic, prompts: list[Prompt], tokenizer: PreTrainedTokenizerBase, cfg: Config,
-            uniforms: Tensor, device) -> dict[str, Tensor]:
+def collect(
+    actor: ActorCritic, prompts: list[Prompt], tokenizer: PreTrainedTokenizerBase, cfg: Config, uniforms: Tensor, device
+) -> dict[str, Tensor]:
     """Samples one response for each of N prompts, cfg.ppo.batch_size at a time; the buffer as in generate()."""
     size = cfg.ppo.batch_size
-    return collate([
-        generate(actor, prompts[start:start + size], tokenizer, cfg.generation, uniforms[start:start + size], device)
-        for start in range(0, len(prompts), size)], tokenizer.pad_token_id)
+    return collate(
+        [
+            generate(
+                actor, prompts[start : start + size], tokenizer, cfg.generation, uniforms[start : start + size], device
+            )
+            for start in range(0, len(prompts), size)
+        ],
+        tokenizer.pad_token_id,
+    )

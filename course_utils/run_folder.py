@@ -1,4 +1,5 @@
 """Which folder a run writes to: a new one, or with training.resume=auto that of the run that was cut off."""
+
 from collections.abc import Iterator
 from itertools import chain, count, takewhile
 from pathlib import Path
@@ -9,8 +10,16 @@ from course_utils.checkpoint import latest
 from course_utils.config import Config, ConfigError
 
 # What may differ when a run goes on: where and how long, but not what is learned.
-MAY_DIFFER = ("training.total_ppo_steps", "training.output_dir", "training.resume", "training.log_interval",
-              "training.save_interval", "training.device", "tracking", "wandb.report_to_wandb")
+MAY_DIFFER = (
+    "training.total_ppo_steps",
+    "training.output_dir",
+    "training.resume",
+    "training.log_interval",
+    "training.save_interval",
+    "training.device",
+    "tracking",
+    "wandb.report_to_wandb",
+)
 
 
 def open_run(cfg: Config) -> tuple[Path, Path | None]:
@@ -49,11 +58,16 @@ def _refuse_other_settings(cfg: Config, folder: Path) -> None:
         return
     before = _flat(OmegaConf.to_container(OmegaConf.load(saved)))
     now = _flat(OmegaConf.to_container(OmegaConf.structured(cfg)))
-    changed = [f"{key}: {before.get(key)} -> {now.get(key)}" for key in sorted(before | now)
-               if before.get(key) != now.get(key) and key not in MAY_DIFFER]
+    changed = [
+        f"{key}: {before.get(key)} -> {now.get(key)}"
+        for key in sorted(before | now)
+        if before.get(key) != now.get(key) and key not in MAY_DIFFER
+    ]
     if changed:
-        raise ConfigError(f"training.resume=auto found {folder}, which was started with other settings "
-                          f"({'; '.join(changed)}). Use the same ones, or training.resume=never for a new run")
+        raise ConfigError(
+            f"training.resume=auto found {folder}, which was started with other settings "
+            f"({'; '.join(changed)}). Use the same ones, or training.resume=never for a new run"
+        )
 
 
 def _flat(tree: dict, prefix: str = "") -> dict:

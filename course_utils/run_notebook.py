@@ -5,6 +5,7 @@
 `make train` calls this. The notebook is executed as a learner would, cell by cell, with papermill; a progress bar
 follows the run's metrics.jsonl.
 """
+
 import argparse
 import logging
 import sys
@@ -49,8 +50,11 @@ def execute(notebook: Path, config: str, exercises: str, overrides: list[str]) -
     already = None if cfg.training.resume == "auto" else last_run(output_dir)
     executed = Path(output_dir).parent / f".{notebook.name}.running"
     executed.parent.mkdir(parents=True, exist_ok=True)
-    parameters = {"CONFIG": str(Path(config).resolve()), "EXERCISES": str(Path(exercises).resolve()),
-                  "OVERRIDES": [*overrides, f"training.output_dir={output_dir}"]}
+    parameters = {
+        "CONFIG": str(Path(config).resolve()),
+        "EXERCISES": str(Path(exercises).resolve()),
+        "OVERRIDES": [*overrides, f"training.output_dir={output_dir}"],
+    }
     done = threading.Event()
     bar = threading.Thread(target=follow, args=(output_dir, cfg.training.total_ppo_steps, already, done))
     bar.start()
@@ -87,8 +91,9 @@ def main() -> None:
     except papermill.PapermillExecutionError as error:
         sys.exit(f"error: cell {error.exec_count} of {args.notebook} failed\n{error.ename}: {error.evalue}")
     print(summary(folder))
-    print(f"notebook     {folder / args.notebook.name}\n"
-          f"as a page    {(folder / args.notebook.name).with_suffix('.html')}")
+    print(
+        f"notebook     {folder / args.notebook.name}\nas a page    {(folder / args.notebook.name).with_suffix('.html')}"
+    )
 
 
 if __name__ == "__main__":

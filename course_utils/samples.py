@@ -1,4 +1,5 @@
 """The answers to the held-out problems before and after training, as the trainer wrote them, side by side."""
+
 import json
 from html import escape
 from pathlib import Path
@@ -30,8 +31,10 @@ def accuracy_in_words(samples: list[dict]) -> str:
 
 def before_and_after(before: list[dict], after: list[dict], count: int = 6) -> str:
     """An HTML table of the first `count` problems; `before` and `after` are about the same ones."""
-    rows = [(f"{escape(old['question'])}<br><b>{escape(old['gold'])}</b>", _answer(old), _answer(new))
-            for old, new in zip(before[:count], after)]
+    rows = [
+        (f"{escape(old['question'])}<br><b>{escape(old['gold'])}</b>", _answer(old), _answer(new))
+        for old, new in zip(before[:count], after)
+    ]
     return html_table(("Problem and right answer", "Before", "After"), rows)
 
 

@@ -3,6 +3,7 @@
 The limits are rules of thumb. The embedded default keeps well inside them with every seed that was tried; on another
 model and other problems they may be too tight.
 """
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import mean, median
@@ -43,7 +44,7 @@ def high_kl(history: list[dict]) -> tuple[bool, str]:
 
 
 def useless_critic(history: list[dict]) -> tuple[bool, str]:
-    last = mean(line["rollout/explained_variance"] for line in history[-(len(history) // 3):])
+    last = mean(line["rollout/explained_variance"] for line in history[-(len(history) // 3) :])
     return last <= 0.02, f"{last:.2f}"
 
 
@@ -63,38 +64,59 @@ def odd_length(history: list[dict]) -> tuple[bool, str]:
 
 
 SYMPTOMS = (
-    Symptom("The reward stays flat", flat_reward,
-            "Is the KL 0 too? Then nothing is updated: <code>optimizer.step()</code>, <code>zero_grad()</code> (5). "
-            "Does the KL grow? Then the steps lead elsewhere: the sign of the policy loss (1), the final reward on the "
-            "wrong token, no whitening (4), positions off by one (5). On another model: a learning rate that is too "
-            "small, or problems that it never solves."),
-    Symptom("The reward rises, then falls", lost_reward,
-            "Steps that are too large: a clip without effect, for instance <code>max</code> for <code>min</code> (1), "
-            "too many epochs, too high a learning rate. Or advantages that trust a bad critic: a small λ (4)."),
-    Symptom("The KL runs away", high_kl,
-            "The KL penalty is lost, or has the wrong sign, on its way into the token rewards (4); "
-            "<code>ppo.kl_coeff</code> is too small; or the steps are too large (1)."),
-    Symptom("Explained variance 0 or below", useless_critic,
-            "The critic knows no more than a constant would: a value loss against the wrong target, or clipped too "
-            "tightly (2), returns made of whitened advantages (4), values of the wrong positions (5), "
-            "<code>ppo.vf_coeff</code> too small. Below 0 it misleads."),
-    Symptom("A clip fraction above 0.3", much_clipping,
-            "The ratio leaves 1 too fast: too high a learning rate, too many epochs, gradients that pile up because "
-            "<code>zero_grad()</code> is missing, log-probs of the wrong positions (5)."),
-    Symptom("The entropy collapses while the reward is low", collapsed_entropy,
-            "The policy says one thing only and cannot find a better one: the entropy bonus with the wrong sign (3), "
-            "<code>ppo.entropy_coeff</code> too small for this model, too high a learning rate. With a high reward a "
-            "fall is right: who knows the answers need not vary them."),
-    Symptom("Responses get much longer or shorter", odd_length,
-            "The end of a response is not learned from: a mask that leaves out the end-of-sequence token, the final "
-            "reward on padding (4), padding in the averages (1)."),
+    Symptom(
+        "The reward stays flat",
+        flat_reward,
+        "Is the KL 0 too? Then nothing is updated: <code>optimizer.step()</code>, <code>zero_grad()</code> (5). "
+        "Does the KL grow? Then the steps lead elsewhere: the sign of the policy loss (1), the final reward on the "
+        "wrong token, no whitening (4), positions off by one (5). On another model: a learning rate that is too "
+        "small, or problems that it never solves.",
+    ),
+    Symptom(
+        "The reward rises, then falls",
+        lost_reward,
+        "Steps that are too large: a clip without effect, for instance <code>max</code> for <code>min</code> (1), "
+        "too many epochs, too high a learning rate. Or advantages that trust a bad critic: a small λ (4).",
+    ),
+    Symptom(
+        "The KL runs away",
+        high_kl,
+        "The KL penalty is lost, or has the wrong sign, on its way into the token rewards (4); "
+        "<code>ppo.kl_coeff</code> is too small; or the steps are too large (1).",
+    ),
+    Symptom(
+        "Explained variance 0 or below",
+        useless_critic,
+        "The critic knows no more than a constant would: a value loss against the wrong target, or clipped too "
+        "tightly (2), returns made of whitened advantages (4), values of the wrong positions (5), "
+        "<code>ppo.vf_coeff</code> too small. Below 0 it misleads.",
+    ),
+    Symptom(
+        "A clip fraction above 0.3",
+        much_clipping,
+        "The ratio leaves 1 too fast: too high a learning rate, too many epochs, gradients that pile up because "
+        "<code>zero_grad()</code> is missing, log-probs of the wrong positions (5).",
+    ),
+    Symptom(
+        "The entropy collapses while the reward is low",
+        collapsed_entropy,
+        "The policy says one thing only and cannot find a better one: the entropy bonus with the wrong sign (3), "
+        "<code>ppo.entropy_coeff</code> too small for this model, too high a learning rate. With a high reward a "
+        "fall is right: who knows the answers need not vary them.",
+    ),
+    Symptom(
+        "Responses get much longer or shorter",
+        odd_length,
+        "The end of a response is not learned from: a mask that leaves out the end-of-sequence token, the final "
+        "reward on padding (4), padding in the averages (1).",
+    ),
 )
 
 
 def symptom_table(history: list[dict], reference: Sequence[dict] = ()) -> str:
     """HTML with a row a symptom: does the run show it, its numbers and, where it can be compared, those of the
     reference run after as many steps, and what it usually means."""
-    runs = {"Yours": history, **({"Reference": list(reference[:len(history)])} if reference else {})}
+    runs = {"Yours": history, **({"Reference": list(reference[: len(history)])} if reference else {})}
     rows = [(f"<b>{s.name}</b>", *(_verdict(s, run) for run in runs.values()), s.meaning) for s in SYMPTOMS]
     return html_table(("What to look for", *runs, "What it usually means (and in which exercise)"), rows)
 

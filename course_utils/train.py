@@ -3,7 +3,10 @@
     python -m course_utils.train --config configs/config_debug.yaml --solutions training.total_ppo_steps=20
     python -m course_utils.train --config configs/config.yaml --exercises exercises ppo.learning_rate=5e-7
     accelerate launch --num_processes 2 -m course_utils.train --config configs/config.yaml
+
+The settings are explained in course_utils/config.py.
 """
+
 import argparse
 import sys
 from pathlib import Path
@@ -22,8 +25,16 @@ from course_utils.problems import DataError
 from course_utils.samples import accuracy_of
 from course_utils.trainer import Trainer, TrainingError
 
-EXPECTED_ERRORS = (ConfigError, ModelError, DataError, ExerciseError, ExportError, CheckpointError,
-                   TrainingError, OSError)  # OSError: such as a full disk
+EXPECTED_ERRORS = (
+    ConfigError,
+    ModelError,
+    DataError,
+    ExerciseError,
+    ExportError,
+    CheckpointError,
+    TrainingError,
+    OSError,  # such as a full disk
+)
 SOLUTIONS = "build/solutions"
 
 
@@ -53,20 +64,31 @@ def run_in_processes(count: int, *arguments) -> None:
 def summary(folder: Path) -> str:
     """Held-out accuracy before and after, and where everything is."""
     before, after = (accuracy_of(folder / f"samples_{when}.jsonl") for when in ("before", "after"))
-    return (f"held-out accuracy {before:.1%} -> {after:.1%}\n"
-            f"metrics      {folder / 'metrics.jsonl'}\n"
-            f"figure       {folder / 'training.png'}\n"
-            f"final model  {folder / 'final'}")
+    return (
+        f"held-out accuracy {before:.1%} -> {after:.1%}\n"
+        f"metrics      {folder / 'metrics.jsonl'}\n"
+        f"figure       {folder / 'training.png'}\n"
+        f"final model  {folder / 'final'}"
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="a YAML file, e.g. configs/config_debug.yaml")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--exercises", default="exercises", metavar="FOLDER",
-                       help="folder of your exported exercises (default: %(default)s)")
-    which.add_argument("--solutions", action="store_const", dest="exercises", const=SOLUTIONS,
-                       help=f"the solutions in notebooks/, exported to {SOLUTIONS} first")
+    which.add_argument(
+        "--exercises",
+        default="exercises",
+        metavar="FOLDER",
+        help="folder of your exported exercises (default: %(default)s)",
+    )
+    which.add_argument(
+        "--solutions",
+        action="store_const",
+        dest="exercises",
+        const=SOLUTIONS,
+        help=f"the solutions in notebooks/, exported to {SOLUTIONS} first",
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="any setting, e.g. ppo.learning_rate=5e-7")
     args = parser.parse_intermixed_args()
     try:
@@ -76,8 +98,10 @@ def main() -> None:
     except EXPECTED_ERRORS as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("\nstopped: finished steps are in metrics.jsonl of the run's folder; training.resume=auto goes on "
-                 "from its last checkpoint")
+        sys.exit(
+            "\nstopped: finished steps are in metrics.jsonl of the run's folder; training.resume=auto goes on "
+            "from its last checkpoint"
+        )
 
 
 if __name__ == "__main__":

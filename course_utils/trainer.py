@@ -7,6 +7,7 @@
 What belongs to the machine is here and not in the learner's code: devices, processes, mixed precision, checkpoints,
 the check for NaN. `run_ppo_update_epoch` calls loss.backward() and optimizer.step() as on a single CPU.
 """
+
 import json
 import math
 import time
@@ -110,7 +111,8 @@ class Trainer:
             raise TrainingError(
                 f"PPO step {step}: before the first update the ratio is off 1 by {deviation:.2g}. "
                 f"{self.cfg.model.name} samples and scores differently, for instance because it draws random numbers "
-                "in its layers or does not take padding on the left. Use another model.")
+                "in its layers or does not take padding on the left. Use another model."
+            )
         with clock("update"):
             metrics |= self.update(buffer)
         if loss_scale := self.unwrapped.loss_scale:
@@ -124,18 +126,23 @@ class Trainer:
         """Samples cfg.ppo.rollout_samples responses, shared out over the processes, and scores them."""
         cfg, mine = self.cfg, slice(self.accelerator.process_index, None, self.accelerator.num_processes)
         prompts = PromptStream(self.prompts, cfg.training.seed, (step - 1) * cfg.ppo.rollout_samples).take(
-            cfg.ppo.rollout_samples)
+            cfg.ppo.rollout_samples
+        )
         noise = torch.Generator().manual_seed(cfg.training.seed + 1000 * step)
         uniforms = torch.rand(len(prompts), cfg.generation.max_new_tokens, generator=noise)
-        buffer = self._fitting("batch_size", lambda: collect(
-            self.unwrapped, prompts[mine], self.tokenizer, self.cfg, uniforms[mine], self.device))
+        buffer = self._fitting(
+            "batch_size",
+            lambda: collect(self.unwrapped, prompts[mine], self.tokenizer, self.cfg, uniforms[mine], self.device),
+        )
         if self.unwrapped.compute_dtype != torch.float32:
             # In half precision a pass with a cache rounds otherwise than the update's pass without one: score as the
             # update does, or the ratio would not begin at 1.
             buffer["logprobs"] = score_logprobs(self.unwrapped, buffer, cfg.ppo.mini_batch_size)
         buffer = self._gather(buffer)
-        scores = [score(text, prompt.problem.gold, cfg.reward)
-                  for text, prompt in zip(texts_of(buffer, self.tokenizer), prompts)]
+        scores = [
+            score(text, prompt.problem.gold, cfg.reward)
+            for text, prompt in zip(texts_of(buffer, self.tokenizer), prompts)
+        ]
         buffer["rewards"] = torch.tensor([s.reward for s in scores], device=self.device)
         return buffer, scores
 
@@ -146,7 +153,8 @@ class Trainer:
         kl = (buffer["logprobs"] - buffer["ref_logprobs"]) * mask
         with naming_the_exercise():
             result = self.exercises.compute_gae_advantages(
-                buffer["rewards"], ppo.kl_coeff * kl, buffer["values"], mask, ppo.gamma, ppo.lam)
+                buffer["rewards"], ppo.kl_coeff * kl, buffer["values"], mask, ppo.gamma, ppo.lam
+            )
         buffer["advantages"], buffer["returns"] = check_advantages(result, mask.shape)
         return kl
 
@@ -171,21 +179,26 @@ class Trainer:
         for epoch in range(1, self.cfg.ppo.epochs + 1):
             self._where = f"PPO step {self.step + 1}, epoch {epoch}"
             with naming_the_exercise(), self.unwrapped.read_from(first_read):
-                metrics = self._fitting("mini_batch_size", lambda: self.exercises.run_ppo_update_epoch(
-                    self.actor, self.optimizer, self.lr_scheduler, share, self.cfg_of_process, self.device))
+                metrics = self._fitting(
+                    "mini_batch_size",
+                    lambda: self.exercises.run_ppo_update_epoch(
+                        self.actor, self.optimizer, self.lr_scheduler, share, self.cfg_of_process, self.device
+                    ),
+                )
             epochs.append(check_update_metrics(metrics))
             bad = [name for name, value in epochs[-1].items() if not math.isfinite(value)]
             if bad:
                 self._stop(f"{', '.join(bad)} is not finite")
-        means = torch.tensor([sum(e[name] for e in epochs) / len(epochs) for name in UPDATE_METRICS],
-                             device=self.device)
+        means = torch.tensor(
+            [sum(e[name] for e in epochs) / len(epochs) for name in UPDATE_METRICS], device=self.device
+        )
         means = self.accelerator.reduce(means, reduction="mean")
         return dict(zip(UPDATE_METRICS, means.tolist()))
 
     def ratio_deviation(self, buffer: dict[str, Tensor]) -> float:
         """max |π/π_old − 1| before the first update, on a few responses: 0 but for rounding, which makes about 1e-5 of
         it in float32, or sampling and scoring do not mean the same policy."""
-        part = {name: tensor[:policy.ROWS_TOGETHER] for name, tensor in buffer.items()}
+        part = {name: tensor[: policy.ROWS_TOGETHER] for name, tensor in buffer.items()}
         log_ratio = score_logprobs(self.unwrapped, part, policy.ROWS_TOGETHER) - part["logprobs"]
         return (log_ratio.exp() - 1).abs().mul(part["response_attention_mask"]).max().item()
 
@@ -194,8 +207,9 @@ class Trainer:
     def evaluate(self, split: str | None = None) -> Evaluation:
         """Greedy accuracy on cfg.dataset.eval_split, or on as many problems of another split."""
         prompts = self._prompts_of(split, self.cfg.dataset.eval_samples) if split else self.eval_prompts
-        return self._fitting("batch_size", lambda: evaluate(
-            self.unwrapped, prompts, self.tokenizer, self.cfg, self.device))
+        return self._fitting(
+            "batch_size", lambda: evaluate(self.unwrapped, prompts, self.tokenizer, self.cfg, self.device)
+        )
 
     def save(self, name: str) -> Path:
         """Writes a checkpoint of the finished steps; on the main process only."""
@@ -204,8 +218,9 @@ class Trainer:
             state = {"step": self.step, "seed": self.cfg.training.seed}
             if loss_scale := self.unwrapped.loss_scale:
                 state["loss_scale"] = loss_scale.value
-            checkpoint.save(self.folder / name, self.unwrapped, self.tokenizer, self.optimizer, self.lr_scheduler,
-                            state)
+            checkpoint.save(
+                self.folder / name, self.unwrapped, self.tokenizer, self.optimizer, self.lr_scheduler, state
+            )
         return self.folder / name
 
     @property
@@ -217,8 +232,13 @@ class Trainer:
         last = self.step == training.total_ppo_steps
         if last or self.step % training.eval_interval == 0:
             result = self.evaluate()
-            metrics |= {"eval/accuracy": result.accuracy, "eval/low": result.low, "eval/high": result.high,
-                        "eval/flexible_accuracy": result.flexible_accuracy, "eval/well_formed": result.well_formed}
+            metrics |= {
+                "eval/accuracy": result.accuracy,
+                "eval/low": result.low,
+                "eval/high": result.high,
+                "eval/flexible_accuracy": result.flexible_accuracy,
+                "eval/well_formed": result.well_formed,
+            }
             self._save_samples("samples_after.jsonl", result)
         if self.accelerator.is_main_process:
             self.log.append(metrics)
@@ -242,8 +262,10 @@ class Trainer:
         problems = load_problems(data, split)[:count]
         prompts, skipped = make_prompts(problems, self.tokenizer, data)
         if skipped:
-            self.accelerator.print(f"{skipped} of {len(problems)} problems of {split} are longer than "
-                                   f"dataset.max_prompt_length={data.max_prompt_length} tokens and are skipped")
+            self.accelerator.print(
+                f"{skipped} of {len(problems)} problems of {split} are longer than "
+                f"dataset.max_prompt_length={data.max_prompt_length} tokens and are skipped"
+            )
         return prompts
 
     def _open_folder(self) -> tuple[Path, Path | None]:
@@ -255,18 +277,24 @@ class Trainer:
         wandb = self.cfg.wandb
         self.accelerator.project_configuration.logging_dir = str(self.folder)
         try:
-            self.accelerator.init_trackers(wandb.project, init_kwargs={
-                "wandb": {"name": wandb.name, "dir": str(self.folder)}, "trackio": {"name": wandb.name}})
+            self.accelerator.init_trackers(
+                wandb.project,
+                init_kwargs={"wandb": {"name": wandb.name, "dir": str(self.folder)}, "trackio": {"name": wandb.name}},
+            )
         except Exception as error:  # wandb's where nobody has logged in, or without network; they share no class
             names = " or ".join(map(str, self.accelerator.log_with))
-            raise ConfigError(f"{names} does not start: {' '.join(str(error).split())} For wandb, run `wandb login` "
-                              "once, or set WANDB_MODE=offline in the environment. Or set tracking=none and "
-                              "wandb.report_to_wandb=false: metrics.jsonl is always written") from error
+            raise ConfigError(
+                f"{names} does not start: {' '.join(str(error).split())} For wandb, run `wandb login` "
+                "once, or set WANDB_MODE=offline in the environment. Or set tracking=none and "
+                "wandb.report_to_wandb=false: metrics.jsonl is always written"
+            ) from error
 
     def _share(self, buffer: dict[str, Tensor]) -> dict[str, Tensor]:
         """This process's rows."""
-        return {name: tensor[self.accelerator.process_index::self.accelerator.num_processes]
-                for name, tensor in buffer.items()}
+        return {
+            name: tensor[self.accelerator.process_index :: self.accelerator.num_processes]
+            for name, tensor in buffer.items()
+        }
 
     def _gather(self, buffer: dict[str, Tensor]) -> dict[str, Tensor]:
         """The rows of all processes in the order of the prompts, on every process."""
@@ -298,7 +326,8 @@ class Trainer:
                     raise TrainingError(
                         f"PPO step {self.step + 1}: out of memory with ppo.{key}={getattr(ppo, key)}. Try "
                         f"ppo.{key}={half or 1}, training.gradient_checkpointing=true, a smaller "
-                        "dataset.max_gen_length or a smaller model; then go on with a new run.") from error
+                        "dataset.max_gen_length or a smaller model; then go on with a new run."
+                    ) from error
             # Not above: the error's traceback keeps the tensors alive.
             clear_device_cache(garbage_collection=True)
             smaller = {key: half}
@@ -336,7 +365,8 @@ class Trainer:
             f"{self._where}: {what}. The mini-batch is in {batch}. "
             + (f"The last good checkpoint is {kept}. " if kept else "No checkpoint was written yet. ")
             + "Try a smaller ppo.learning_rate or ppo.max_grad_norm, model.torch_dtype=float32, or check your losses "
-            "for a division by zero or a log of 0; then go on with training.resume=auto.")
+            "for a division by zero or a log of 0; then go on with training.resume=auto."
+        )
 
 
 def make_accelerator(cfg: Config) -> Accelerator:
@@ -348,25 +378,33 @@ def make_accelerator(cfg: Config) -> Accelerator:
     """
     wanted = cfg.training.device
     if wanted.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"training.device={wanted}, but PyTorch finds no CUDA GPU here. Use training.device=cpu or "
-                          "auto (and a small model, e.g. configs/config_debug.yaml)")
+        raise ConfigError(
+            f"training.device={wanted}, but PyTorch finds no CUDA GPU here. Use training.device=cpu or "
+            "auto (and a small model, e.g. configs/config_debug.yaml)"
+        )
     if ":" in wanted:
         torch.cuda.set_device(wanted)
     trackers = [name for name in (cfg.tracking, "wandb" if cfg.wandb.report_to_wandb else "none") if name != "none"]
     for name in trackers:
         if name not in map(str, get_available_trackers()):
-            raise ConfigError(f"tracking={name} needs the package: pip install {name}; or set tracking=none and "
-                              "wandb.report_to_wandb=false: metrics.jsonl is always written")
+            raise ConfigError(
+                f"tracking={name} needs the package: pip install {name}; or set tracking=none and "
+                "wandb.report_to_wandb=false: metrics.jsonl is always written"
+            )
     accelerator = Accelerator(cpu=wanted == "cpu", log_with=trackers or None, project_dir=cfg.training.output_dir)
     if accelerator.distributed_type in SHARDED:
         # Sampling takes each process as many passes as its longest response: others would wait for it for ever.
-        raise ConfigError(f"accelerate is set to {accelerator.distributed_type.value}, which shares a model's weights "
-                          "out; this trainer needs a whole model in each process. Use configs/accelerate/"
-                          "several_gpus.yaml, a smaller model or model.lora, or another engine: docs/engines.md")
+        raise ConfigError(
+            f"accelerate is set to {accelerator.distributed_type.value}, which shares a model's weights "
+            "out; this trainer needs a whole model in each process. Use configs/accelerate/"
+            "several_gpus.yaml, a smaller model or model.lora, or another engine: docs/engines.md"
+        )
     for key in ("mini_batch_size", "rollout_samples"):
         if getattr(cfg.ppo, key) % accelerator.num_processes:
-            raise ConfigError(f"ppo.{key}={getattr(cfg.ppo, key)} cannot be shared by "
-                              f"{accelerator.num_processes} processes; make it a multiple")
+            raise ConfigError(
+                f"ppo.{key}={getattr(cfg.ppo, key)} cannot be shared by "
+                f"{accelerator.num_processes} processes; make it a multiple"
+            )
     return accelerator
 
 
@@ -388,12 +426,15 @@ def describe_rollout(buffer: dict[str, Tensor], scores: list[Score], kl: Tensor)
 def check_advantages(result, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """The two tensors (N, R) of exercise 4, or an ExerciseError that says what came instead."""
     if not (isinstance(result, tuple) and len(result) == 2 and all(isinstance(x, Tensor) for x in result)):
-        raise ExerciseError("compute_gae_advantages must return (advantages, returns), two tensors, not "
-                            f"{result!r:.80}")
+        raise ExerciseError(
+            f"compute_gae_advantages must return (advantages, returns), two tensors, not {result!r:.80}"
+        )
     for name, tensor in zip(("advantages", "returns"), result):
         if tensor.shape != shape:
-            raise ExerciseError(f"compute_gae_advantages returned {name} of shape {tuple(tensor.shape)}; "
-                                f"it must be (rollouts, response tokens) = {tuple(shape)}")
+            raise ExerciseError(
+                f"compute_gae_advantages returned {name} of shape {tuple(tensor.shape)}; "
+                f"it must be (rollouts, response tokens) = {tuple(shape)}"
+            )
         if not tensor.isfinite().all():
             raise ExerciseError(f"compute_gae_advantages returned {name} that are not finite (NaN or Inf)")
     return result[0].detach(), result[1].detach()

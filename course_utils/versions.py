@@ -1,4 +1,5 @@
 """Says at the top of each notebook what it runs with, and what to do where something is too old or missing."""
+
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
@@ -24,23 +25,32 @@ def check_versions() -> None:
     try:
         needed = metadata(COURSE)["Requires-Python"]
     except PackageNotFoundError:
-        raise VersionError(f"{COURSE} is not installed in this kernel's Python; in the folder of the course, run\n"
-                           f'    {sys.executable} -m pip install -e ".[course]"') from None
+        raise VersionError(
+            f"{COURSE} is not installed in this kernel's Python; in the folder of the course, run\n"
+            f'    {sys.executable} -m pip install -e ".[course]"'
+        ) from None
     python = platform.python_version()
     if not SpecifierSet(needed).contains(python, prereleases=True):
-        raise VersionError(f"this kernel runs Python {python}, and the course needs {needed}; make a new environment, "
-                           "as the README says, and choose it as the kernel")
+        raise VersionError(
+            f"this kernel runs Python {python}, and the course needs {needed}; make a new environment, "
+            "as the README says, and choose it as the kernel"
+        )
     wanted = [Requirement(line) for line in requires(COURSE) or []]
-    wrong = {f"{need.name}{need.specifier}": found for need in wanted
-             if (need.marker is None or need.marker.evaluate({"extra": ""}))
-             and (found := _found(need)) is not None}
+    wrong = {
+        f"{need.name}{need.specifier}": found
+        for need in wanted
+        if (need.marker is None or need.marker.evaluate({"extra": ""})) and (found := _found(need)) is not None
+    }
     if wrong:
         raise VersionError(
             "the course needs " + ", ".join(f"{need} ({found})" for need, found in wrong.items()) + "; run\n"
             f"    {sys.executable} -m pip install --upgrade " + " ".join(f'"{need}"' for need in wrong) + "\n"
-            "and restart the kernel")
-    print(f"✓ Python {python}, torch {version('torch')}, transformers {version('transformers')}, "
-          f"{COURSE} {version(COURSE)}")
+            "and restart the kernel"
+        )
+    print(
+        f"✓ Python {python}, torch {version('torch')}, transformers {version('transformers')}, "
+        f"{COURSE} {version(COURSE)}"
+    )
 
 
 def _found(need: Requirement) -> str | None:

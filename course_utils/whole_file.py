@@ -1,4 +1,5 @@
 """Writing a file whole or not at all, whatever ends the process on the way."""
+
 import os
 from pathlib import Path
 

@@ -5,6 +5,7 @@ also the padding. Response A repeats "4 2" rightly; response B should have said 
 "2 <eos>", and is padded. Padding holds a 9 or -9 where any number may stand, so that one that leaks into a
 result shows.
 """
+
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,7 @@ VOCABULARY = ("<eos>", "####", "4", "2")
 @dataclass(frozen=True)
 class WorkedExample:
     """B = 2 responses, P = 2 prompt tokens (padded on the left), R = 4 response tokens, V = 4 words."""
+
     prompt_input_ids: Tensor  # (B, P) long
     prompt_attention_mask: Tensor  # (B, P) long
     response_input_ids: Tensor  # (B, R) long
@@ -40,8 +42,13 @@ class WorkedExample:
 def worked_example() -> WorkedExample:
     """The example, in new tensors each time: a cell that changes one spoils no other cell."""
     probs_new = [
-        [[1/8, 1/2, 1/4, 1/8], [1/4, 1/4, 1/4, 1/4], [1/8, 1/8, 1/4, 1/2], [1/2, 1/8, 1/8, 1/4]],
-        [[1/8, 1/2, 1/4, 1/8], [1/4, 1/4, 1/4, 1/4]],
+        [
+            [1 / 8, 1 / 2, 1 / 4, 1 / 8],
+            [1 / 4, 1 / 4, 1 / 4, 1 / 4],
+            [1 / 8, 1 / 8, 1 / 4, 1 / 2],
+            [1 / 2, 1 / 8, 1 / 8, 1 / 4],
+        ],
+        [[1 / 8, 1 / 2, 1 / 4, 1 / 8], [1 / 4, 1 / 4, 1 / 4, 1 / 4]],
     ]
     padding = [9.0, -9.0, 0.0, 0.0]
     logits_a = torch.tensor(probs_new[0]).log()
@@ -52,8 +59,8 @@ def worked_example() -> WorkedExample:
         response_input_ids=torch.tensor([[1, 2, 3, 0], [3, 0, 0, 0]]),
         response_mask=torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]),
         logits_new=torch.stack([logits_a, logits_b]),
-        log_probs_new=_log([[1/2, 1/4, 1/2, 1/2], [1/8, 1/4]]),
-        log_probs_old=_log([[0.4, 1/2, 1/2, 0.4], [1/4, 1/4]]),
+        log_probs_new=_log([[1 / 2, 1 / 4, 1 / 2, 1 / 2], [1 / 8, 1 / 4]]),
+        log_probs_old=_log([[0.4, 1 / 2, 1 / 2, 0.4], [1 / 4, 1 / 4]]),
         values_new=torch.tensor([[0.4, 0.1, 0.65, 0.8], [0.0, -0.05, 9.0, 9.0]]),
         values_old=torch.tensor([[0.1, 0.2, 0.4, 0.9], [0.3, 0.2, 9.0, 9.0]]),
         kl_penalties=torch.tensor([[-0.06, 0.04, 0.02, 0.1], [-0.09, 0.05, 9.0, 9.0]]),
@@ -67,5 +74,5 @@ def _log(rows: list[list[float]]) -> Tensor:
     """Log-probabilities (2, 4) of these probabilities; padded positions get -9."""
     padded = torch.full((2, 4), -9.0)
     for row, probs in zip(padded, rows, strict=True):
-        row[:len(probs)] = torch.tensor(probs).log()
+        row[: len(probs)] = torch.tensor(probs).log()
     return padded

@@ -5,6 +5,7 @@
 A workspace looks like the repository as far as a notebook can see: notebooks/, configs/ and, once the learner
 has exported, exercises/. Run it again after an update of the course: new files come, the others stay.
 """
+
 import argparse
 import os
 import shutil
@@ -46,8 +47,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m course_utils.workspace",
-                                     description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m course_utils.workspace", description=__doc__.splitlines()[0])
     parser.add_argument("workspace", type=Path)
     parser.add_argument("--release", required=True, type=Path, help="the student notebooks")
     parser.add_argument("--configs", required=True, type=Path)

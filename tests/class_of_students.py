@@ -1,4 +1,5 @@
 """A course in a folder of its own for the tests of grading: submissions and a gradebook."""
+
 import copy
 import sys
 from dataclasses import dataclass
@@ -50,8 +51,12 @@ class Course:
     def scores(self) -> dict[tuple[str, str], float]:
         """(student, assignment) -> score, as nbgrader's gradebook has it."""
         with Gradebook(f"sqlite:///{self.db}", "tinier_zero") as book:
-            return {(one.student.id, one.name): one.score for assignment in book.assignments
-                    for one in assignment.submissions if one.notebooks}
+            return {
+                (one.student.id, one.name): one.score
+                for assignment in book.assignments
+                for one in assignment.submissions
+                if one.notebooks
+            }
 
 
 def new_course(folder: Path) -> Course:
@@ -71,8 +76,9 @@ def _released() -> bytes:
                 book.add_assignment(exercise.assignment)
                 book.add_notebook(exercise.notebook, exercise.assignment)
                 for cell in exercise.graded:
-                    book.add_grade_cell(cell.grade_id, exercise.notebook, exercise.assignment, max_score=cell.points,
-                                        cell_type="code")
+                    book.add_grade_cell(
+                        cell.grade_id, exercise.notebook, exercise.assignment, max_score=cell.points, cell_type="code"
+                    )
                 for grade_id in exercise.solution_ids:
                     book.add_solution_cell(grade_id, exercise.notebook, exercise.assignment)
         return path.read_bytes()
@@ -81,6 +87,7 @@ def _released() -> bytes:
 def main() -> None:
     """Grades the course in this folder as the command line does; for tests that kill it."""
     from autograder.grade import Judging, grade, handed_in
+
     course = Course(Path(sys.argv[1]))
     students, _ = handed_in(course.folder / "submitted", [], [])
     grade(course.book(), students, Judging(2, folder=course.folder, judge_student=obedient_judge))

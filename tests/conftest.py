@@ -1,4 +1,5 @@
 """What several test files share: the solutions as modules, and a run small enough for a test."""
+
 import fcntl
 import os
 from pathlib import Path
@@ -30,17 +31,29 @@ def solutions(tmp_path_factory) -> Path:
 @pytest.fixture
 def small_run(tmp_path):
     """A function that gives the overrides of a run of seconds, with more of them as arguments."""
+
     def overrides(*more: str) -> list[str]:
-        return ["ppo.rollout_samples=16", "ppo.batch_size=16", "ppo.mini_batch_size=8", "ppo.epochs=2",
-                "training.total_ppo_steps=3", "training.eval_interval=3", "training.save_interval=2",
-                "dataset.eval_samples=8", "dataset.max_gen_length=24", f"training.output_dir={tmp_path / 'run'}",
-                *more]
+        return [
+            "ppo.rollout_samples=16",
+            "ppo.batch_size=16",
+            "ppo.mini_batch_size=8",
+            "ppo.epochs=2",
+            "training.total_ppo_steps=3",
+            "training.eval_interval=3",
+            "training.save_interval=2",
+            "dataset.eval_samples=8",
+            "dataset.max_gen_length=24",
+            f"training.output_dir={tmp_path / 'run'}",
+            *more,
+        ]
+
     return overrides
 
 
 @pytest.fixture
 def small_config(small_run):
     from course_utils.config import load_config
+
     return lambda *more: load_config(ROOT / "configs/config_debug.yaml", small_run(*more))
 
 

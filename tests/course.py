@@ -1,4 +1,5 @@
 """A copy of the course in a temporary folder, as a fresh clone has it, for tests that run nbgrader."""
+
 import json
 import os
 import shutil
@@ -43,9 +44,15 @@ def nbgrader(course: Path, *arguments: str) -> subprocess.CompletedProcess:
 
 def python(course: Path, *arguments: str, given: str = "") -> subprocess.CompletedProcess:
     """Runs Python in the root of `course`, with its code."""
-    return subprocess.run([sys.executable, *arguments], input=given, cwd=course, capture_output=True, text=True,
-                          timeout=600, env={**os.environ, "PYTHONPATH": str(course), "OMP_NUM_THREADS": "1",
-                                            "PYTHONDONTWRITEBYTECODE": "1"})
+    return subprocess.run(
+        [sys.executable, *arguments],
+        input=given,
+        cwd=course,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, "PYTHONPATH": str(course), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"},
+    )
 
 
 def in_turn(course: Path, *steps: tuple[Path, str]) -> subprocess.CompletedProcess:
@@ -59,7 +66,7 @@ def notebook(key: str) -> dict:
 
 
 def cell(data: dict, grade_id: str) -> dict:
-    found, = (cell for cell in data["cells"] if cell["metadata"].get("nbgrader", {}).get("grade_id") == grade_id)
+    (found,) = (cell for cell in data["cells"] if cell["metadata"].get("nbgrader", {}).get("grade_id") == grade_id)
     return found
 
 
@@ -74,6 +81,16 @@ def hand_in(submitted: Path, student: str, key: str, data: object = None) -> Pat
 
 def verdict(key: str, *passed: str, **more) -> Verdict:
     """A verdict with these criteria passed."""
-    return Verdict(key, tuple(Result(one.criterion, one.criterion in passed, f"{one.criterion} in words",
-                                     "" if one.criterion in passed else "see hint 1")
-                              for one in master(key).graded), **more)
+    return Verdict(
+        key,
+        tuple(
+            Result(
+                one.criterion,
+                one.criterion in passed,
+                f"{one.criterion} in words",
+                "" if one.criterion in passed else "see hint 1",
+            )
+            for one in master(key).graded
+        ),
+        **more,
+    )

@@ -2,6 +2,7 @@
 
 Needs Playwright for Python and a chromium of the system; nothing is downloaded.
 """
+
 import json
 import os
 import secrets
@@ -22,11 +23,22 @@ import nbformat
 from tests.process_tree import all_gone, tree
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-         "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 SETTINGS = {  # as overrides.json has them
-    "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False,
-                                                    "doNotDisturbMode": True},
+    "@jupyterlab/apputils-extension:notification": {
+        "fetchNews": "false",
+        "checkForUpdates": False,
+        "doNotDisturbMode": True,
+    },
     "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},  # every cell is in the page
     "@jupyterlab/docmanager-extension:plugin": {"autosave": False},  # a file changes when the test says so
 }
@@ -43,20 +55,49 @@ class Server:
         self.url, self.log = f"http://127.0.0.1:{port}", home / "jupyter.log"
         (home / "settings").mkdir(parents=True)
         (home / "settings/overrides.json").write_text(json.dumps(SETTINGS))
-        folders = {name: str(home / name.lower()) for name in (
-            "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_WORKSPACES_DIR",
-            "JUPYTERLAB_SETTINGS_DIR", "IPYTHONDIR")}
+        folders = {
+            name: str(home / name.lower())
+            for name in (
+                "JUPYTER_CONFIG_DIR",
+                "JUPYTER_DATA_DIR",
+                "JUPYTER_RUNTIME_DIR",
+                "JUPYTERLAB_WORKSPACES_DIR",
+                "JUPYTERLAB_SETTINGS_DIR",
+                "IPYTHONDIR",
+            )
+        }
         path = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
-        environment = {**os.environ, **folders, "HOME": str(home), "PATH": path, "OMP_NUM_THREADS": "1",
-                       "MPLCONFIGDIR": matplotlib.get_cachedir()}  # a new list of fonts would take long
+        environment = {
+            **os.environ,
+            **folders,
+            "HOME": str(home),
+            "PATH": path,
+            "OMP_NUM_THREADS": "1",
+            "MPLCONFIGDIR": matplotlib.get_cachedir(),  # a new list of fonts would take long
+        }
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1",
-                 f"--port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={self.token}",
-                 f"--LabApp.app_settings_dir={home / 'settings'}",
-                 # Should the tests be killed, it ends by itself.
-                 "--MappingKernelManager.cull_idle_timeout=600", "--ServerApp.shutdown_no_activity_timeout=600"],
-                cwd=root, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+                [
+                    sys.executable,
+                    "-m",
+                    "jupyterlab",
+                    "--no-browser",
+                    "--allow-root",
+                    "--ip=127.0.0.1",
+                    f"--port={port}",
+                    "--ServerApp.port_retries=0",
+                    f"--IdentityProvider.token={self.token}",
+                    f"--LabApp.app_settings_dir={home / 'settings'}",
+                    # Should the tests be killed, it ends by itself.
+                    "--MappingKernelManager.cull_idle_timeout=600",
+                    "--ServerApp.shutdown_no_activity_timeout=600",
+                ],
+                cwd=root,
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
 
     def wait(self, seconds: float = 90) -> None:
         """Until it answers."""
@@ -71,8 +112,9 @@ class Server:
 
     def ask(self, method: str, path: str):
         """The answer of its REST interface."""
-        request = urllib.request.Request(f"{self.url}/{path}", method=method,
-                                         headers={"Authorization": f"token {self.token}"})
+        request = urllib.request.Request(
+            f"{self.url}/{path}", method=method, headers={"Authorization": f"token {self.token}"}
+        )
         with urllib.request.urlopen(request, timeout=30) as answer:
             return json.loads(answer.read() or "null")
 
@@ -127,7 +169,8 @@ class Notebook:
         self.page.set_default_timeout(60_000)
         self.page.goto(f"{server.url}/lab/tree/{path}?reset&token={server.token}")
         self.page.locator(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-Cell").nth(len(self.source.cells) - 1).wait_for(
-            state="attached")
+            state="attached"
+        )
         self.page.get_by_text("| Idle").wait_for()  # in the bar below: there is a kernel, and it answers
         self.cell(0).click()  # the menus are those of the notebook from here on
 
@@ -159,6 +202,7 @@ class Notebook:
         def through() -> bool:
             now = self.prompts()
             return now != before and not any("*" in prompt for prompt in now)
+
         self._wait_until(through, seconds, "the cells to end")
 
     def output(self, index: int) -> str:
@@ -176,11 +220,14 @@ class Notebook:
         editor = self.cell(index).locator(".cm-content")
         editor.click()
         self.page.keyboard.press("Control+A")
-        editor.evaluate("""(editor, source) => {
+        editor.evaluate(
+            """(editor, source) => {
             const clipboardData = new DataTransfer();
             clipboardData.setData('text/plain', source);
             editor.dispatchEvent(new ClipboardEvent('paste', {clipboardData, bubbles: true, cancelable: true}));
-        }""", source)
+        }""",
+            source,
+        )
 
     def validate(self, screenshot: Path, seconds: float = 180) -> str:
         """What nbgrader's dialog says after its button Validate was pressed, which saves the notebook first."""
@@ -234,19 +281,24 @@ class Notebook:
 
     def wait_for_another(self, index: int, old: tuple[str, str], seconds: float = 30) -> None:
         """Until picture and description are others than `old`."""
+
         def changed() -> bool:
             alt, src = self.picture(index)
             return alt != old[0] and src != old[1]
+
         self._wait_until(changed, seconds, f"another picture in cell {index} than “{old[0]}”")
 
     def watch(self, selector: str) -> None:
         """From now on notes each new image of the page that `selector` finds: see `watched`."""
-        self.page.evaluate("""selector => {
+        self.page.evaluate(
+            """selector => {
             window.seen = [];
             new MutationObserver(() => document.querySelectorAll(selector).forEach(image => {
                 if (window.seen.at(-1)?.[1] != image.src) window.seen.push([image.alt, image.src]);
             })).observe(document.body, {childList: true, subtree: true, attributes: true});
-        }""", selector)
+        }""",
+            selector,
+        )
 
     def watched(self) -> list[tuple[str, str]]:
         """Descriptions and images, in the order in which they came."""

@@ -1,5 +1,6 @@
 """A stand-in for the judge that does what a submission's comments say; in a file that imports little, as each process
 of a pool imports it (nbformat alone takes seconds)."""
+
 import json
 import os
 import signal
@@ -30,13 +31,24 @@ def obedient_judge(modules: dict, secret: bytes, sandboxed: bool, version: str) 
             raise ValueError("the judge has a bug")
         if word == "nosandbox" and sandboxed:
             from autograder.sandbox import NoSandbox
+
             raise NoSandbox("bubblewrap is missing: apt install bubblewrap")
         if word == "slowonce" and not Path(arguments[0]).exists():  # a machine too busy for the first judgement
             Path(arguments[0]).touch()
             return {key: replace(verdict_of(key, {"masking"}), timed_out=True) for key in modules}
-    return {key: verdict_of(key, missed={name for word, *names in filter(None, words) if word == "miss"
-                                         for name in names if f"# {word} {' '.join(names)}" in text})
-            for key, text in modules.items()}
+    return {
+        key: verdict_of(
+            key,
+            missed={
+                name
+                for word, *names in filter(None, words)
+                if word == "miss"
+                for name in names
+                if f"# {word} {' '.join(names)}" in text
+            },
+        )
+        for key, text in modules.items()
+    }
 
 
 def verdict_of(key: str, missed: set[str] = frozenset()) -> Verdict:

@@ -1,4 +1,5 @@
 """The processes below one, as Linux tells."""
+
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -6,8 +7,9 @@ from pathlib import Path
 
 def tree(pid: int) -> list[int]:
     """`pid` and all that it started, and so on."""
-    children = [int(child) for task in Path(f"/proc/{pid}/task").iterdir()
-                for child in (task / "children").read_text().split()]
+    children = [
+        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
+    ]
     return [pid, *(below for child in children for below in tree(child))]
 
 

@@ -1,4 +1,5 @@
 """The notebooks' solutions for the tests, taken from the solution cells themselves."""
+
 import itertools
 import linecache
 from collections.abc import Callable

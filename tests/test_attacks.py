@@ -3,6 +3,7 @@ and an honest submission that is judged after it, in the same sandbox, is judged
 
 Damaged notebooks are in test_submission.py; what the sandbox forbids, call by call, in test_sandbox.py.
 """
+
 import shutil
 import textwrap
 import threading
@@ -34,7 +35,7 @@ AT_THE_TOP = {  # what it does before it gives a wrong answer
     "differences are zero": "Tensor.__sub__ = Tensor.sub = lambda self, other: torch.zeros_like(self)",
     "numpy says yes": "np.allclose = np.isclose = np.array_equal = lambda *a, **k: True",
     "assert is patched away": "import builtins; builtins.AssertionError = lambda *a: None",
-    "json says passed": "import json; json.dumps = lambda *a, **k: '{\"passed\": true, \"results\": []}'",
+    "json says passed": 'import json; json.dumps = lambda *a, **k: \'{"passed": true, "results": []}\'',
     "the worker's describe": "import __main__; __main__.describe = lambda *a: {'kind': 'tensor'}",
     "the worker's answer": "import __main__; __main__.answer = lambda *a: ({'passed': True}, {})",
     "the worker's frames": "import __main__; __main__.write_frame = lambda *a: None",
@@ -123,10 +124,13 @@ RETURNS = {  # what it answers with
     "the examples of the notebook": "return torch.tensor(0.0875 / 6), torch.tensor(4 / 6), torch.tensor(0.156668)",
 }
 ATTACKS = {name: cell(f"return {WRONG}", before) for name, before in AT_THE_TOP.items()} | {
-    name: cell(body) for name, body in RETURNS.items()}
+    name: cell(body) for name, body in RETURNS.items()
+}
 HANGS = {
-    "for ever, deaf to signals": cell("import signal\nfor n in (*range(1, 9), *range(10, 19), *range(20, 32)):\n"
-                                      "    signal.signal(n, signal.SIG_IGN)\nwhile True: pass"),
+    "for ever, deaf to signals": cell(
+        "import signal\nfor n in (*range(1, 9), *range(10, 19), *range(20, 32)):\n"
+        "    signal.signal(n, signal.SIG_IGN)\nwhile True: pass"
+    ),
     "for ever at its top": "while True: pass\n" + cell("return 0"),
 }
 
@@ -169,6 +173,7 @@ def test_a_hang_ends(process, name, monkeypatch):
 def test_a_server_on_this_machine_is_out_of_reach(process):
     """Loopback inside is not loopback outside: a listener here hears nothing."""
     import socket
+
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0.5)
         heard = []
@@ -188,17 +193,20 @@ def _accepted(server) -> bool:
         return False
 
 
-@pytest.mark.parametrize("body", [
-    "return {name: 0.0 for name in ('loss/policy', 'loss/value', 'loss/entropy', 'loss/total', "
-    "'params/policy_clip_frac', 'params/value_clip_frac', 'params/approx_kl', 'params/grad_norm')}",
-    "ids = torch.cat([collated_buffer['prompt_input_ids'], collated_buffer['response_input_ids']], 1)\n"
-    "for i in torch.randperm(len(ids)): actor_model(ids[i:i + 1], torch.ones_like(ids[i:i + 1]))\nreturn {}",
-    "actor_model.calls.extend([torch.zeros(1, 1)] * 10**6); return {}",
-    "for p in actor_model.parameters(): p.data.zero_()\nreturn {}",
-    "lr_scheduler.last_epoch = 3; return dict.fromkeys(map(str, range(10**5)), 0.0)",
-    "class D(dict):\n    def items(self): return [(object(), object())] * 50\nreturn D()",
-    "collated_buffer.clear(); return {}",
-])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "return {name: 0.0 for name in ('loss/policy', 'loss/value', 'loss/entropy', 'loss/total', "
+        "'params/policy_clip_frac', 'params/value_clip_frac', 'params/approx_kl', 'params/grad_norm')}",
+        "ids = torch.cat([collated_buffer['prompt_input_ids'], collated_buffer['response_input_ids']], 1)\n"
+        "for i in torch.randperm(len(ids)): actor_model(ids[i:i + 1], torch.ones_like(ids[i:i + 1]))\nreturn {}",
+        "actor_model.calls.extend([torch.zeros(1, 1)] * 10**6); return {}",
+        "for p in actor_model.parameters(): p.data.zero_()\nreturn {}",
+        "lr_scheduler.last_epoch = 3; return dict.fromkeys(map(str, range(10**5)), 0.0)",
+        "class D(dict):\n    def items(self): return [(object(), object())] * 50\nreturn D()",
+        "collated_buffer.clear(); return {}",
+    ],
+)
 def test_an_epoch_that_is_only_played_earns_nothing(process, body):
     head = "def run_ppo_update_epoch(actor_model, optimizer, lr_scheduler, collated_buffer, cfg, device):\n"
     assert points(process, "minibatch_update", head + textwrap.indent(body, "    ")) == []
@@ -207,7 +215,8 @@ def test_an_epoch_that_is_only_played_earns_nothing(process, body):
 
 HONEST = {  # exercise -> what honest people leave at the top of its cell, with its name
     "policy_loss": {
-        "prints": "print('shape', 3)", "warnings": "import warnings; warnings.warn('careful')",
+        "prints": "print('shape', 3)",
+        "warnings": "import warnings; warnings.warn('careful')",
         "a type alias": "Loss = tuple[Tensor, Tensor, Tensor]",
     },
     "value_loss": {
@@ -221,11 +230,13 @@ HONEST = {  # exercise -> what honest people leave at the top of its cell, with 
         "no gradients at the top": "with torch.no_grad(): _ = torch.ones(3).sum()",
     },
     "gae": {
-        "an unused class": "class Helper:\n    x = 1", "a global": "EPSILON = 1e-8\ndef helper(x):\n    return x",
+        "an unused class": "class Helper:\n    x = 1",
+        "a global": "EPSILON = 1e-8\ndef helper(x):\n    return x",
         "time": "import time; started = time.time(); time.sleep(0.01)",
     },
     "minibatch_update": {
-        "a seed": "torch.manual_seed(0); np.random.seed(0)", "threads": "torch.set_num_threads(1)",
+        "a seed": "torch.manual_seed(0); np.random.seed(0)",
+        "threads": "torch.set_num_threads(1)",
         "a file in the working folder": "open('notes.txt', 'w').write('todo')",
     },
 }

@@ -1,4 +1,5 @@
 """Break it: the mistakes are what they are called, their runs are recorded, and one can be run live."""
+
 import json
 import math
 from html import escape
@@ -28,6 +29,7 @@ def wrong(key: str, name: str):
 
 # ------------------------------------------------------------------ the mistakes, by hand
 
+
 def policy_loss(function) -> list[float]:
     e = example
     return [x.item() for x in function(e.log_probs_new, e.log_probs_old, e.advantages, e.response_mask, 0.2)]
@@ -55,11 +57,14 @@ def test_old_is_new():
     assert policy_loss(wrong("policy_loss", "old is new")) == pytest.approx([0, 0, 0], abs=1e-6)
 
 
-@pytest.mark.parametrize(("name", "loss"), [
-    ("no clipping", (0.01 + 0.09 + 0.0025 + 0.01 + 0.0225 + 0) / 12),
-    ("old values as targets", (0.3**2 + 0.1**2 + 0.25**2 + 0.1**2 + 0.3**2 + 0.25**2) / 12),
-    ("no mask", (0.145 + 2 * 18**2) / 16),  # on padding the value is 9 and the return -9
-])
+@pytest.mark.parametrize(
+    ("name", "loss"),
+    [
+        ("no clipping", (0.01 + 0.09 + 0.0025 + 0.01 + 0.0225 + 0) / 12),
+        ("old values as targets", (0.3**2 + 0.1**2 + 0.25**2 + 0.1**2 + 0.3**2 + 0.25**2) / 12),
+        ("no mask", (0.145 + 2 * 18**2) / 16),  # on padding the value is 9 and the return -9
+    ],
+)
 def test_the_value_loss(name, loss):
     e = example
     found, _ = wrong("value_loss", name)(e.values_new, e.values_old, e.returns, e.response_mask, 0.2)
@@ -78,14 +83,26 @@ def test_the_entropy():
 
 def gae(function, gamma: float, lam: float):
     """One response of two tokens in three places, values ½ and ¼, reward 1, KL penalty 0.1 on the first token."""
-    return function(torch.tensor([1.0]), torch.tensor([[0.1, 0.0, 7.0]]), torch.tensor([[0.5, 0.25, 7.0]]),
-                    torch.tensor([[1, 1, 0]]), gamma, lam)
+    return function(
+        torch.tensor([1.0]),
+        torch.tensor([[0.1, 0.0, 7.0]]),
+        torch.tensor([[0.5, 0.25, 7.0]]),
+        torch.tensor([[1, 1, 0]]),
+        gamma,
+        lam,
+    )
 
 
-@pytest.mark.parametrize(("name", "returns"), [
-    (RIGHT, [-0.1 + 0.5, 1]), ("γ forgotten", [-0.1 + 1, 1]), ("reward on the wrong token", [1 - 0.1, 0]),
-    ("KL penalty added", [0.1 + 0.5, 1]), ("whitening over padding", [-0.1 + 0.5, 1]),
-])
+@pytest.mark.parametrize(
+    ("name", "returns"),
+    [
+        (RIGHT, [-0.1 + 0.5, 1]),
+        ("γ forgotten", [-0.1 + 1, 1]),
+        ("reward on the wrong token", [1 - 0.1, 0]),
+        ("KL penalty added", [0.1 + 0.5, 1]),
+        ("whitening over padding", [-0.1 + 0.5, 1]),
+    ],
+)
 def test_gae(name, returns):
     """γ = ½ and λ = 1: the returns are the discounted rewards to come."""
     function = solution("gae") if name == RIGHT else wrong("gae", name)
@@ -102,6 +119,7 @@ def test_whitening_over_padding():
 
 def update(name: str, called: list):
     """What the update of this mistake is given: it notes it in `called`."""
+
     def run_ppo_update_epoch(actor_model, optimizer, lr_scheduler, collated_buffer, cfg, device):
         called.append((actor_model(torch.zeros(1, 3)), optimizer, lr_scheduler, collated_buffer))
 
@@ -139,6 +157,7 @@ def test_a_proxy_has_everything_else_of_the_original():
 
 # ------------------------------------------------------------------ the stand-ins
 
+
 @pytest.mark.parametrize("name", ["compute_gae_advantages", "run_ppo_update_epoch"])
 def test_a_stand_in_fails_most_criteria(name, capsys):
     with pytest.raises(AssertionError):
@@ -150,7 +169,8 @@ def test_a_stand_in_fails_most_criteria(name, capsys):
 def test_the_stand_in_for_gae():
     """One response of two tokens, values 0, reward 1, KL penalty 0.2 in all, γ = ½: returns 0.4 and 0.8."""
     advantages, returns = stand_ins.compute_gae_advantages(
-        torch.tensor([1.0]), torch.tensor([[0.2, 0.0, 7.0]]), torch.zeros(1, 3), torch.tensor([[1, 1, 0]]), 0.5, 0.9)
+        torch.tensor([1.0]), torch.tensor([[0.2, 0.0, 7.0]]), torch.zeros(1, 3), torch.tensor([[1, 1, 0]]), 0.5, 0.9
+    )
     assert returns[0, :2].tolist() == pytest.approx([0.4, 0.8])
     scale = math.sqrt((0.4**2 + 0.8**2) / 2)
     assert advantages[0].tolist() == pytest.approx([0.4 / scale, 0.8 / scale, 0], abs=1e-3)
@@ -159,11 +179,13 @@ def test_the_stand_in_for_gae():
 def test_the_stand_in_for_gae_needs_no_discount():
     """γ = 0: 0 to the power of the tokens to come, which padding must not count as minus one."""
     advantages, returns = stand_ins.compute_gae_advantages(
-        torch.tensor([1.0]), torch.zeros(1, 3), torch.zeros(1, 3), torch.tensor([[1, 1, 0]]), 0.0, 0.9)
+        torch.tensor([1.0]), torch.zeros(1, 3), torch.zeros(1, 3), torch.tensor([[1, 1, 0]]), 0.0, 0.9
+    )
     assert returns[0, :2].tolist() == [0, 1] and advantages.isfinite().all()
 
 
 # ------------------------------------------------------------------ recorded
+
 
 @pytest.mark.parametrize("key", KEYS)
 def test_every_mistake_is_recorded_with_the_settings_of_now(key):
@@ -194,7 +216,7 @@ def test_the_gallery_draws_every_mistake(key, monkeypatch):
     shown = []
     monkeypatch.setattr("course_utils.break_it.pictures.display", shown.append)
     gallery(key)
-    words, = shown
+    (words,) = shown
     assert all(f"<b>{name}</b>: {escape(mistake.words)}" in words.data for name, mistake in MISTAKES[key].items())
 
 
@@ -227,6 +249,7 @@ def test_the_settings_need_no_other_file():
 
 # ------------------------------------------------------------------ live
 
+
 def test_the_metric_beside_the_reward_is_that_of_the_mistake():
     assert metrics_to_show("policy_loss", "no_clipping") == ["rollout/reward_mean", "rollout/kl"]
     assert metrics_to_show("minibatch_update", "zero_grad_missing") == ["rollout/reward_mean", "params/grad_norm"]
@@ -237,9 +260,19 @@ def test_the_metric_beside_the_reward_is_that_of_the_mistake():
 def two_steps(monkeypatch):
     """Short runs of the smallest size."""
     settings = short_run.settings_of
-    monkeypatch.setattr(short_run, "settings_of", lambda key, *more: settings(
-        key, *more, "ppo.rollout_samples=4", "ppo.batch_size=4", "ppo.mini_batch_size=2", "dataset.max_gen_length=8",
-        "training.num_samples=8"))
+    monkeypatch.setattr(
+        short_run,
+        "settings_of",
+        lambda key, *more: settings(
+            key,
+            *more,
+            "ppo.rollout_samples=4",
+            "ppo.batch_size=4",
+            "ppo.mini_batch_size=2",
+            "dataset.max_gen_length=8",
+            "training.num_samples=8",
+        ),
+    )
 
 
 @pytest.mark.slow
@@ -247,13 +280,19 @@ def two_steps(monkeypatch):
 def test_the_cell_of_the_notebook_trains_live(key, two_steps, monkeypatch, capsys):
     """The cell as the notebook has it, in a namespace like that of __main__, for two steps."""
     shown = []
-    monkeypatch.setattr("course_utils.break_it.pictures.display", lambda *args, **kwargs: SimpleNamespace(
-        update=lambda html: shown.append(html.data)))
-    namespace = {"__name__": "__main__", EXERCISES[key].function: solution(key), "torch": torch,
-                 "break_it": lambda *args: break_it(*args, steps=2)}
+    monkeypatch.setattr(
+        "course_utils.break_it.pictures.display",
+        lambda *args, **kwargs: SimpleNamespace(update=lambda html: shown.append(html.data)),
+    )
+    namespace = {
+        "__name__": "__main__",
+        EXERCISES[key].function: solution(key),
+        "torch": torch,
+        "break_it": lambda *args: break_it(*args, steps=2),
+    }
     namespace |= {name: getattr(stand_ins, name) for name in LOSSES} if key == "minibatch_update" else {}
     notebook = nbformat.read(ROOT / EXERCISES[key].notebook, as_version=4)
-    cell, = (cell for cell in notebook.cells if cell.id == "break-it-live")
+    (cell,) = (cell for cell in notebook.cells if cell.id == "break-it-live")
     assert "LIVE = False" in cell.source
     losses = {name: namespace.get(name) for name in LOSSES}
     exec(cell.source.replace("LIVE = False", "LIVE = True"), namespace)

@@ -3,6 +3,7 @@
 Every test leaves screenshots in the folder that it prints: one of pytest's temporary folders, or $SCREENSHOTS, which
 then also gets every picture in both themes.
 """
+
 import os
 import re
 from pathlib import Path
@@ -34,8 +35,18 @@ def jupyter(released_course, solutions, tmp_path_factory):
         pytest.skip("there is no chromium: apt install chromium")
     pytest.importorskip("playwright", reason="there is no Playwright: pip install playwright")
     workspace = tmp_path_factory.mktemp("lab") / "workspace"
-    assert lay_out_workspace([str(workspace), "--release", str(released_course / "autograder/release"),
-                              "--configs", str(ROOT / "configs")]) == 0
+    assert (
+        lay_out_workspace(
+            [
+                str(workspace),
+                "--release",
+                str(released_course / "autograder/release"),
+                "--configs",
+                str(ROOT / "configs"),
+            ]
+        )
+        == 0
+    )
     (workspace / "exercises").symlink_to(solutions)
     with lab(workspace, tmp_path_factory.mktemp("home")) as (server, browser):
         yield server, browser
@@ -63,8 +74,11 @@ def test_an_exercise_from_the_stub_to_validate(key, open_notebook, screenshots):
     exercise = EXERCISES[key]
     notebook = open_notebook(str(exercise.notebook))
     released = notebook.source
-    cells = {mark["grade_id"]: i for i, cell in enumerate(released.cells)
-             if (mark := cell.metadata.get("nbgrader")) and mark["solution"]}
+    cells = {
+        mark["grade_id"]: i
+        for i, cell in enumerate(released.cells)
+        if (mark := cell.metadata.get("nbgrader")) and mark["solution"]
+    }
     checks = [i for i in notebook.code if re.match(r"check\(", released.cells[i].source)]
     assert cells.keys() == solution_cells(key).keys() and len(checks) > len(cells)
 
@@ -87,8 +101,10 @@ def test_an_exercise_from_the_stub_to_validate(key, open_notebook, screenshots):
     assert "Success! Your notebook passes all the tests." in said
     for grade_id, index in cells.items():
         released.cells[index].source = solution_cells(key)[grade_id]
-    assert [(c.source, c.metadata.get("nbgrader")) for c in nbformat.read(notebook.file, 4).cells] == [
-        (c.source, c.metadata.get("nbgrader")) for c in released.cells]  # what will be handed in
+    handed_in = nbformat.read(notebook.file, 4).cells
+    assert [(c.source, c.metadata.get("nbgrader")) for c in handed_in] == [
+        (c.source, c.metadata.get("nbgrader")) for c in released.cells
+    ]
 
 
 def _play(notebook: Notebook, before: int) -> int:
@@ -120,7 +136,7 @@ def test_the_training_notebook_shows_the_run_while_it_goes_on(jupyter, open_note
     server, _ = jupyter
     file = server.root / TRAINING
     data = nbformat.read(file, 4)
-    settings, = (cell for cell in data.cells if "parameters" in cell.metadata.get("tags", []))
+    (settings,) = (cell for cell in data.cells if "parameters" in cell.metadata.get("tags", []))
     settings.source += f"\nOVERRIDES = {small_run('training.total_ppo_steps=4')}"
     nbformat.write(data, file)
 
@@ -131,7 +147,7 @@ def test_the_training_notebook_shows_the_run_while_it_goes_on(jupyter, open_note
     seen = notebook.watched()
     assert len(seen) == len({src for _, src in seen}) >= 2, [alt for alt, _ in seen]  # two steps, two figures
     assert seen[-1][0].startswith("PPO step 4: reward")
-    train, = (i for i in notebook.code if "trainer.train()" in data.cells[i].source)
+    (train,) = (i for i in notebook.code if "trainer.train()" in data.cells[i].source)
     assert "step 4 of 4" in notebook.output(train) and notebook.pictures(train).count() == 1  # in place
     assert all(re.fullmatch(r"\[\d+\]:", prompt) for prompt in notebook.prompts())
     _shoot_pictures(notebook, screenshots, "training")

@@ -2,6 +2,7 @@
 
 Colab itself is stood in for by a Python that has the course's dependencies, a google.colab, and no course.
 """
+
 import json
 import os
 import re
@@ -30,22 +31,24 @@ from course_utils.workspace import main as lay_out_workspace
 from tests.conftest import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*/*.ipynb"))
-GOOGLE_COLAB = '''\
+GOOGLE_COLAB = """\
 class files:
     @staticmethod
     def upload():
         import os, shutil
         name = shutil.copy(os.environ["UPLOADED"], ".")
         return {os.path.basename(name): b""}
-'''
+"""
 
 
 @pytest.fixture(scope="module")
 def bundled(solutions, tmp_path_factory) -> Path:
     """The bundle that a learner makes in a workspace, with all five functions."""
     workspace = tmp_path_factory.mktemp("home") / "workspace"
-    assert lay_out_workspace([str(workspace), "--release", str(ROOT / "notebooks"),
-                              "--configs", str(ROOT / "configs")]) == 0
+    assert (
+        lay_out_workspace([str(workspace), "--release", str(ROOT / "notebooks"), "--configs", str(ROOT / "configs")])
+        == 0
+    )
     shutil.copytree(solutions, workspace / "exercises")
     subprocess.run([sys.executable, "-m", "course_utils.bundle"], cwd=workspace, check=True)
     return workspace / "build" / bundle.BUNDLE
@@ -59,11 +62,15 @@ def unpacked(bundled: Path, folder: Path) -> Path:
 
 # ------------------------------------------------------------------ what is in it
 
+
 @pytest.mark.slow
 def test_the_bundle_has_the_settings_the_functions_and_notebook_6(bundled, solutions, tmp_path):
-    found = {str(path.relative_to(tmp_path)): path.read_bytes() for path in unpacked(bundled, tmp_path).rglob("*")
-             if path.is_file()}
-    wheel, = (name for name in found if name.endswith(".whl"))
+    found = {
+        str(path.relative_to(tmp_path)): path.read_bytes()
+        for path in unpacked(bundled, tmp_path).rglob("*")
+        if path.is_file()
+    }
+    (wheel,) = (name for name in found if name.endswith(".whl"))
     given = {f"exercises/{e.module_file}": solutions / e.module_file for e in EXERCISES.values()}
     given |= {f"configs/{path.name}": path for path in (ROOT / "configs").glob("*.yaml")}
     given |= {str(bundle.NOTEBOOK): ROOT / bundle.NOTEBOOK, "__main__.py": Path(bundle_main.__file__)}
@@ -72,14 +79,19 @@ def test_the_bundle_has_the_settings_the_functions_and_notebook_6(bundled, solut
 
 @pytest.mark.slow
 def test_the_wheel_is_all_of_course_utils_and_nothing_of_the_autograder(bundled, tmp_path):
-    wheel, = unpacked(bundled, tmp_path).glob("*.whl")
+    (wheel,) = unpacked(bundled, tmp_path).glob("*.whl")
     with ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
-        assert names == {str(path.relative_to(ROOT)) for path in (ROOT / "course_utils").rglob("*")
-                         if path.is_file() and "__pycache__" not in path.parts}
-        assert archive.read("course_utils/embedded/model/model.safetensors") == (
-            ROOT / "course_utils/embedded/model/model.safetensors").read_bytes()
-    info, = (path for path in PathInZip(wheel).iterdir() if path.name.endswith(".dist-info"))
+        assert names == {
+            str(path.relative_to(ROOT))
+            for path in (ROOT / "course_utils").rglob("*")
+            if path.is_file() and "__pycache__" not in path.parts
+        }
+        assert (
+            archive.read("course_utils/embedded/model/model.safetensors")
+            == (ROOT / "course_utils/embedded/model/model.safetensors").read_bytes()
+        )
+    (info,) = (path for path in PathInZip(wheel).iterdir() if path.name.endswith(".dist-info"))
     declared = PathDistribution(info)
     assert declared.metadata["Name"] == "tinier-zero"
     assert [point.name for point in declared.entry_points] == ["nbgrader-module"]
@@ -113,6 +125,7 @@ def test_a_course_without_its_source_is_an_error(tmp_path, monkeypatch):
 
 
 # ------------------------------------------------------------------ the notebooks' first cells
+
 
 def first_cells(path: Path) -> tuple[str, str]:
     card, code = nbformat.read(path, 4).cells[:2]
@@ -154,8 +167,18 @@ def test_what_pip_complains_of_is_shown(tmp_path, monkeypatch):
 
 # ------------------------------------------------------------------ the GPU
 
-@pytest.mark.parametrize("gigabytes, config", [(15, "config_colab"), (24, "config_colab"), (42, "config"),
-                                               (85, "config"), (8, "config_debug"), (None, "config_debug")])
+
+@pytest.mark.parametrize(
+    "gigabytes, config",
+    [
+        (15, "config_colab"),
+        (24, "config_colab"),
+        (42, "config"),
+        (85, "config"),
+        (8, "config_debug"),
+        (None, "config_debug"),
+    ],
+)
 def test_colab_takes_the_config_that_fits_its_gpu(gigabytes, config, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     gpu = SimpleNamespace(name="Some GPU", total_memory=(gigabytes or 0) * 1e9)
@@ -167,8 +190,9 @@ def test_colab_takes_the_config_that_fits_its_gpu(gigabytes, config, monkeypatch
     load_config(colab.fitting_config())
 
     installed = []
-    monkeypatch.setattr(subprocess, "run", lambda command, **_: installed.append(command[-1]) or
-                        SimpleNamespace(stdout=""))
+    monkeypatch.setattr(
+        subprocess, "run", lambda command, **_: installed.append(command[-1]) or SimpleNamespace(stdout="")
+    )
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     colab.prepare_training()
     said = capsys.readouterr().out
@@ -179,6 +203,7 @@ def test_colab_takes_the_config_that_fits_its_gpu(gigabytes, config, monkeypatch
 
 # ------------------------------------------------------------------ running it
 
+
 @pytest.fixture
 def colab_machine(tmp_path, monkeypatch, bundled) -> SimpleNamespace:
     """A Python with all that the course depends on but without the course, as the kernel "colab" in an empty folder."""
@@ -188,15 +213,22 @@ def colab_machine(tmp_path, monkeypatch, bundled) -> SimpleNamespace:
     for entry in Path(sysconfig.get_path("purelib")).iterdir():
         if not re.match(r"_*(tinier_zero|editable|course_utils|autograder)", entry.name):
             (libraries / entry.name).symlink_to(entry)
-    site, = venv.glob("lib/python*/site-packages")
+    (site,) = venv.glob("lib/python*/site-packages")
     (site / "google").mkdir()
     (site / "google/colab.py").write_text(GOOGLE_COLAB)
     (site / "colab.pth").write_text(f"{libraries}\nimport google.colab\n")
     content.mkdir()
     kernel = tmp_path / "jupyter/kernels/colab/kernel.json"
     kernel.parent.mkdir(parents=True)
-    kernel.write_text(json.dumps({"display_name": "Colab", "language": "python", "argv": [
-        str(venv / "bin/python"), "-m", "ipykernel_launcher", "-f", "{connection_file}"]}))
+    kernel.write_text(
+        json.dumps(
+            {
+                "display_name": "Colab",
+                "language": "python",
+                "argv": [str(venv / "bin/python"), "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+            }
+        )
+    )
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
     monkeypatch.setenv("UPLOADED", str(bundled))
     monkeypatch.setenv("PIP_NO_INDEX", "1")  # nothing may have to be downloaded
@@ -208,15 +240,28 @@ def colab_machine(tmp_path, monkeypatch, bundled) -> SimpleNamespace:
 
 def python(machine: SimpleNamespace, code: str) -> str:
     """What the machine's Python prints."""
-    return subprocess.run([machine.python, "-c", code], cwd=machine.content, text=True, env=os.environ,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout
+    return subprocess.run(
+        [machine.python, "-c", code],
+        cwd=machine.content,
+        text=True,
+        env=os.environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ).stdout
 
 
 def execute(machine: SimpleNamespace, notebook: Path, **parameters) -> dict[str, str]:
     """Runs the notebook there; what each cell shows, as text, by the cell's id."""
     executed = machine.content.parent / "executed.ipynb"
-    papermill.execute_notebook(notebook, executed, parameters, cwd=machine.content, kernel_name="colab",
-                               progress_bar=False, execution_timeout=250)
+    papermill.execute_notebook(
+        notebook,
+        executed,
+        parameters,
+        cwd=machine.content,
+        kernel_name="colab",
+        progress_bar=False,
+        execution_timeout=250,
+    )
     return {cell.id: str(cell.get("outputs", "")) for cell in nbformat.read(executed, 4).cells}
 
 

@@ -1,4 +1,5 @@
 """check(): passes every solution, is not fooled, and names the slip in each of many wrong variants."""
+
 import linecache
 import re
 import textwrap
@@ -175,16 +176,28 @@ def test_every_solution_passes(key, capsys):
         check(solution(key), criterion.__name__)
 
 
-@pytest.mark.parametrize(("key", "old", "new"), [
-    ("policy_loss", "torch.min(ratio * advantages, clipped_ratio * advantages)",
-     "-torch.max(-ratio * advantages, -clipped_ratio * advantages)"),
-    ("value_loss", "torch.clamp(values_new, low, high)",
-     "values_old + (values_new - values_old).clamp(-clip_range_value, clip_range_value)"),
-    ("value_loss", "(error_clipped > error).float()", "torch.gt(error_clipped, error).to(values_new)"),
-    ("minibatch_update", "F.log_softmax(logits, dim=-1)", "logits - logits.logsumexp(-1, keepdim=True)"),
-    ("minibatch_update", "(total * len(rows) / group_size).backward()",
-     "total.backward(torch.tensor(len(rows) / group_size))"),
-])
+@pytest.mark.parametrize(
+    ("key", "old", "new"),
+    [
+        (
+            "policy_loss",
+            "torch.min(ratio * advantages, clipped_ratio * advantages)",
+            "-torch.max(-ratio * advantages, -clipped_ratio * advantages)",
+        ),
+        (
+            "value_loss",
+            "torch.clamp(values_new, low, high)",
+            "values_old + (values_new - values_old).clamp(-clip_range_value, clip_range_value)",
+        ),
+        ("value_loss", "(error_clipped > error).float()", "torch.gt(error_clipped, error).to(values_new)"),
+        ("minibatch_update", "F.log_softmax(logits, dim=-1)", "logits - logits.logsumexp(-1, keepdim=True)"),
+        (
+            "minibatch_update",
+            "(total * len(rows) / group_size).backward()",
+            "total.backward(torch.tensor(len(rows) / group_size))",
+        ),
+    ],
+)
 def test_a_right_solution_written_otherwise_passes(key, old, new):
     check(edited(key, (old, new)))
 
@@ -199,20 +212,28 @@ def test_every_stub_says_that_it_is_to_be_written(key):
 
 @pytest.mark.parametrize(
     ("key", "name", "criterion", "words"),
-    [pytest.param(key, *variant, id=f"{key}: {variant[0]}") for key in WRONG for variant in WRONG[key]])
+    [pytest.param(key, *variant, id=f"{key}: {variant[0]}") for key in WRONG for variant in WRONG[key]],
+)
 def test_a_misconception_is_found_explained_and_named(key, name, criterion, words):
     message = failure(wrong(key, name), criterion)
     assert words in message
     assert f"→ This is a known mistake, “{name}”: {named(key, name).advice}" in message
 
 
-@pytest.mark.parametrize("loss, words", [
-    # Both are right on the worked example. Each response's mean, weighed by its tokens: 0 / 0 where it has none.
-    ("((surrogate * response_mask).sum(1) / response_mask.sum(1) * response_mask.sum(1)).sum() / tokens",
-     "loss beside a response without tokens: yours nan"),
-    ("(surrogate * response_mask * (response_mask.sum(1, keepdim=True) > 1)).sum() / tokens",
-     "loss beside a response of a single token"),
-])
+@pytest.mark.parametrize(
+    "loss, words",
+    [
+        # Both are right on the worked example. Each response's mean, weighed by its tokens: 0 / 0 where it has none.
+        (
+            "((surrogate * response_mask).sum(1) / response_mask.sum(1) * response_mask.sum(1)).sum() / tokens",
+            "loss beside a response without tokens: yours nan",
+        ),
+        (
+            "(surrogate * response_mask * (response_mask.sum(1, keepdim=True) > 1)).sum() / tokens",
+            "loss beside a response of a single token",
+        ),
+    ],
+)
 def test_a_policy_loss_that_is_lost_on_short_responses_is_found_out(loss, words):
     function = edited("policy_loss", ("loss = -(surrogate * response_mask).sum() / tokens", f"loss = -{loss}"))
     assert words in failure(function, "masking")
@@ -230,6 +251,7 @@ def test_a_stand_in_is_no_solution(name):
 
 
 # ------------------------------------------------------------------ the report
+
 
 def test_a_report_has_a_line_for_each_criterion_and_both_numbers(capsys):
     with pytest.raises(AssertionError, match="1 of 5 criteria do not hold yet: metrics"):
@@ -264,7 +286,7 @@ def test_a_failure_shows_no_traceback():
 
 def test_an_exception_is_told_with_the_line_of_the_cell():
     source = solution_source("entropy").replace("-(entropy * response_mask)", "-(entropy @ response_mask)")
-    line = 1 + source[:source.index("return -(")].count("\n")
+    line = 1 + source[: source.index("return -(")].count("\n")
     message = failure(define("entropy", source), "worked_example")
     assert "it raised RuntimeError: " in message
     assert f"in line {line} of its cell: return -(entropy @" in message
@@ -323,16 +345,20 @@ def test_a_name_from_another_cell_is_found_out():
     function = define("entropy", LEANING)
     function.__globals__.update(
         masked_mean=lambda x, mask: (x * mask).sum() / mask.sum(),
-        entropy_of=lambda logits: torch.distributions.Categorical(logits=logits.float()).entropy())
+        entropy_of=lambda logits: torch.distributions.Categorical(logits=logits.float()).entropy(),
+    )
     message = failure(function, "worked_example")
     assert "the name `masked_mean` is not defined in line 2 of its cell" in message
     assert "Only this cell is handed in" in message
 
 
-@pytest.mark.parametrize("line, words", [
-    ("print(VOCABULARY)", "on its own: the name `VOCABULARY` is not defined in line 1"),
-    ("check(compute_value_loss)", r"it calls check\(\) in line 1 .*\n.*in the cell below"),
-])
+@pytest.mark.parametrize(
+    "line, words",
+    [
+        ("print(VOCABULARY)", "on its own: the name `VOCABULARY` is not defined in line 1"),
+        ("check(compute_value_loss)", r"it calls check\(\) in line 1 .*\n.*in the cell below"),
+    ],
+)
 def test_a_name_from_another_cell_at_the_cell_s_top_level_is_found_out(line, words):
     source = f"{line}\n" + solution_source("entropy")
     filename = "<cell in a notebook>"
@@ -344,17 +370,24 @@ def test_a_name_from_another_cell_at_the_cell_s_top_level_is_found_out(line, wor
 
 
 def test_a_helper_in_the_same_cell_is_fine():
-    check(define("entropy", LEANING + textwrap.dedent("""
+    check(
+        define(
+            "entropy",
+            LEANING
+            + textwrap.dedent("""
         def masked_mean(x, mask):
             return (x * mask).sum() / mask.sum()
 
         def entropy_of(logits):
             log_probs = F.log_softmax(logits.float(), dim=-1)
             return -(log_probs.exp() * log_probs).sum(-1)
-        """)))
+        """),
+        )
+    )
 
 
 # ------------------------------------------------------------------ an exercise in several cells
+
 
 def test_the_solution_cells_are_run_in_a_module_of_their_own_and_nothing_else_is():
     leaning = FIFTH[1].replace("METRICS = (", "METRICS = DEFAULT + (")
@@ -365,16 +398,21 @@ def test_the_solution_cells_are_run_in_a_module_of_their_own_and_nothing_else_is
 
 @pytest.mark.parametrize("own", range(3))
 def test_a_name_from_a_cell_that_is_no_solution_cell_is_found_out_in_each_part(own):
-    edits = [("F.log_softmax(logits, dim=-1)", "my_log_softmax(logits)"), ("compute_entropy_loss(", "my_entropy("),
-             ("torch.randperm(", "my_order(")]
+    edits = [
+        ("F.log_softmax(logits, dim=-1)", "my_log_softmax(logits)"),
+        ("compute_entropy_loss(", "my_entropy("),
+        ("torch.randperm(", "my_order("),
+    ]
     cells = [source.replace(*edits[i]) if i == own else source for i, source in enumerate(FIFTH)]
     assert cells != FIFTH
     notebook = fifth_notebook(
         "def my_log_softmax(x):\n    return F.log_softmax(x, dim=-1)",
         "def my_entropy(*args):\n    return compute_entropy_loss(*args)",
-        "def my_order(n):\n    return torch.randperm(n)", *cells)
+        "def my_order(n):\n    return torch.randperm(n)",
+        *cells,
+    )
     message = failure(notebook["run_ppo_update_epoch"], "forward")
-    name, line = edits[own][1].split("(")[0], 1 + cells[own][:cells[own].index(edits[own][1])].count("\n")
+    name, line = edits[own][1].split("(")[0], 1 + cells[own][: cells[own].index(edits[own][1])].count("\n")
     place = ("the cell of response_outputs", "the cell of minibatch_loss", "its cell")[own]
     assert f"the name `{name}` is not defined in line {line} of {place}: " in message
     assert "Only the solution cells are handed in, so what it uses from other cells is missing" in message
@@ -382,8 +420,9 @@ def test_a_name_from_a_cell_that_is_no_solution_cell_is_found_out_in_each_part(o
 
 
 def test_a_part_that_comes_from_a_file_is_not_handed_in(tmp_path, monkeypatch):
-    (tmp_path / "my_parts.py").write_text(header("minibatch_update").replace("from .", "from course_utils.stand_ins.")
-                                          + "\n".join(FIFTH[:2]))
+    (tmp_path / "my_parts.py").write_text(
+        header("minibatch_update").replace("from .", "from course_utils.stand_ins.") + "\n".join(FIFTH[:2])
+    )
     monkeypatch.syspath_prepend(tmp_path)
     notebook = fifth_notebook("from my_parts import minibatch_loss", FIFTH[2])
     message = failure(notebook["run_ppo_update_epoch"], "forward")
@@ -415,7 +454,8 @@ def test_a_part_can_be_checked_before_what_comes_after_it_is_written(capsys):
     check(notebook["minibatch_loss"])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == [
-        f"✓ {criterion.__name__}" for criteria in PARTS.values() for criterion in criteria]
+        f"✓ {criterion.__name__}" for criteria in PARTS.values() for criterion in criteria
+    ]
 
 
 @pytest.mark.parametrize("name", PARTS)
@@ -425,30 +465,77 @@ def test_the_stub_of_a_part_says_that_it_is_to_be_written(name):
         check(notebook[name])
 
 
-@pytest.mark.parametrize(("name", "old", "new", "criterion", "words"), [
-    ("response_outputs", 'torch.cat([batch["prompt_attention_mask"], mask], dim=1)', "torch.ones_like(input_ids)",
-     "inputs", "attention_mask must be prompt_attention_mask followed by"),
-    ("response_outputs", "logits, values = actor_model(input_ids, attention_mask=attention_mask)",
-     "logits, values = (actor_model(input_ids, attention_mask=attention_mask)[i] for i in (0, 1))",
-     "inputs", "called 2 times"),
-    ("response_outputs", "values[:, first:-1]", "values[:, first + 1 :]", "positions", "one position late"),
-    ("response_outputs", "logits[:, first:-1]", "logits[:, first - 1 : -2]", "positions", "Take positions P−1 to"),
-    ("response_outputs", "values[:, first:-1]", "values[:, first:]", "positions", "(2, 5); it must be (2, 4): b = 2"),
-    ("response_outputs", "return log_probs, values", "return values, log_probs", "log_probs", "log_probs_new of the"),
-    ("response_outputs", "F.log_softmax", "F.softmax", "log_probs", "log_softmax of those logits"),
-    ("response_outputs", "return log_probs, values, logits", "return log_probs, values.detach(), logits",
-     "gradient", "values_new carries no gradient"),
-    ("minibatch_loss", 'batch["logprobs"]', 'batch["ref_logprobs"]', "arguments", 'the buffer\'s "logprobs"'),
-    ("minibatch_loss", "log_probs, batch", "log_probs * 2, batch", "arguments", "log_probs_new of the response tokens"),
-    ("minibatch_loss", "ppo.clip_range_value", "ppo.clip_ratio", "arguments", "clip_range_value of compute_value_loss"),
-    ("minibatch_loss", "+ ppo.entropy_coeff", "- ppo.entropy_coeff", "total", "has its minus sign already"),
-    ("minibatch_loss", "ppo.vf_coeff * value", "value", "total", "yours 10, target 5"),
-    ("minibatch_loss", "return total,", "return total.detach(),", "total", "the total carries no gradient"),
-    ("minibatch_loss", "value, -entropy,", "value, entropy,", "metrics", "the entropy itself"),
-    ("minibatch_loss", "number.item()", "number", "metrics", "loss/policy is a Tensor"),
-    ("minibatch_loss", "zip(METRICS,", "zip(METRICS[:-1],", "metrics", "lacks params/approx_kl"),
-    ("minibatch_loss", "return total, ", "return ", "metrics", "it returned a dict; it must return (total, metrics)"),
-])
+@pytest.mark.parametrize(
+    ("name", "old", "new", "criterion", "words"),
+    [
+        (
+            "response_outputs",
+            'torch.cat([batch["prompt_attention_mask"], mask], dim=1)',
+            "torch.ones_like(input_ids)",
+            "inputs",
+            "attention_mask must be prompt_attention_mask followed by",
+        ),
+        (
+            "response_outputs",
+            "logits, values = actor_model(input_ids, attention_mask=attention_mask)",
+            "logits, values = (actor_model(input_ids, attention_mask=attention_mask)[i] for i in (0, 1))",
+            "inputs",
+            "called 2 times",
+        ),
+        ("response_outputs", "values[:, first:-1]", "values[:, first + 1 :]", "positions", "one position late"),
+        ("response_outputs", "logits[:, first:-1]", "logits[:, first - 1 : -2]", "positions", "Take positions P−1 to"),
+        (
+            "response_outputs",
+            "values[:, first:-1]",
+            "values[:, first:]",
+            "positions",
+            "(2, 5); it must be (2, 4): b = 2",
+        ),
+        (
+            "response_outputs",
+            "return log_probs, values",
+            "return values, log_probs",
+            "log_probs",
+            "log_probs_new of the",
+        ),
+        ("response_outputs", "F.log_softmax", "F.softmax", "log_probs", "log_softmax of those logits"),
+        (
+            "response_outputs",
+            "return log_probs, values, logits",
+            "return log_probs, values.detach(), logits",
+            "gradient",
+            "values_new carries no gradient",
+        ),
+        ("minibatch_loss", 'batch["logprobs"]', 'batch["ref_logprobs"]', "arguments", 'the buffer\'s "logprobs"'),
+        (
+            "minibatch_loss",
+            "log_probs, batch",
+            "log_probs * 2, batch",
+            "arguments",
+            "log_probs_new of the response tokens",
+        ),
+        (
+            "minibatch_loss",
+            "ppo.clip_range_value",
+            "ppo.clip_ratio",
+            "arguments",
+            "clip_range_value of compute_value_loss",
+        ),
+        ("minibatch_loss", "+ ppo.entropy_coeff", "- ppo.entropy_coeff", "total", "has its minus sign already"),
+        ("minibatch_loss", "ppo.vf_coeff * value", "value", "total", "yours 10, target 5"),
+        ("minibatch_loss", "return total,", "return total.detach(),", "total", "the total carries no gradient"),
+        ("minibatch_loss", "value, -entropy,", "value, entropy,", "metrics", "the entropy itself"),
+        ("minibatch_loss", "number.item()", "number", "metrics", "loss/policy is a Tensor"),
+        ("minibatch_loss", "zip(METRICS,", "zip(METRICS[:-1],", "metrics", "lacks params/approx_kl"),
+        (
+            "minibatch_loss",
+            "return total, ",
+            "return ",
+            "metrics",
+            "it returned a dict; it must return (total, metrics)",
+        ),
+    ],
+)
 def test_a_slip_in_a_part_is_found_at_the_part(name, old, new, criterion, words):
     own = list(PARTS).index(name)
     assert FIFTH[own].count(old) == 1

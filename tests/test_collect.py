@@ -1,4 +1,5 @@
 """Collecting from an exchange folder in which students put what they like."""
+
 import os
 
 import pytest
@@ -34,9 +35,15 @@ class Class:
 
     def collect(self, check_owner=False, **limits):
         app = NbGrader()
-        app.coursedir = CourseDirectory(parent=app, root=str(self.course.folder), course_id="tinier_zero",
-                                        assignment_id="01_policy_loss", submitted_directory="submitted",
-                                        db_url=f"sqlite:///{self.course.db}", **limits)
+        app.coursedir = CourseDirectory(
+            parent=app,
+            root=str(self.course.folder),
+            course_id="tinier_zero",
+            assignment_id="01_policy_loss",
+            submitted_directory="submitted",
+            db_url=f"sqlite:///{self.course.db}",
+            **limits,
+        )
         CourseCollect(coursedir=app.coursedir, parent=app, root=str(self.exchange), check_owner=check_owner).start()
         return find(self.submitted)[0]
 
@@ -115,8 +122,9 @@ def a_folder_for_a_timestamp(folder):
     (folder / "timestamp.txt/x").mkdir(parents=True)
 
 
-@pytest.mark.parametrize("damage", [no_permission, a_pipe, a_forged_timestamp, a_linked_timestamp, no_timestamp,
-                                    a_folder_for_a_timestamp])
+@pytest.mark.parametrize(
+    "damage", [no_permission, a_pipe, a_forged_timestamp, a_linked_timestamp, no_timestamp, a_folder_for_a_timestamp]
+)
 def test_a_damaged_submission_is_collected_as_far_as_it_goes(students, damage):
     damage(students.submit("bob"))
     assert students.collect() == [("ada", KEY), ("bob", KEY)]
@@ -132,11 +140,22 @@ def test_a_folder_that_is_too_large_comes_without_its_files(students):
     os.truncate(folder / "film.mp4", 3_000_000)
     assert students.collect(max_dir_size=2000) == [("ada", KEY), ("bob", KEY)]
     assert sorted(path.name for path in (students.submitted / "bob/01_policy_loss").iterdir()) == [
-        "policy_loss.ipynb", "submission_secret.txt", "timestamp.txt"]
+        "policy_loss.ipynb",
+        "submission_secret.txt",
+        "timestamp.txt",
+    ]
 
 
-@pytest.mark.parametrize("name", ["eve+01_policy_loss+never+x", f"..+01_policy_loss+{STAMP}",
-                                  f"+01_policy_loss+{STAMP}", "a+01_policy_loss+", "+01_policy_loss+x"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "eve+01_policy_loss+never+x",
+        f"..+01_policy_loss+{STAMP}",
+        f"+01_policy_loss+{STAMP}",
+        "a+01_policy_loss+",
+        "+01_policy_loss+x",
+    ],
+)
 def test_a_folder_that_no_student_made_is_passed_over(students, name):
     students.submit("eve", name)
     assert students.collect() == [("ada", KEY)]

@@ -1,4 +1,5 @@
 """Settings: what is inherited, what overrides it, and what is refused with which words."""
+
 import re
 from pathlib import Path
 
@@ -23,6 +24,7 @@ def write(path: Path, text: str) -> Path:
 
 # --- what is read -------------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
 def test_every_shipped_config_loads(path):
     assert isinstance(load_config(path), Config)
@@ -38,6 +40,7 @@ def test_debug_inherits_and_overrides():
 
 def test_embedded_default_asks_in_the_words_of_its_warm_start():
     from course_utils.embedded.warm_start import PROMPT
+
     assert load_config(DEBUG).dataset.prompt_format == PROMPT
 
 
@@ -48,9 +51,19 @@ def test_main_config_samples_from_the_policy_that_is_scored():
 
 
 def test_overrides_win_and_are_converted():
-    cfg = load_config(DEBUG, ["ppo.learning_rate=5e-5", "ppo.epochs=3", "training.num_samples=8",
-                              "training.device=cuda:1", "wandb.name=null", "model.trust_remote_code=true",
-                              r'dataset.prompt_format="Q: {question}\nA:"', "ppo.epochs=4"])
+    cfg = load_config(
+        DEBUG,
+        [
+            "ppo.learning_rate=5e-5",
+            "ppo.epochs=3",
+            "training.num_samples=8",
+            "training.device=cuda:1",
+            "wandb.name=null",
+            "model.trust_remote_code=true",
+            r'dataset.prompt_format="Q: {question}\nA:"',
+            "ppo.epochs=4",
+        ],
+    )
     assert cfg.ppo.learning_rate == 5e-5 and cfg.ppo.epochs == 4 and cfg.training.num_samples == 8
     assert cfg.training.device == "cuda:1" and cfg.wandb.name is None and cfg.model.trust_remote_code is True
     assert cfg.dataset.prompt_format == "Q: {question}\nA:"
@@ -82,13 +95,17 @@ def test_saved_config_reads_back_the_same(tmp_path):
 
 # --- what is refused ----------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("override, key, value, nearest", [
-    ("ppo.learningrate=3", "ppo.learningrate", "3", "ppo.learning_rate"),
-    ("ppo.temperature=0.5", "ppo.temperature", "0.5", "generation.temperature"),
-    ("ppo.seed=1", "ppo.seed", "1", "training.seed"),
-    ("epochs=3", "epochs", "3", "ppo.epochs"),
-    ("pppo={epochs: 3}", "pppo", "{'epochs': 3}", "ppo"),
-])
+
+@pytest.mark.parametrize(
+    "override, key, value, nearest",
+    [
+        ("ppo.learningrate=3", "ppo.learningrate", "3", "ppo.learning_rate"),
+        ("ppo.temperature=0.5", "ppo.temperature", "0.5", "generation.temperature"),
+        ("ppo.seed=1", "ppo.seed", "1", "training.seed"),
+        ("epochs=3", "epochs", "3", "ppo.epochs"),
+        ("pppo={epochs: 3}", "pppo", "{'epochs': 3}", "ppo"),
+    ],
+)
 def test_unknown_key(override, key, value, nearest):
     words = f"unknown key {key}={value} (command line). The nearest valid one is {nearest}."
     assert refusal(override) == words
@@ -99,17 +116,20 @@ def test_unknown_key_in_a_file_names_the_file(tmp_path):
     assert f"unknown key ppo.clip=0.1 ({path})" in refusal(path=path)
 
 
-@pytest.mark.parametrize("override, words", [
-    ("ppo.epochs=1.5", "ppo.epochs=1.5 (command line) must be of type int"),
-    ("ppo.epochs=true", "ppo.epochs=True (command line) must be of type int"),
-    ("ppo.epochs=", "ppo.epochs=None (command line) must be of type int"),
-    ("ppo.lam=high", "ppo.lam='high' (command line) must be of type float"),
-    ("training.num_samples=few", "training.num_samples='few' (command line) must be of type int"),
-    ("model.name=[a]", "model.name=['a'] (command line) must be of type str"),
-    ("ppo.use_8bit_adam=maybe", "ppo.use_8bit_adam='maybe' (command line) must be of type bool"),
-    ("ppo.epochs.x=1", "ppo.epochs={'x': 1} (command line) must be of type int"),
-    ("ppo=5", "ppo=5 (command line): ppo is a section with keys, such as ppo.learning_rate"),
-])
+@pytest.mark.parametrize(
+    "override, words",
+    [
+        ("ppo.epochs=1.5", "ppo.epochs=1.5 (command line) must be of type int"),
+        ("ppo.epochs=true", "ppo.epochs=True (command line) must be of type int"),
+        ("ppo.epochs=", "ppo.epochs=None (command line) must be of type int"),
+        ("ppo.lam=high", "ppo.lam='high' (command line) must be of type float"),
+        ("training.num_samples=few", "training.num_samples='few' (command line) must be of type int"),
+        ("model.name=[a]", "model.name=['a'] (command line) must be of type str"),
+        ("ppo.use_8bit_adam=maybe", "ppo.use_8bit_adam='maybe' (command line) must be of type bool"),
+        ("ppo.epochs.x=1", "ppo.epochs={'x': 1} (command line) must be of type int"),
+        ("ppo=5", "ppo=5 (command line): ppo is a section with keys, such as ppo.learning_rate"),
+    ],
+)
 def test_wrong_type(override, words):
     assert refusal(override) == words
 
@@ -124,39 +144,66 @@ def test_override_that_is_not_yaml(override):
     assert f"cannot read override {override!r}" in refusal(override)
 
 
-COUNTS = ("dataset.max_prompt_length dataset.max_gen_length dataset.eval_samples ppo.epochs ppo.batch_size "
-          "ppo.mini_batch_size ppo.gradient_accumulation_steps ppo.rollout_samples training.total_ppo_steps "
-          "training.log_interval training.save_interval training.eval_interval training.num_samples "
-          "generation.max_new_tokens").split()
-COEFFICIENTS = ("reward.correct reward.well_formed ppo.kl_coeff ppo.vf_coeff ppo.entropy_coeff "
-                "ppo.min_lr").split()
+COUNTS = (
+    "dataset.max_prompt_length dataset.max_gen_length dataset.eval_samples ppo.epochs ppo.batch_size "
+    "ppo.mini_batch_size ppo.gradient_accumulation_steps ppo.rollout_samples training.total_ppo_steps "
+    "training.log_interval training.save_interval training.eval_interval training.num_samples "
+    "generation.max_new_tokens"
+).split()
+COEFFICIENTS = ("reward.correct reward.well_formed ppo.kl_coeff ppo.vf_coeff ppo.entropy_coeff ppo.min_lr").split()
 
 
-@pytest.mark.parametrize("override", [
-    *(f"{key}=0" for key in COUNTS), *(f"{key}=-0.5" for key in COEFFICIENTS), "ppo.warmup_steps=-1",
-    *(f"{key}={value}" for key in ("ppo.learning_rate", "ppo.value_learning_rate", "generation.temperature")
-      for value in ("0.0", "-1.0", "inf", "nan")),
-    *(f"{key}={value}" for key in ("ppo.clip_ratio", "ppo.clip_range_value", "ppo.max_grad_norm")
-      for value in ("0.0", "-0.2", "nan")),
-    *(f"{key}={value}" for key in ("ppo.gamma", "ppo.lam") for value in ("-0.1", "1.1", "nan")),
-    "generation.top_p=0.0", "generation.top_p=1.1", "generation.top_k=-1", "generation.min_new_tokens=-1",
-    "training.seed=-1", "training.seed=4294967296", "training.device=gpu", "training.device=cuda:x",
-    "training.resume=always", "model.torch_dtype=float64", "ppo.scheduler=cosin", "ppo.scheduler=greedy",
-])
+@pytest.mark.parametrize(
+    "override",
+    [
+        *(f"{key}=0" for key in COUNTS),
+        *(f"{key}=-0.5" for key in COEFFICIENTS),
+        "ppo.warmup_steps=-1",
+        *(
+            f"{key}={value}"
+            for key in ("ppo.learning_rate", "ppo.value_learning_rate", "generation.temperature")
+            for value in ("0.0", "-1.0", "inf", "nan")
+        ),
+        *(
+            f"{key}={value}"
+            for key in ("ppo.clip_ratio", "ppo.clip_range_value", "ppo.max_grad_norm")
+            for value in ("0.0", "-0.2", "nan")
+        ),
+        *(f"{key}={value}" for key in ("ppo.gamma", "ppo.lam") for value in ("-0.1", "1.1", "nan")),
+        "generation.top_p=0.0",
+        "generation.top_p=1.1",
+        "generation.top_k=-1",
+        "generation.min_new_tokens=-1",
+        "training.seed=-1",
+        "training.seed=4294967296",
+        "training.device=gpu",
+        "training.device=cuda:x",
+        "training.resume=always",
+        "model.torch_dtype=float64",
+        "ppo.scheduler=cosin",
+        "ppo.scheduler=greedy",
+    ],
+)
 def test_value_out_of_range(override):
     assert f"\n  {override} must be " in refusal(override)
 
 
-@pytest.mark.parametrize("overrides, words", [
-    (["generation.do_sample=false"], "generation.do_sample=False must be true: PPO learns by comparing"),
-    (["dataset.prompt_format='Answer:'"], "dataset.prompt_format=Answer: must be a text that contains"),
-    (["ppo.mini_batch_size=129", "ppo.rollout_samples=128"],
-     "ppo.mini_batch_size=129 must not exceed ppo.rollout_samples=128"),
-    (["generation.min_new_tokens=65", "generation.max_new_tokens=64"],
-     "generation.min_new_tokens=65 must not exceed generation.max_new_tokens=64"),
-    (["reward.well_formed=0.5", "reward.correct=0.5"],
-     "reward.well_formed=0.5 must be below reward.correct=0.5"),
-])
+@pytest.mark.parametrize(
+    "overrides, words",
+    [
+        (["generation.do_sample=false"], "generation.do_sample=False must be true: PPO learns by comparing"),
+        (["dataset.prompt_format='Answer:'"], "dataset.prompt_format=Answer: must be a text that contains"),
+        (
+            ["ppo.mini_batch_size=129", "ppo.rollout_samples=128"],
+            "ppo.mini_batch_size=129 must not exceed ppo.rollout_samples=128",
+        ),
+        (
+            ["generation.min_new_tokens=65", "generation.max_new_tokens=64"],
+            "generation.min_new_tokens=65 must not exceed generation.max_new_tokens=64",
+        ),
+        (["reward.well_formed=0.5", "reward.correct=0.5"], "reward.well_formed=0.5 must be below reward.correct=0.5"),
+    ],
+)
 def test_impossible_value(overrides, words):
     assert words in refusal(*overrides)
 
@@ -178,9 +225,21 @@ def test_more_prompts_at_once_than_a_rollout_has_are_harmless():
 
 
 def test_limits_themselves_are_allowed():
-    load_config(DEBUG, ["ppo.gamma=0", "ppo.lam=1", "ppo.mini_batch_size=128", "ppo.rollout_samples=128",
-                        "ppo.clip_ratio=inf", "ppo.kl_coeff=0", "generation.top_p=1", "training.seed=0",
-                        "generation.min_new_tokens=64", "generation.max_new_tokens=64"])
+    load_config(
+        DEBUG,
+        [
+            "ppo.gamma=0",
+            "ppo.lam=1",
+            "ppo.mini_batch_size=128",
+            "ppo.rollout_samples=128",
+            "ppo.clip_ratio=inf",
+            "ppo.kl_coeff=0",
+            "generation.top_p=1",
+            "training.seed=0",
+            "generation.min_new_tokens=64",
+            "generation.max_new_tokens=64",
+        ],
+    )
 
 
 def test_every_number_has_a_rule():
@@ -192,13 +251,13 @@ def test_every_number_has_a_rule():
 def test_prompt_and_response_must_fit_the_context():
     cfg = load_config(DEBUG, ["dataset.max_prompt_length=64", "generation.max_new_tokens=64"])
     check_context(cfg, 128)
-    words = ("dataset.max_prompt_length=64 and generation.max_new_tokens=64 make "
-             "128 tokens, but embedded reads only 127")
+    words = "dataset.max_prompt_length=64 and generation.max_new_tokens=64 make 128 tokens, but embedded reads only 127"
     with pytest.raises(ConfigError, match=words):
         check_context(cfg, 127)
 
 
 # --- files that cannot be read ------------------------------------------------------------------------------
+
 
 def test_missing_file():
     assert refusal(path="nowhere.yaml") == "there is no config file nowhere.yaml"
@@ -215,20 +274,23 @@ def test_circle(tmp_path):
     assert re.search(r"circle: \S*a\.yaml -> \S*b\.yaml -> \S*a\.yaml$", refusal(path=tmp_path / "a.yaml"))
 
 
-@pytest.mark.parametrize("text, words", [
-    ("ppo:\n  epochs: 1\n  epochs: 2\n", "mine.yaml line 3 is not valid YAML: found duplicate key epochs"),
-    ("ppo:\n\tepochs: 1\n", "mine.yaml line 2 is not valid YAML"),
-    ("ppo: {lam: '${'}\n", "cannot read"),
-    ("ppo: [1\n", "mine.yaml line 2 is not valid YAML"),
-    ("- ppo\n", "must consist of sections such as `ppo:`"),
-    ("5\n", "cannot read"),
-    ("ppo:\n", "ppo=None"),
-    ("defaults: config.yaml\n", "defaults='config.yaml' must be a list of files"),
-    ("ppo: {epochs: 1}\n", "leaves these keys without a value: dataset.max_gen_length"),
-    ("defaults: [configs/config.yaml]\nppo: {epochs: '${ppo.epochs}'}\n", "ppo.epochs has no usable value"),
-    ("defaults: [configs/config.yaml]\nppo: {epochs: '${model.name}'}\n", "ppo.epochs has no usable value"),
-    ("defaults: [configs/config.yaml]\nppo: {epochs: '${ppo.epoch}'}\n", "'ppo.epoch' not found"),
-])
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("ppo:\n  epochs: 1\n  epochs: 2\n", "mine.yaml line 3 is not valid YAML: found duplicate key epochs"),
+        ("ppo:\n\tepochs: 1\n", "mine.yaml line 2 is not valid YAML"),
+        ("ppo: {lam: '${'}\n", "cannot read"),
+        ("ppo: [1\n", "mine.yaml line 2 is not valid YAML"),
+        ("- ppo\n", "must consist of sections such as `ppo:`"),
+        ("5\n", "cannot read"),
+        ("ppo:\n", "ppo=None"),
+        ("defaults: config.yaml\n", "defaults='config.yaml' must be a list of files"),
+        ("ppo: {epochs: 1}\n", "leaves these keys without a value: dataset.max_gen_length"),
+        ("defaults: [configs/config.yaml]\nppo: {epochs: '${ppo.epochs}'}\n", "ppo.epochs has no usable value"),
+        ("defaults: [configs/config.yaml]\nppo: {epochs: '${model.name}'}\n", "ppo.epochs has no usable value"),
+        ("defaults: [configs/config.yaml]\nppo: {epochs: '${ppo.epoch}'}\n", "'ppo.epoch' not found"),
+    ],
+)
 def test_broken_file(tmp_path, text, words):
     assert words in refusal(path=write(tmp_path / "mine.yaml", text))
 

@@ -1,4 +1,5 @@
 """The live figure: what is drawn, what is said, and that stopping the cell keeps the notebook going."""
+
 import re
 
 import pytest
@@ -7,15 +8,28 @@ from course_utils.figures import dashboard
 from course_utils.figures.dashboard import Dashboard, describe, draw, new_figure, save_training_figure
 from course_utils.metrics import moving_average
 
-HISTORY = [{"step": step, "rollout/reward_mean": step / 4, "rollout/kl": 0.5, "rollout/explained_variance": 0.1,
-            "rollout/response_length": 30 + step, "loss/policy": 0.0, "loss/value": 0.1, "loss/entropy": 0.2,
-            "params/policy_clip_frac": 0.1, "params/value_clip_frac": 0.0, "time/step_seconds": 60.0}
-           for step in (1, 2, 3)]
+HISTORY = [
+    {
+        "step": step,
+        "rollout/reward_mean": step / 4,
+        "rollout/kl": 0.5,
+        "rollout/explained_variance": 0.1,
+        "rollout/response_length": 30 + step,
+        "loss/policy": 0.0,
+        "loss/value": 0.1,
+        "loss/entropy": 0.2,
+        "params/policy_clip_frac": 0.1,
+        "params/value_clip_frac": 0.0,
+        "time/step_seconds": 60.0,
+    }
+    for step in (1, 2, 3)
+]
 
 
 @pytest.fixture
 def shown(monkeypatch):
     """What the dashboard has put in its place, one text an update."""
+
     class Place(list):
         def update(self, html):
             self.append(html.data)
@@ -42,9 +56,15 @@ def test_every_curve_is_drawn_with_and_without_evaluations(tmp_path):
         held_out = curves.pop("Held-out accuracy")
         assert held_out[:1] == drawn and len(panels["Held-out accuracy"].containers) == len(drawn)  # the interval
         assert curves == {
-            "Reward": [[0.25, 0.5, 0.75], [0.25, 0.375, 0.5]], "KL to the reference": [[0.5] * 3],
-            "Policy loss": [[0.0] * 3], "Value loss": [[0.1] * 3], "Explained variance": [[0.1] * 3],
-            "Clip fraction": [[0.1] * 3, [0.0] * 3], "Entropy": [[0.2] * 3], "Response length": [[31, 32, 33]]}
+            "Reward": [[0.25, 0.5, 0.75], [0.25, 0.375, 0.5]],
+            "KL to the reference": [[0.5] * 3],
+            "Policy loss": [[0.0] * 3],
+            "Value loss": [[0.1] * 3],
+            "Explained variance": [[0.1] * 3],
+            "Clip fraction": [[0.1] * 3, [0.0] * 3],
+            "Entropy": [[0.2] * 3],
+            "Response length": [[31, 32, 33]],
+        }
 
 
 def test_no_text_is_smaller_than_eight_points():
@@ -66,8 +86,12 @@ def test_the_progress_and_the_picture_are_shown_anew_in_place(shown):
         for metrics in HISTORY:
             board.update(metrics)
     assert [re.search(r"step \d of 4[^<]*", html).group() for html in shown] == [
-        "step 0 of 4", "step 1 of 4, about 3 min left", "step 2 of 4, about 2 min left",
-        "step 3 of 4, about 60 s left", "step 3 of 4, about 60 s left"]
+        "step 0 of 4",
+        "step 1 of 4, about 3 min left",
+        "step 2 of 4, about 2 min left",
+        "step 3 of 4, about 60 s left",
+        "step 3 of 4, about 60 s left",
+    ]
     assert all(html.count("<img alt=") == 1 for html in shown) and "PPO step 3" in shown[-1]
 
 

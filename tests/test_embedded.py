@@ -1,4 +1,5 @@
 """The embedded default: the shipped files are what the script describes, and the problems are right."""
+
 import json
 import random
 
@@ -58,8 +59,9 @@ def test_kinds_come_evenly_and_a_draw_is_the_same_for_the_same_seed():
 
 
 def test_a_question_that_comes_again_is_drawn_anew(monkeypatch):
-    monkeypatch.setattr(problems, "draw", lambda split, rng, kind: problems.Draw(
-        kind, (1, 1, 1), f"{kind} {rng.randrange(20)}", "eggs"))  # 160 questions in all
+    monkeypatch.setattr(  # 160 questions in all
+        problems, "draw", lambda split, rng, kind: problems.Draw(kind, (1, 1, 1), f"{kind} {rng.randrange(20)}", "eggs")
+    )
     assert len({d.question for d in problems.draws("train", 120)}) == 120
 
 
@@ -75,8 +77,12 @@ def test_splits_share_neither_numbers_nor_test_sentences(kind):
 def test_unseen_wordings_are_unseen():
     def sentence_forms(split):
         texts = problems.wordings()
-        return {(kind, role, text) for kind, roles in texts["kinds"].items() for role, options in roles.items()
-                for text in options[problems._WORDINGS_OF[problems.SPLITS[split][1]]]}
+        return {
+            (kind, role, text)
+            for kind, roles in texts["kinds"].items()
+            for role, options in roles.items()
+            for text in options[problems._WORDINGS_OF[problems.SPLITS[split][1]]]
+        }
 
     assert not sentence_forms("train") & sentence_forms("test_wordings")
     assert not sentence_forms("train") & sentence_forms("validation_wordings")

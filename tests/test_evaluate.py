@@ -1,4 +1,5 @@
 """Intervals, explained variance and the other small numbers, against values worked out elsewhere."""
+
 import json
 
 import pytest
@@ -13,8 +14,12 @@ from course_utils.samples import accuracy_in_words, accuracy_of, before_and_afte
 
 def test_wilson_interval_of_a_published_example():
     # Newcombe 1998 (Statistics in Medicine 17:857), table I: 81 of 263 and 15 of 148, 0 of 20, 1 of 29.
-    for right, count, low, high in [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611),
-                                    (1, 29, 0.0061, 0.1718)]:
+    for right, count, low, high in [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ]:
         assert wilson_interval(right, count) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
 
 

@@ -1,4 +1,5 @@
 """Notebook 6's table of the five functions, and runs with stand-ins for those that are missing."""
+
 import re
 import shutil
 
@@ -19,6 +20,7 @@ def some(solutions, tmp_path, monkeypatch):
         for key in keys:
             shutil.copy(solutions / f"{key}.py", tmp_path)
         return tmp_path
+
     return folder
 
 
@@ -30,8 +32,9 @@ def test_the_table_says_what_is_in_and_which_notebook_to_open(some):
     folder = some("policy_loss", "gae")
     table = exercise_table(folder)
     assert states(table) == ["✓ yours", "✗ missing", "✗ missing", "✓ yours", "✗ missing"]
-    assert all((f"open <code>{e.notebook}" in table) == (e.key not in ("policy_loss", "gae"))
-               for e in EXERCISES.values())
+    assert all(
+        (f"open <code>{e.notebook}" in table) == (e.key not in ("policy_loss", "gae")) for e in EXERCISES.values()
+    )
     assert states(exercise_table(folder, stand_ins=True)) == ["✓ yours", "stand-in", "stand-in", "✓ yours", "stand-in"]
 
 

@@ -1,4 +1,5 @@
 """Loading a set of the five functions: they belong together, keep out of the others' way, fail clearly."""
+
 import dataclasses
 import functools
 import sys
@@ -16,12 +17,14 @@ def write_set(folder, label):
     folder.mkdir(parents=True)
     for e in EXERCISES.values():
         result = f"[{', '.join(f'{loss}(*[0] * {n})' for loss, n in zip(LOSSES, (5, 5, 2), strict=True))}]"
-        imports = "".join(f"from .{key} import {EXERCISES[key].function}\n"
-                          for key in ("policy_loss", "value_loss", "entropy"))
+        imports = "".join(
+            f"from .{key} import {EXERCISES[key].function}\n" for key in ("policy_loss", "value_loss", "entropy")
+        )
         fifth = e.key == "minibatch_update"
         (folder / e.module_file).write_text(
             f"{imports if fifth else ''}def {e.function}({', '.join(e.arguments)}):\n"
-            f"    return {result if fifth else repr(f'{label} {e.key}')}\n")
+            f"    return {result if fifth else repr(f'{label} {e.key}')}\n"
+        )
     return folder
 
 
@@ -39,15 +42,49 @@ def refusal(folder):
 
 def test_the_registry_has_the_seeds_names_and_arguments():
     assert [(e.number, e.key, e.function, *e.arguments) for e in EXERCISES.values()] == [
-        (1, "policy_loss", "compute_policy_loss",
-         "log_probs_new", "log_probs_old", "advantages", "response_mask", "clip_ratio"),
-        (2, "value_loss", "compute_value_loss",
-         "values_new", "values_old", "returns", "response_mask", "clip_range_value"),
+        (
+            1,
+            "policy_loss",
+            "compute_policy_loss",
+            "log_probs_new",
+            "log_probs_old",
+            "advantages",
+            "response_mask",
+            "clip_ratio",
+        ),
+        (
+            2,
+            "value_loss",
+            "compute_value_loss",
+            "values_new",
+            "values_old",
+            "returns",
+            "response_mask",
+            "clip_range_value",
+        ),
         (3, "entropy", "compute_entropy_loss", "logits_new", "response_mask"),
-        (4, "gae", "compute_gae_advantages",
-         "final_rewards", "kl_penalties", "values", "response_mask", "gamma", "lam"),
-        (5, "minibatch_update", "run_ppo_update_epoch",
-         "actor_model", "optimizer", "lr_scheduler", "collated_buffer", "cfg", "device"),
+        (
+            4,
+            "gae",
+            "compute_gae_advantages",
+            "final_rewards",
+            "kl_penalties",
+            "values",
+            "response_mask",
+            "gamma",
+            "lam",
+        ),
+        (
+            5,
+            "minibatch_update",
+            "run_ppo_update_epoch",
+            "actor_model",
+            "optimizer",
+            "lr_scheduler",
+            "collated_buffer",
+            "cfg",
+            "device",
+        ),
     ]
     assert all(key == e.key for key, e in EXERCISES.items())
 
@@ -109,14 +146,17 @@ def test_missing_modules_are_all_named_with_notebook_and_command(tmp_path):
     assert "policy_loss.py" in refusal(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize(("source", "line", "problem"), [
-    ("x = 1\ny = undefined\n", 2, "NameError: name 'undefined' is not defined"),
-    ("x = 1\n\nif x\n    y = 2\n", 3, "SyntaxError: expected ':'"),
-    ("def f():\n    return 1 / 0\n\nf()\n", 2, "ZeroDivisionError"),
-    ("import math\nmath.sqrt('x')\n", 2, "TypeError"),
-    ("raise SystemExit(3)\n", 1, "SystemExit: 3"),
-    ("import no_such_package\n", 1, "No module named 'no_such_package'"),
-])
+@pytest.mark.parametrize(
+    ("source", "line", "problem"),
+    [
+        ("x = 1\ny = undefined\n", 2, "NameError: name 'undefined' is not defined"),
+        ("x = 1\n\nif x\n    y = 2\n", 3, "SyntaxError: expected ':'"),
+        ("def f():\n    return 1 / 0\n\nf()\n", 2, "ZeroDivisionError"),
+        ("import math\nmath.sqrt('x')\n", 2, "TypeError"),
+        ("raise SystemExit(3)\n", 1, "SystemExit: 3"),
+        ("import no_such_package\n", 1, "No module named 'no_such_package'"),
+    ],
+)
 def test_a_module_that_fails_at_import_is_shown_by_file_line_and_error(tmp_path, source, line, problem):
     folder = write_set(tmp_path / "set", "x")
     (folder / "value_loss.py").write_text(source)
@@ -126,10 +166,18 @@ def test_a_module_that_fails_at_import_is_shown_by_file_line_and_error(tmp_path,
     assert "notebooks/02_value_loss/value_loss.ipynb" in message
 
 
-@pytest.mark.parametrize("arguments", [
-    "logits_new, mask", "response_mask, logits_new", "logits_new", "logits_new, response_mask, extra",
-    "logits_new, *, response_mask", "*arguments", "logits_new, response_mask, **more",
-])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "logits_new, mask",
+        "response_mask, logits_new",
+        "logits_new",
+        "logits_new, response_mask, extra",
+        "logits_new, *, response_mask",
+        "*arguments",
+        "logits_new, response_mask, **more",
+    ],
+)
 def test_wrong_arguments_are_shown_beside_the_expected_ones(tmp_path, arguments):
     folder = write_set(tmp_path / "set", "x")
     (folder / "entropy.py").write_text(f"def compute_entropy_loss({arguments}):\n    return 0\n")
@@ -143,7 +191,8 @@ def test_wrong_arguments_are_shown_beside_the_expected_ones(tmp_path, arguments)
 def test_annotations_and_defaults_are_the_learners_affair(tmp_path):
     folder = write_set(tmp_path / "set", "x")
     (folder / "entropy.py").write_text(
-        "def compute_entropy_loss(logits_new: float, response_mask: int = 1) -> float:\n    return 7\n")
+        "def compute_entropy_loss(logits_new: float, response_mask: int = 1) -> float:\n    return 7\n"
+    )
     assert load_exercises(folder).compute_entropy_loss(0) == 7
 
 
@@ -156,6 +205,7 @@ def test_a_module_without_its_function_is_refused(tmp_path, source):
 
 
 # ------------------------------------------------------------------ what is not written yet
+
 
 def test_a_stub_is_said_and_fails_no_cell(capsys):
     with unless_stub("compute_policy_loss"):

@@ -1,4 +1,5 @@
 """Exporting a notebook to a module: what comes over, what is refused, and how the refusal reads."""
+
 import ast
 import logging
 import os
@@ -24,8 +25,15 @@ def compute_policy_loss(log_probs_new, log_probs_old, advantages, response_mask,
 
 
 def solution_cell(source, grade_id="policy_loss", **marks):
-    marks = {"grade_id": grade_id, "solution": True, "grade": False, "locked": False, "task": False,
-             "schema_version": 3, **marks}
+    marks = {
+        "grade_id": grade_id,
+        "solution": True,
+        "grade": False,
+        "locked": False,
+        "task": False,
+        "schema_version": 3,
+        **marks,
+    }
     return new_code_cell(source, metadata={"nbgrader": marks})
 
 
@@ -36,8 +44,9 @@ def write_notebook(path, *cells):
 
 
 def write_exercise(path, source, grade_id="policy_loss"):
-    return write_notebook(path, new_markdown_cell("# Policy loss"), new_code_cell("print('play')"),
-                          solution_cell(source, grade_id))
+    return write_notebook(
+        path, new_markdown_cell("# Policy loss"), new_code_cell("print('play')"), solution_cell(source, grade_id)
+    )
 
 
 def refusal(path, tmp_path):
@@ -60,7 +69,9 @@ def test_a_module_is_title_imports_and_solution_cells(tmp_path):
     )
     module = export_notebook(notebook, tmp_path / "out")
     assert module == tmp_path / "out" / "policy_loss.py"
-    assert module.read_text() == """\
+    assert (
+        module.read_text()
+        == """\
 'Exercise 1, exported from my.ipynb: change it there.'
 
 import math
@@ -80,15 +91,23 @@ def compute_policy_loss(log_probs_new, log_probs_old, advantages, response_mask,
 def my_part(x):
     return x
 """
+    )
     assert list(module.parent.iterdir()) == [module]  # no partial file stays
 
 
 def test_only_the_fifth_exercise_imports_from_the_first_three():
     for key in EXERCISES:
-        relative = {alias.name for node in ast.walk(ast.parse(header(key)))
-                    if isinstance(node, ast.ImportFrom) and node.level == 1 for alias in node.names}
-        assert relative == ({"compute_policy_loss", "compute_value_loss", "compute_entropy_loss"}
-                            if key == "minibatch_update" else set())
+        relative = {
+            alias.name
+            for node in ast.walk(ast.parse(header(key)))
+            if isinstance(node, ast.ImportFrom) and node.level == 1
+            for alias in node.names
+        }
+        assert relative == (
+            {"compute_policy_loss", "compute_value_loss", "compute_entropy_loss"}
+            if key == "minibatch_update"
+            else set()
+        )
 
 
 @pytest.mark.parametrize("exercise", EXERCISES.values(), ids=EXERCISES)
@@ -101,9 +120,13 @@ def test_the_grade_id_says_which_exercise_it_is(tmp_path, exercise):
 def test_a_name_with_quotes_cannot_put_code_into_the_module(tmp_path):
     notebook = write_exercise(tmp_path / "'\"\"\"\nimport os\n'''.ipynb", SOLVED)
     tree = ast.parse(export_notebook(notebook, tmp_path / "out").read_text())
-    assert ast.get_docstring(tree, clean=False).startswith("Exercise 1, exported from '\"\"\"\nimport os")
+    assert ast.get_docstring(tree, clean=False).startswith('Exercise 1, exported from \'"""\nimport os')
     assert {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names} == {
-        "math", "numpy", "torch", "torch.nn.functional"}
+        "math",
+        "numpy",
+        "torch",
+        "torch.nn.functional",
+    }
 
 
 def test_nobodys_preprocessor_changes_what_is_exported(tmp_path):
@@ -120,23 +143,39 @@ def test_nobodys_preprocessor_changes_what_is_exported(tmp_path):
     assert "def compute_policy_loss" in text
 
 
-@pytest.mark.parametrize(("source", "line", "text", "problem"), [
-    ("def compute_policy_loss(a):\n    x = = 3\n    return x", 2, "x = = 3", "syntax error"),
-    ("def compute_policy_loss(a):\n", 1, "def compute_policy_loss(a):", "on line 1"),
-    ("x = 1\nreturn x", 2, "return x", "syntax error: 'return' outside function"),
-    (SOLVED + "\nfrom __future__ import division", 8, "from __future__ import division", "syntax error"),
-    ("# YOUR CODE HERE\nraise NotImplementedError()", 2, "raise NotImplementedError()", "still unsolved"),
-    ("def compute_policy_loss(a):\n    b = a\n    if b:\n        raise NotImplementedError\n    return b",
-     4, "raise NotImplementedError", "still unsolved"),
-    (SOLVED + "\ndef compute_policy_loss(a):\n    raise NotImplementedError('later')",
-     9, "raise NotImplementedError('later')", "still unsolved"),
-    ("def ratio():\n    raise NotImplementedError()\n\ndef mean():\n    return ratio()\n\n"
-     "def compute_policy_loss(a):\n    return mean()", 2, "raise NotImplementedError()", "still unsolved"),
-    ("%matplotlib inline\n" + SOLVED, 1, "%matplotlib inline", "IPython magics"),
-    ("\n%%time\nit's = 3\n" + SOLVED, 2, "%%time", "IPython magics"),
-    (SOLVED + "\nfiles = !ls", 8, "files = !ls", "IPython magics"),
-    (SOLVED + "\ntorch.exp?", 8, "torch.exp?", "IPython magics"),
-])
+@pytest.mark.parametrize(
+    ("source", "line", "text", "problem"),
+    [
+        ("def compute_policy_loss(a):\n    x = = 3\n    return x", 2, "x = = 3", "syntax error"),
+        ("def compute_policy_loss(a):\n", 1, "def compute_policy_loss(a):", "on line 1"),
+        ("x = 1\nreturn x", 2, "return x", "syntax error: 'return' outside function"),
+        (SOLVED + "\nfrom __future__ import division", 8, "from __future__ import division", "syntax error"),
+        ("# YOUR CODE HERE\nraise NotImplementedError()", 2, "raise NotImplementedError()", "still unsolved"),
+        (
+            "def compute_policy_loss(a):\n    b = a\n    if b:\n        raise NotImplementedError\n    return b",
+            4,
+            "raise NotImplementedError",
+            "still unsolved",
+        ),
+        (
+            SOLVED + "\ndef compute_policy_loss(a):\n    raise NotImplementedError('later')",
+            9,
+            "raise NotImplementedError('later')",
+            "still unsolved",
+        ),
+        (
+            "def ratio():\n    raise NotImplementedError()\n\ndef mean():\n    return ratio()\n\n"
+            "def compute_policy_loss(a):\n    return mean()",
+            2,
+            "raise NotImplementedError()",
+            "still unsolved",
+        ),
+        ("%matplotlib inline\n" + SOLVED, 1, "%matplotlib inline", "IPython magics"),
+        ("\n%%time\nit's = 3\n" + SOLVED, 2, "%%time", "IPython magics"),
+        (SOLVED + "\nfiles = !ls", 8, "files = !ls", "IPython magics"),
+        (SOLVED + "\ntorch.exp?", 8, "torch.exp?", "IPython magics"),
+    ],
+)
 def test_a_refusal_names_notebook_cell_line_and_text(tmp_path, source, line, text, problem):
     notebook = write_exercise(tmp_path / "notebooks" / "policy_loss.ipynb", source)
     message = refusal(notebook, tmp_path)
@@ -149,16 +188,19 @@ def test_a_refusal_names_notebook_cell_line_and_text(tmp_path, source, line, tex
 PLAIN = "def run_ppo_update_epoch(a, b, c, d, e, f):\n    return minibatch_loss(a)\n"
 
 
-@pytest.mark.parametrize(("parts", "source"), [
-    (["", "# mine is below\n"], PLAIN.replace("minibatch_loss", "sum")),
-    (["def minibatch_loss(a):\n    return a", ""], PLAIN),
-    (["", ""], "def minibatch_loss(a):\n    return a\n\n\n" + PLAIN),
-    (["", ""], "minibatch_loss = sum\n" + PLAIN),
-    (["", ""], "from math import floor as minibatch_loss\n" + PLAIN),
-    ([], PLAIN.replace("    return", "    def minibatch_loss(x): return x\n    return")),
-    ([], PLAIN.replace("    return", "    minibatch_loss = lambda x: x\n    return")),
-    ([], "if math.pi > 3:\n    def minibatch_loss(x): return x\n" + PLAIN),
-])
+@pytest.mark.parametrize(
+    ("parts", "source"),
+    [
+        (["", "# mine is below\n"], PLAIN.replace("minibatch_loss", "sum")),
+        (["def minibatch_loss(a):\n    return a", ""], PLAIN),
+        (["", ""], "def minibatch_loss(a):\n    return a\n\n\n" + PLAIN),
+        (["", ""], "minibatch_loss = sum\n" + PLAIN),
+        (["", ""], "from math import floor as minibatch_loss\n" + PLAIN),
+        ([], PLAIN.replace("    return", "    def minibatch_loss(x): return x\n    return")),
+        ([], PLAIN.replace("    return", "    minibatch_loss = lambda x: x\n    return")),
+        ([], "if math.pi > 3:\n    def minibatch_loss(x): return x\n" + PLAIN),
+    ],
+)
 def test_the_parts_of_an_exercise_may_be_anywhere_in_its_cells(tmp_path, parts, source):
     cells = [solution_cell(text, f"part_{i}") for i, text in enumerate(parts)]
     notebook = write_notebook(tmp_path / "a.ipynb", *cells, solution_cell(source, "minibatch_update"))
@@ -175,14 +217,17 @@ def test_a_part_that_is_used_and_nowhere_defined_is_named(tmp_path, parts):
     assert "no solution cell has a 'def minibatch_loss' at its left margin" in message
 
 
-@pytest.mark.parametrize(("source", "problem"), [
-    ("", "empty"),
-    ("# nothing but a comment\n", "empty"),
-    ("def compute_loss(a):\n    return a", "function missing: no solution cell has a 'def compute_"),
-    ("x = '\x00'", "null bytes"),
-    ("x = '\ud800'", "surrogates not allowed"),
-    ("x = " + "-" * 100_000 + "1", "Python cannot read it"),
-])
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        ("", "empty"),
+        ("# nothing but a comment\n", "empty"),
+        ("def compute_loss(a):\n    return a", "function missing: no solution cell has a 'def compute_"),
+        ("x = '\x00'", "null bytes"),
+        ("x = '\ud800'", "surrogates not allowed"),
+        ("x = " + "-" * 100_000 + "1", "Python cannot read it"),
+    ],
+)
 def test_a_refusal_without_a_line_names_notebook_and_cell(tmp_path, source, problem):
     notebook = new_notebook(cells=[solution_cell(source)])
     with pytest.raises(ExportError) as error:
@@ -192,25 +237,34 @@ def test_a_refusal_without_a_line_names_notebook_and_cell(tmp_path, source, prob
     assert problem in str(error.value)
 
 
-@pytest.mark.parametrize("source", [
-    SOLVED + "    raise NotImplementedError()\n",
-    "def compute_policy_loss(a):\n    raise NotImplementedError()\n\n" + SOLVED,
-    "def not_called():\n    raise NotImplementedError()\n\n" + SOLVED,
-    SOLVED + "\nword = 'raise NotImplementedError' or r'\\d' or '\\d'\n",
-], ids=["below the return", "an older stub above", "in a function not used", "in a string"])
+@pytest.mark.parametrize(
+    "source",
+    [
+        SOLVED + "    raise NotImplementedError()\n",
+        "def compute_policy_loss(a):\n    raise NotImplementedError()\n\n" + SOLVED,
+        "def not_called():\n    raise NotImplementedError()\n\n" + SOLVED,
+        SOLVED + "\nword = 'raise NotImplementedError' or r'\\d' or '\\d'\n",
+    ],
+    ids=["below the return", "an older stub above", "in a function not used", "in a string"],
+)
 def test_a_working_answer_is_not_refused_for_a_stub_that_never_runs(tmp_path, source, recwarn):
     assert export_notebook(write_exercise(tmp_path / "a.ipynb", source), tmp_path).exists()
     assert not recwarn.list
 
 
-@pytest.mark.parametrize(("cells", "problem"), [
-    ([], r"no solution cell: .*grade_ids policy_loss, .*\(found: none\)"),
-    ([solution_cell(SOLVED, "polcy_loss")], r"no solution cell: .*\(found: polcy_loss\)"),
-    ([solution_cell(SOLVED, solution=False)], "no solution cell"),
-    ([solution_cell(SOLVED), new_code_cell(""), solution_cell(SOLVED)],
-     "duplicate solution cell: cells number 1 and 3 .* policy_loss"),
-    ([solution_cell(SOLVED), solution_cell(SOLVED, "gae")], "several exercises .* policy_loss, gae"),
-])
+@pytest.mark.parametrize(
+    ("cells", "problem"),
+    [
+        ([], r"no solution cell: .*grade_ids policy_loss, .*\(found: none\)"),
+        ([solution_cell(SOLVED, "polcy_loss")], r"no solution cell: .*\(found: polcy_loss\)"),
+        ([solution_cell(SOLVED, solution=False)], "no solution cell"),
+        (
+            [solution_cell(SOLVED), new_code_cell(""), solution_cell(SOLVED)],
+            "duplicate solution cell: cells number 1 and 3 .* policy_loss",
+        ),
+        ([solution_cell(SOLVED), solution_cell(SOLVED, "gae")], "several exercises .* policy_loss, gae"),
+    ],
+)
 def test_it_takes_exactly_one_exercise_a_notebook(tmp_path, cells, problem):
     notebook = write_notebook(tmp_path / "a.ipynb", *cells)
     message = refusal(notebook, tmp_path)
@@ -218,14 +272,20 @@ def test_it_takes_exactly_one_exercise_a_notebook(tmp_path, cells, problem):
     assert re.search(problem, message)
 
 
-@pytest.mark.parametrize("content", [
-    b"", b'{"cells": [', b"[]", b"\xff\xfe",
-    b'{"cells": 3, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}',
-    b'{"cells": [{"cell_type": "code", "metadata": {"nbgrader": [1]}, "source": "x"}], "metadata": {}, '
-    b'"nbformat": 4, "nbformat_minor": 4}',
-    b'{"cells": [{"cell_type": "code", "metadata": {"nbgrader": {"solution": true}}, "source": "x"}], '
-    b'"metadata": {}, "nbformat": 4, "nbformat_minor": 4}',
-])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b'{"cells": [',
+        b"[]",
+        b"\xff\xfe",
+        b'{"cells": 3, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}',
+        b'{"cells": [{"cell_type": "code", "metadata": {"nbgrader": [1]}, "source": "x"}], "metadata": {}, '
+        b'"nbformat": 4, "nbformat_minor": 4}',
+        b'{"cells": [{"cell_type": "code", "metadata": {"nbgrader": {"solution": true}}, "source": "x"}], '
+        b'"metadata": {}, "nbformat": 4, "nbformat_minor": 4}',
+    ],
+)
 def test_a_damaged_file_is_named(tmp_path, content):
     notebook = tmp_path / "a.ipynb"
     notebook.write_bytes(content)
@@ -271,8 +331,15 @@ def test_the_plain_command_goes_on_and_reports_every_failure(tmp_path, capsys):
 
 
 def test_a_refusal_is_logged_without_a_traceback():
-    record = logging.LogRecord("x", logging.ERROR, "x.py", 1, "Error while converting '%s'", ("a.ipynb",),
-                               (ExportError, ExportError("a.ipynb, cell gae"), None))
+    record = logging.LogRecord(
+        "x",
+        logging.ERROR,
+        "x.py",
+        1,
+        "Error while converting '%s'",
+        ("a.ipynb",),
+        (ExportError, ExportError("a.ipynb, cell gae"), None),
+    )
     assert all(test(record) for test in ModuleExporter().log.filters)
     assert (record.getMessage(), record.exc_info) == ("a.ipynb, cell gae", None)
 
@@ -283,7 +350,11 @@ def test_nbconvert_finds_the_exporter_and_prints_a_refusal_cleanly(tmp_path):
     write_exercise(tmp_path / "stub.ipynb", "raise NotImplementedError()")
     run = subprocess.run(
         [sys.executable, "-m", "nbconvert", "--to", "nbgrader-module", "loss-Copy1.ipynb", "stub.ipynb"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert run.returncode == 1
     module = (tmp_path / "policy_loss.py").read_text()
     assert module.startswith("'Exercise 1, exported from loss-Copy1.ipynb")

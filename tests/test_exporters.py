@@ -1,4 +1,5 @@
 """The CSV files for Canvas and Moodle."""
+
 import csv
 
 import pytest
@@ -14,7 +15,7 @@ def gradebook(tmp_path):
     with Gradebook(f"sqlite:///{course.db}", "tinier_zero") as book:
         book.add_student("ada", first_name="Ada", last_name="Lovelace", email="ada@example.org", lms_user_id="101")
         book.add_student("=cmd|' /C calc'!A0", first_name="@SUM(1)", last_name="-2+3", email="+x@example.org")
-        book.add_student("łucja, \"q\"")
+        book.add_student('łucja, "q"')
         book.add_assignment("06_train_gsm8k")
         book.add_submission("01_policy_loss", "ada")
         book.find_grade("policy_loss_clipping", "policy_loss", "01_policy_loss", "ada").auto_score = 3
@@ -34,8 +35,18 @@ def exported(plugin, gradebook) -> list[list[str]]:
 
 def test_canvas(gradebook, tmp_path):
     assert exported(CanvasExport(to=str(tmp_path / "canvas.csv")), gradebook) == [
-        ["Student", "ID", "SIS User ID", "SIS Login ID", "Section", "01_policy_loss", "02_value_loss", "03_entropy",
-         "04_gae", "05_minibatch_update"],
+        [
+            "Student",
+            "ID",
+            "SIS User ID",
+            "SIS Login ID",
+            "Section",
+            "01_policy_loss",
+            "02_value_loss",
+            "03_entropy",
+            "04_gae",
+            "05_minibatch_update",
+        ],
         ["    Points Possible", "", "", "", "", "10", "10", "10", "10", "10"],
         ["'-2+3, @SUM(1)", "", "", "'=cmd|' /C calc'!A0", "", "", "", "", "", ""],
         ["Lovelace, Ada", "101", "", "ada", "", "3.5", "0", "", "", ""],
@@ -51,11 +62,14 @@ def test_moodle_for_some(gradebook, tmp_path):
     ]
 
 
-@pytest.mark.parametrize("options, words", [
-    ({"assignment": ["07_none"]}, "no assignment 07_none; there are: 01_policy_loss"),
-    ({"student": ["eve"]}, "no student eve; there are: =cmd"),
-    ({"to": "/nowhere/at/all.csv"}, "/nowhere/at/all.csv cannot be written: No such file or directory"),
-])
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"assignment": ["07_none"]}, "no assignment 07_none; there are: 01_policy_loss"),
+        ({"student": ["eve"]}, "no student eve; there are: =cmd"),
+        ({"to": "/nowhere/at/all.csv"}, "/nowhere/at/all.csv cannot be written: No such file or directory"),
+    ],
+)
 def test_what_cannot_be_exported_is_one_line_and_an_exit_code(gradebook, tmp_path, monkeypatch, caplog, options, words):
     monkeypatch.chdir(tmp_path)
     plugin = CanvasExport(**options)

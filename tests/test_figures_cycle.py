@@ -1,4 +1,5 @@
 """The map of the cycle: what it marks for each notebook, and that it can be read."""
+
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
@@ -7,15 +8,24 @@ from matplotlib.patches import FancyBboxPatch
 from course_utils.figures.cycle import LOSSES, NEW_POLICY, PLACES, ROLLOUT, UPDATE, cycle_map, draw_cycle
 from course_utils.figures.show import BLUE
 
-MARKED = {1: {"policy loss"}, 2: {"value loss"}, 3: {"entropy"}, 4: {"advantages"}, 5: {UPDATE.title},
-          6: {"policy loss", "value loss", "entropy", "advantages", UPDATE.title}}
+MARKED = {
+    1: {"policy loss"},
+    2: {"value loss"},
+    3: {"entropy"},
+    4: {"advantages"},
+    5: {UPDATE.title},
+    6: {"policy loss", "value loss", "entropy", "advantages", UPDATE.title},
+}
 BOXES = (UPDATE, *ROLLOUT, NEW_POLICY, *LOSSES)  # as they are drawn
 
 
 def marked(here: int) -> set[str]:
     patches = [p for p in draw_cycle(here)[0].axes[0].patches if isinstance(p, FancyBboxPatch)]
-    return {box.title for box, patch in zip(BOXES, patches, strict=True)
-            if BLUE.lower() in (to_hex(patch.get_facecolor()), to_hex(patch.get_edgecolor()))}
+    return {
+        box.title
+        for box, patch in zip(BOXES, patches, strict=True)
+        if BLUE.lower() in (to_hex(patch.get_facecolor()), to_hex(patch.get_edgecolor()))
+    }
 
 
 @pytest.mark.parametrize("here", MARKED)
@@ -28,8 +38,19 @@ def test_the_notebook_s_place_is_marked_and_named(here):
 
 
 def test_the_description_tells_the_whole_cycle_in_order():
-    words = ["prompts", "sample", "responses", "reward", "KL penalty", "advantages", "mini-batch update", "policy loss",
-             "value loss", "entropy", "new policy"]
+    words = [
+        "prompts",
+        "sample",
+        "responses",
+        "reward",
+        "KL penalty",
+        "advantages",
+        "mini-batch update",
+        "policy loss",
+        "value loss",
+        "entropy",
+        "new policy",
+    ]
     description = draw_cycle(6)[1]
     places = [description.index(word, description.index("In order")) for word in words]
     assert places == sorted(places)
@@ -51,8 +72,11 @@ def test_text_stays_within_its_box():
     figure, _ = draw_cycle(6)
     axes = figure.axes[0]
     renderer = FigureCanvasAgg(figure).get_renderer()
-    extents = {text.get_text(): text.get_window_extent(renderer).transformed(axes.transData.inverted())
-               for text in axes.texts if text.get_text()}
+    extents = {
+        text.get_text(): text.get_window_extent(renderer).transformed(axes.transData.inverted())
+        for text in axes.texts
+        if text.get_text()
+    }
     for box in BOXES:
         for words in filter(None, (f"{box.notebook} · {box.title}" if box.notebook else box.title, box.details)):
             extent = extents[words]

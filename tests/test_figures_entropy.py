@@ -1,4 +1,5 @@
 """The pictures of notebook 3 show what they say, on a real rollout."""
+
 import math
 
 import numpy as np
@@ -41,8 +42,12 @@ def test_decisions_are_the_tokens_with_entropy(rollout):
 
 def test_the_first_token_decides_over_the_reward(rollout):
     figure, description = draw_decisions(rollout, 4)
-    rewards = dict(zip((label.get_text() for label in figure.axes[1].get_xticklabels()),
-                       (bar.get_height() for bar in figure.axes[1].patches)))
+    rewards = dict(
+        zip(
+            (label.get_text() for label in figure.axes[1].get_xticklabels()),
+            (bar.get_height() for bar in figure.axes[1].patches),
+        )
+    )
     opened = [reward for reward, tokens in zip(rollout.rewards.tolist(), rollout.tokens) if tokens[0] == " That"]
     assert rewards["␣That"] == pytest.approx(sum(opened) / len(opened))
     assert f"␣That {rewards['␣That']:.2f} ({len(opened)} times)" in description
@@ -73,8 +78,13 @@ def test_three_temperatures_of_a_decision_and_of_a_forced_token(rollout):
         assert [bar.get_width() for bar in axes.patches[:BARS]] == pytest.approx(p[first].tolist(), abs=1e-5)
         nats = f"{abs(entropies(logits / temperature)):.2f} nats"
         assert axes.get_title() == f"token {token}, temperature {temperature:g}\n{nats}"
-        assert draw_temperature(rollout, 4, temperature, token)[1].split("came ")[1].split(". ", 1)[1].split(
-            " Its entropy")[0] in description
+        assert (
+            draw_temperature(rollout, 4, temperature, token)[1]
+            .split("came ")[1]
+            .split(". ", 1)[1]
+            .split(" Its entropy")[0]
+            in description
+        )
 
 
 def test_the_token_that_was_drawn_is_named_and_marked(rollout):
@@ -82,7 +92,7 @@ def test_the_token_that_was_drawn_is_named_and_marked(rollout):
     length = len(rollout.tokens[4])
     assert description.startswith(f"Token 2 of {length}: after “ That” came ␣is.")
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
-    colours = [bar.get_facecolor() for bar in figure.axes[0].patches[:BARS + 1]]
+    colours = [bar.get_facecolor() for bar in figure.axes[0].patches[: BARS + 1]]
     assert colours.count(colours[names.index("␣is")]) == 1
     assert draw_temperature(rollout, 4, 1.0, 1)[1].startswith(f"Token 1 of {length}: first came ␣That.")
 

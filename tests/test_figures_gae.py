@@ -1,4 +1,5 @@
 """The pictures of notebook 4: one-row GAE against numbers by hand, the critic against least squares, true values."""
+
 import re
 
 import pytest
@@ -36,6 +37,7 @@ def numbers(text: str) -> list[float]:
 
 # ------------------------------------------------------------------ GAE of one response
 
+
 def test_the_advantages_of_the_worked_example_are_those_of_its_table():
     example = worked_example()
     rewards = [0.06, -0.04, -0.02, 0.9]
@@ -51,6 +53,7 @@ def test_lambda_0_is_the_td_error_and_lambda_1_waits_for_the_reward():
 
 
 # ------------------------------------------------------------------ the critic
+
 
 def test_the_notebook_s_two_responses_are_what_its_text_says(rollout):
     assert rollout.rewards[[RIGHT, WRONG]].tolist() == pytest.approx([1, 0.1])
@@ -87,8 +90,12 @@ def test_the_values_solve_the_ridge_regression(critic, rollout, gamma):
             y.append(rollout.rewards[row].item() * gamma ** (length - 1 - t))
     x, y = torch.stack(x), torch.tensor(y, dtype=torch.float64).unsqueeze(1)
     width = x.shape[1]
-    data = torch.cat([torch.cat([x, torch.ones(len(x), 1)], 1),
-                      torch.cat([gae.RIDGE ** 0.5 * torch.eye(width), torch.zeros(width, 1)], 1)])
+    data = torch.cat(
+        [
+            torch.cat([x, torch.ones(len(x), 1)], 1),
+            torch.cat([gae.RIDGE**0.5 * torch.eye(width), torch.zeros(width, 1)], 1),
+        ]
+    )
     weights = torch.linalg.lstsq(data, torch.cat([y, torch.zeros(width, 1)])).solution.flatten()
     length = len(rollout.tokens[WRONG])
     expected = critic.hidden[WRONG, :length].double() @ weights[:-1] + weights[-1]
@@ -109,6 +116,7 @@ def test_the_critic_has_not_seen_the_responses_that_it_judges(critic, rollout):
 
 # ------------------------------------------------------------------ true values
 
+
 def test_the_first_token_of_the_wrong_response_was_the_mistake(rollout):
     figure, description = draw_prospects(rollout, WRONG)
     bars = figure.axes[0].patches
@@ -128,6 +136,7 @@ def test_ends_are_scored_together_with_what_they_began_with(rollout):
 
 # ------------------------------------------------------------------ heat maps
 
+
 def cells(figure) -> list[tuple[str, float]]:
     """(token, value) of each cell, as written in it."""
     texts = [text.get_text() for axes in figure.axes for text in axes.texts]
@@ -141,8 +150,10 @@ def test_without_a_critic_each_token_gets_the_same(rollout):
     assert numbers(description) == pytest.approx([1 - mean, 0.1 - mean], abs=0.0051)
 
 
-@pytest.mark.parametrize(("gamma", "lam", "name"), [
-    (1, 0, "TD, looks one token ahead"), (0.9, 0.95, "between TD"), (1, 1, "Monte Carlo, waits for the reward")])
+@pytest.mark.parametrize(
+    ("gamma", "lam", "name"),
+    [(1, 0, "TD, looks one token ahead"), (0.9, 0.95, "between TD"), (1, 1, "Monte Carlo, waits for the reward")],
+)
 def test_a_cell_shows_its_token_and_its_raw_advantage(critic, rollout, gamma, lam, name):
     figure, description = draw_gae(critic, gamma, lam)
     values, shown = critic.values(gamma), cells(figure)
@@ -171,7 +182,10 @@ def test_td_blames_the_first_token_most_apart_from_the_last_and_then_takes_it_ba
 def test_three_lambdas_of_one_response(critic):
     figure, description = draw_lambdas(critic, WRONG)
     assert [axes.get_title(loc="left").split(":")[0].split(",")[0] for axes in figure.axes] == [
-        "λ = 0.00", "λ = 0.80", "λ = 1.00"]
+        "λ = 0.00",
+        "λ = 0.80",
+        "λ = 1.00",
+    ]
     shown = [value for _, value in cells(figure)]
     whole = [value for _, value in cells(draw_gae(critic, 1.0, 0.0)[0])]
     assert shown[:38] == whole[38:] and len(shown) == 3 * 38

@@ -1,4 +1,5 @@
 """The pictures of notebook 5: right about the positions, right about the step, and the model is left as it was."""
+
 import math
 import re
 
@@ -30,7 +31,7 @@ def update(rollout):
 
 
 def heights(figure: Figure, marker: str, panel: int = 0) -> list[float]:
-    line, = (line for line in figure.axes[panel].lines if line.get_marker() == marker)
+    (line,) = (line for line in figure.axes[panel].lines if line.get_marker() == marker)
     return list(line.get_ydata())
 
 
@@ -56,7 +57,7 @@ def test_positions_shows_ratios_of_1_and_those_of_the_next_output(rollout):
 
 def test_the_step_starts_from_the_probabilities_of_sampling_and_leaves_the_model(rollout, update):
     for row, before in zip((RIGHT, WRONG), update.probabilities[0]):
-        noted = rollout.buffer["logprobs"][row, :len(before)].exp().tolist()
+        noted = rollout.buffer["logprobs"][row, : len(before)].exp().tolist()
         assert before == pytest.approx(noted, abs=1e-4)
     again = score_logprobs(rollout.actor, rollout.buffer, chunk=8)
     assert torch.allclose(again, rollout.buffer["logprobs"], atol=1e-4)
@@ -72,8 +73,12 @@ def test_the_step_is_that_of_the_stand_in_loss(rollout, update):
     masks = torch.cat([buffer["prompt_attention_mask"], rollout.mask], dim=1)
     logits, _ = actor(ids, masks)
     first = buffer["prompt_input_ids"].shape[1]
-    new = torch.stack([torch.stack([logits[i, first + t - 1].log_softmax(0)[token] for t, token in enumerate(row)])
-                       for i, row in enumerate(buffer["response_input_ids"])])
+    new = torch.stack(
+        [
+            torch.stack([logits[i, first + t - 1].log_softmax(0)[token] for t, token in enumerate(row)])
+            for i, row in enumerate(buffer["response_input_ids"])
+        ]
+    )
     advantages = ((rollout.rewards - rollout.rewards.mean()) / rollout.rewards.std()).unsqueeze(1).expand_as(new)
     loss, _, _ = compute_policy_loss(new, buffer["logprobs"], advantages, rollout.mask, 0.2)
     parameters = [p for p in actor.parameters() if p.requires_grad]
@@ -86,7 +91,7 @@ def test_the_step_is_that_of_the_stand_in_loss(rollout, update):
         for parameter, step in zip(parameters, steps):
             parameter += step
     for row, found in zip((RIGHT, WRONG), update.probabilities[3]):
-        assert found == pytest.approx(after[row, :len(found)].exp().tolist(), abs=0.02)
+        assert found == pytest.approx(after[row, : len(found)].exp().tolist(), abs=0.02)
     assert update.advantages == pytest.approx((0.854, -1.098), abs=1e-3)
 
 
@@ -112,14 +117,17 @@ def test_the_drawing_marks_every_visible_change_and_says_the_largest(update, rat
         assert heights(figure, "o", panel) == before
         for marker, sign in (("^", 1), ("v", -1)):
             assert heights(figure, marker, panel) == [
-                new for old, new in zip(before, after) if sign * (new - old) >= 0.005]
+                new for old, new in zip(before, after) if sign * (new - old) >= 0.005
+            ]
     assert f"with learning rate {rate} · 10⁻⁴." in description
     assert ("no token changes" in description) is (rate == 0)
     told = [(float(a), float(b)) for a, b in re.findall(r"” (\d\.\d\d) to (\d\.\d\d)", description)]
     largest = max(abs(new - old) for old, new in zip(update.probabilities[0][0], update.probabilities[rate][0]))
     assert not told and rate == 0 or math.isclose(max(abs(b - a) for a, b in told), largest, abs_tol=0.011)
     assert [axes.get_title().split("\n") for axes in figure.axes] == [
-        ["Right answer", "advantage +0.85"], ["Wrong answer", "advantage −1.10"]]
+        ["Right answer", "advantage +0.85"],
+        ["Wrong answer", "advantage −1.10"],
+    ]
 
 
 def test_the_rates_are_those_of_the_notebook_s_slider(update):

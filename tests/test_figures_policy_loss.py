@@ -1,4 +1,5 @@
 """The pictures of notebook 1: the clipped objective, by hand; the lucky guess, on the embedded model."""
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -15,19 +16,23 @@ from tests.solutions import solution, stub
 
 # ------------------------------------------------------------------ the clipped objective
 
-@pytest.mark.parametrize(("ratio", "clip_ratio", "values", "gradients"), [
-    (1.0, 0.2, ("1.00", "−1.00"), ("+1", "−1")),
-    (0.5, 0.2, ("0.50", "−0.80"), ("+1", "0")),
-    (1.3, 0.2, ("1.20", "−1.30"), ("0", "−1")),
-    (1.3, 0.5, ("1.30", "−1.30"), ("+1", "−1")),
-    (0.0, 0.05, ("0.00", "−0.95"), ("+1", "0")),
-    (1.2, 0.2, ("1.20", "−1.20"), ("+1", "−1")),  # on the border: not clipped yet
-])
+
+@pytest.mark.parametrize(
+    ("ratio", "clip_ratio", "values", "gradients"),
+    [
+        (1.0, 0.2, ("1.00", "−1.00"), ("+1", "−1")),
+        (0.5, 0.2, ("0.50", "−0.80"), ("+1", "0")),
+        (1.3, 0.2, ("1.20", "−1.30"), ("0", "−1")),
+        (1.3, 0.5, ("1.30", "−1.30"), ("+1", "−1")),
+        (0.0, 0.05, ("0.00", "−0.95"), ("+1", "0")),
+        (1.2, 0.2, ("1.20", "−1.20"), ("+1", "−1")),  # on the border: not clipped yet
+    ],
+)
 def test_the_point_s_objective_and_gradient(ratio, clip_ratio, values, gradients):
     figure, description = draw_objective(ratio, clip_ratio)
     for axes, value, gradient in zip(figure.axes, values, gradients, strict=True):
         assert f"its objective is {value} and its gradient is {gradient}" in description
-        point, = (line for line in axes.lines if line.get_label() == "your token")
+        (point,) = (line for line in axes.lines if line.get_label() == "your token")
         assert point.get_xdata()[0] == ratio and f"{point.get_ydata()[0]:.2f}".replace("-", "−") == value
         arrows = [text for text in axes.texts if getattr(text, "arrow_patch", None) is not None]
         assert len(arrows) == (gradient != "0")
@@ -38,11 +43,16 @@ def test_the_point_s_objective_and_gradient(ratio, clip_ratio, values, gradients
 def test_the_curves_are_the_loss_of_the_exercise(clip_ratio):
     figure, _ = draw_objective(1.0, clip_ratio)
     for axes, advantage in zip(figure.axes, (1.0, -1.0), strict=True):
-        curve, = (line for line in axes.lines if line.get_label() == "objective")
+        (curve,) = (line for line in axes.lines if line.get_label() == "objective")
         for r, value in zip(*curve.get_data()):
             if r > 0:
-                loss, _, _ = solution("policy_loss")(torch.tensor([[r]]).log(), torch.zeros(1, 1),
-                                                     torch.tensor([[advantage]]), torch.ones(1, 1).long(), clip_ratio)
+                loss, _, _ = solution("policy_loss")(
+                    torch.tensor([[r]]).log(),
+                    torch.zeros(1, 1),
+                    torch.tensor([[advantage]]),
+                    torch.ones(1, 1).long(),
+                    clip_ratio,
+                )
                 assert -loss.item() == pytest.approx(value, abs=1e-6)
 
 
@@ -50,14 +60,17 @@ def test_three_ratios_are_the_three_predictions_of_the_notebook():
     """Both signs at each: what the slider shows, in one picture that needs none."""
     figure, description = draw_three_ratios()
     signs = [[axes.get_title().split("\n")[1] for axes in row] for row in (figure.axes[:3], figure.axes[3:])]
-    assert signs == [["gradient +1", "clipped, gradient 0", "gradient +1"],
-                     ["clipped, gradient 0", "gradient −1", "gradient −1"]]
+    assert signs == [
+        ["gradient +1", "clipped, gradient 0", "gradient +1"],
+        ["clipped, gradient 0", "gradient −1", "gradient −1"],
+    ]
     for ratio, clip_ratio in ((0.5, 0.2), (1.3, 0.2), (1.3, 0.5)):
         alone = draw_objective(ratio, clip_ratio)[1].split(". ", 1)[1]
         assert f"At r = {ratio} with ε = {clip_ratio}: {alone}" in description
 
 
 # ------------------------------------------------------------------ the lucky guess
+
 
 @pytest.fixture(scope="module")
 def lucky():
@@ -93,7 +106,7 @@ def test_the_exercise_s_loss_repairs_it(lucky):
 
 def test_the_figure_says_what_it_shows(unclipped):
     figure, description = draw_ratios(unclipped)
-    axes, = figure.axes
+    (axes,) = figure.axes
     end = f"{unclipped.ratios[-1, 2]:.2f}"
     assert f"'7' {end}" in description and "'7' is" in axes.get_title()
     assert f"'7', at the end {end}" in [text.get_text() for text in axes.get_legend().get_texts()]

@@ -1,4 +1,5 @@
 """Sliders and what stands for them where widgets do not run."""
+
 import sys
 
 import pytest
@@ -31,6 +32,6 @@ def test_without_ipywidgets_the_picture_of_the_start_values_is_there_and_says_th
     displayed.clear()
     monkeypatch.setitem(sys.modules, "ipywidgets", None)  # importing it raises ImportError
     explore(draw_objective, **SLIDERS)
-    picture, = displayed
+    (picture,) = displayed
     assert picture.data == with_widgets.data
     assert "with ε = 0.20 and the token at r = 0.50" in picture.data

@@ -1,4 +1,5 @@
 """The pictures of notebook 2 show what they say: numbers by hand, from autograd, and from a real rollout."""
+
 import re
 
 import numpy as np

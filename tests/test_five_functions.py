@@ -2,6 +2,7 @@
 
 The loops are written from the formulas, token by token in Python floats; none is shared with the solutions.
 """
+
 import math
 from types import SimpleNamespace
 
@@ -31,6 +32,7 @@ lengths = st.integers(1, 6)
 
 # ------------------------------------------------------------------ random cases
 
+
 def random_case(seed: int, batch: int, length: int, vocabulary=5, dtype=torch.float64) -> SimpleNamespace:
     """A random batch whose rows have 1 to `length` response tokens."""
     generator = torch.Generator().manual_seed(seed)
@@ -40,10 +42,16 @@ def random_case(seed: int, batch: int, length: int, vocabulary=5, dtype=torch.fl
 
     lengths = torch.randint(1, length + 1, (batch, 1), generator=generator)
     return SimpleNamespace(
-        mask=(torch.arange(length) < lengths).long(), logits=2 * normal(batch, length, vocabulary),
-        old=-normal(batch, length).abs() - 0.1, new=-normal(batch, length).abs() - 0.1,
-        advantages=normal(batch, length), values=normal(batch, length), values_old=normal(batch, length),
-        returns=normal(batch, length), kl=0.1 * normal(batch, length), rewards=normal(batch),
+        mask=(torch.arange(length) < lengths).long(),
+        logits=2 * normal(batch, length, vocabulary),
+        old=-normal(batch, length).abs() - 0.1,
+        new=-normal(batch, length).abs() - 0.1,
+        advantages=normal(batch, length),
+        values=normal(batch, length),
+        values_old=normal(batch, length),
+        returns=normal(batch, length),
+        kl=0.1 * normal(batch, length),
+        rewards=normal(batch),
     )
 
 
@@ -57,6 +65,7 @@ def masked_tokens(mask: Tensor) -> list[tuple[int, int]]:
 
 
 # ------------------------------------------------------------------ loops in float64
+
 
 def policy_loss_in_loops(new, old, advantages, mask, clip_ratio) -> tuple[float, float, float]:
     total = outside = kl = 0.0
@@ -111,6 +120,7 @@ def gae_in_loops(rewards, kl, values, mask, gamma, lam) -> tuple[list[list[float
 
 # ------------------------------------------------------------------ exercise 1
 
+
 def policy_arguments(example=None):
     e = example or worked_example()
     return e.log_probs_new, e.log_probs_old, e.advantages, e.response_mask, e.clip_ratio
@@ -128,8 +138,10 @@ def test_policy_loss_of_the_worked_example():
 
 def test_the_step_that_notebook_5_makes_by_hand():
     """-0.6 times the gradient: A / 10 with the stand-in, r · A / 10 with the clipped loss, 0 beyond the clip."""
-    wanted = {stand_ins.compute_policy_loss: [[0.075, 0.075, 0.125, -0.025], [-0.1, -0.15, 0, 0]],
-              compute_policy_loss: [[0, 0.5 * 0.075, 0.125, -1.25 * 0.025], [0, -0.15, 0, 0]]}
+    wanted = {
+        stand_ins.compute_policy_loss: [[0.075, 0.075, 0.125, -0.025], [-0.1, -0.15, 0, 0]],
+        compute_policy_loss: [[0, 0.5 * 0.075, 0.125, -1.25 * 0.025], [0, -0.15, 0, 0]],
+    }
     for loss_of, change in wanted.items():
         log_probs, *others = policy_arguments()
         log_probs.requires_grad_()
@@ -137,15 +149,23 @@ def test_the_step_that_notebook_5_makes_by_hand():
         assert torch.allclose(-0.6 * log_probs.grad, torch.tensor(change), atol=1e-6)
 
 
-@pytest.mark.parametrize(("ratio", "advantage", "loss", "gradient"), [
-    # the gradient by the log-prob is -A r, or 0 where clipping binds
-    (1.5, 1, -1.2, 0), (0.5, 1, -0.5, -0.5), (1.1, 1, -1.1, -1.1),
-    (1.5, -1, 1.5, 1.5), (0.5, -1, 0.8, 0), (0.9, -1, 0.9, 0.9),
-])
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "loss", "gradient"),
+    [
+        # the gradient by the log-prob is -A r, or 0 where clipping binds
+        (1.5, 1, -1.2, 0),
+        (0.5, 1, -0.5, -0.5),
+        (1.1, 1, -1.1, -1.1),
+        (1.5, -1, 1.5, 1.5),
+        (0.5, -1, 0.8, 0),
+        (0.9, -1, 0.9, 0.9),
+    ],
+)
 def test_policy_loss_clips_only_gains(ratio, advantage, loss, gradient):
     new = torch.tensor([[math.log(ratio)]], requires_grad=True)
-    result, _, _ = compute_policy_loss(new, torch.zeros(1, 1), torch.tensor([[float(advantage)]]),
-                                       torch.ones(1, 1).long(), 0.2)
+    result, _, _ = compute_policy_loss(
+        new, torch.zeros(1, 1), torch.tensor([[float(advantage)]]), torch.ones(1, 1).long(), 0.2
+    )
     result.backward()
     assert result.item() == pytest.approx(loss)
     assert new.grad.item() == pytest.approx(gradient)
@@ -163,8 +183,9 @@ def test_policy_loss_is_that_of_the_loops(seed, batch, length, clip_ratio):
 @pytest.mark.parametrize("seed", range(3))
 def test_policy_loss_gradcheck(seed):
     c = random_case(seed, 3, 4)
-    assert torch.autograd.gradcheck(lambda new: compute_policy_loss(new, c.old, c.advantages, c.mask, 0.2)[0],
-                                    c.new.requires_grad_())
+    assert torch.autograd.gradcheck(
+        lambda new: compute_policy_loss(new, c.old, c.advantages, c.mask, 0.2)[0], c.new.requires_grad_()
+    )
 
 
 def test_policy_metrics_carry_no_gradient():
@@ -183,8 +204,13 @@ def test_policy_loss_does_not_depend_on_order_or_padding(seed, batch, length):
     shuffled = compute_policy_loss(*(a[order] for a in arguments), 0.2)
     # -50 - 50 is a ratio of exp(-100), 50 + 50 one that float32 cannot hold
     for junk in ((-50.0, 50.0, 50.0, 0), (50.0, -50.0, -50.0, 0)):
-        longer = compute_policy_loss(*(padded(a, 3, j).to(torch.float32 if a.is_floating_point() else a.dtype)
-                                       for a, j in zip(arguments, junk, strict=True)), 0.2)
+        longer = compute_policy_loss(
+            *(
+                padded(a, 3, j).to(torch.float32 if a.is_floating_point() else a.dtype)
+                for a, j in zip(arguments, junk, strict=True)
+            ),
+            0.2,
+        )
         assert [result.item() for result in longer] == pytest.approx(expected, abs=1e-5)
     assert [result.item() for result in shuffled] == pytest.approx(expected)
 
@@ -200,6 +226,7 @@ def test_policy_loss_of_an_unchanged_policy_is_minus_the_mean_advantage(seed, ba
 
 # ------------------------------------------------------------------ exercise 2
 
+
 def value_arguments():
     e = worked_example()
     return e.values_new, e.values_old, e.returns, e.response_mask, e.clip_range_value
@@ -213,10 +240,17 @@ def test_value_loss_of_the_worked_example():
     assert vf_clip_frac.item() == pytest.approx(2 / 6)
 
 
-@pytest.mark.parametrize(("value", "target", "loss", "gradient"), [  # old value 0, range 1
-    (3.0, 4.0, 4.5, 0.0), (3.0, 2.5, 1.125, 0.0), (3.0, 1.0, 2.0, 2.0), (0.5, 2.0, 1.125, -1.5),
-    (-3.0, -4.0, 4.5, 0.0), (-3.0, 0.0, 4.5, -3.0),
-])
+@pytest.mark.parametrize(
+    ("value", "target", "loss", "gradient"),
+    [  # old value 0, range 1
+        (3.0, 4.0, 4.5, 0.0),
+        (3.0, 2.5, 1.125, 0.0),
+        (3.0, 1.0, 2.0, 2.0),
+        (0.5, 2.0, 1.125, -1.5),
+        (-3.0, -4.0, 4.5, 0.0),
+        (-3.0, 0.0, 4.5, -3.0),
+    ],
+)
 def test_value_loss_keeps_the_larger_error(value, target, loss, gradient):
     new = torch.tensor([[value]], requires_grad=True)
     one = torch.ones(1, 1).long()
@@ -269,6 +303,7 @@ def test_value_loss_does_not_depend_on_order_padding_or_a_common_shift(seed, bat
 
 # ------------------------------------------------------------------ exercise 3
 
+
 def test_entropy_loss_of_the_worked_example():
     e = worked_example()
     # (½, ¼, ⅛, ⅛): ½ · 1 + ¼ · 2 + ⅛ · 3 + ⅛ · 3 = 1.75 bits, four times; (¼, ¼, ¼, ¼): 2 bits, twice; 11 / 6
@@ -290,8 +325,9 @@ def test_entropy_loss_gradient(seed):
     """The solution computes in float32, so gradcheck takes larger steps; the closed form is exact."""
     c = random_case(seed, 2, 3)
     c.logits.requires_grad_()
-    assert torch.autograd.gradcheck(lambda logits: compute_entropy_loss(logits, c.mask).double(), c.logits,
-                                    eps=1e-2, atol=1e-3, rtol=1e-3)
+    assert torch.autograd.gradcheck(
+        lambda logits: compute_entropy_loss(logits, c.mask).double(), c.logits, eps=1e-2, atol=1e-3, rtol=1e-3
+    )
     compute_entropy_loss(c.logits, c.mask).backward()
     for b in range(2):
         for t in range(3):
@@ -322,7 +358,9 @@ def test_entropy_loss_does_not_depend_on_order_padding_or_a_shift_of_the_logits(
     rows, words = torch.randperm(batch, generator=generator), torch.randperm(5, generator=generator)
     expected = compute_entropy_loss(c.logits, c.mask).item()
     for logits, mask in (
-        (c.logits[rows], c.mask[rows]), (c.logits[..., words], c.mask), (c.logits + shift, c.mask),
+        (c.logits[rows], c.mask[rows]),
+        (c.logits[..., words], c.mask),
+        (c.logits + shift, c.mask),
         (padded(c.logits, 2, 50.0), padded(c.mask, 2, 0)),
     ):
         assert compute_entropy_loss(logits, mask).item() == pytest.approx(expected, abs=1e-5)
@@ -331,10 +369,17 @@ def test_entropy_loss_does_not_depend_on_order_padding_or_a_shift_of_the_logits(
 
 # ------------------------------------------------------------------ exercise 4
 
+
 def gae_arguments(**changes):
     e = worked_example()
-    given = dict(final_rewards=e.final_rewards, kl_penalties=e.kl_penalties, values=e.values_old,
-                 response_mask=e.response_mask, gamma=e.gamma, lam=e.lam)
+    given = dict(
+        final_rewards=e.final_rewards,
+        kl_penalties=e.kl_penalties,
+        values=e.values_old,
+        response_mask=e.response_mask,
+        gamma=e.gamma,
+        lam=e.lam,
+    )
     return given | changes
 
 
@@ -345,8 +390,10 @@ def test_gae_of_the_worked_example():
     #   raw A = 0;  .3;  .08 + .4·.3 = .2;  .12 + .4·.2 = .2
     # B: -.05 - .2 = -.25;  .09 + .16 - .3 - .4·.25 = -.15
     # mean .3 / 6 = .05, variance (2·.15² + .25² + .05² + .2² + .3²) / 6 = .24 / 6 = .2²
-    assert advantages.tolist() == [pytest.approx([0.75, 0.75, 1.25, -0.25], abs=1e-5),
-                                   pytest.approx([-1.0, -1.5, 0, 0], abs=1e-5)]
+    assert advantages.tolist() == [
+        pytest.approx([0.75, 0.75, 1.25, -0.25], abs=1e-5),
+        pytest.approx([-1.0, -1.5, 0, 0], abs=1e-5),
+    ]
     assert returns[0].tolist() == pytest.approx([0.3, 0.4, 0.7, 0.9], abs=1e-6)
     assert returns[1, :2].tolist() == pytest.approx([0.15, -0.05], abs=1e-6)
 
@@ -421,6 +468,7 @@ def test_whitened_advantages_have_mean_0_and_variance_1(seed, batch, length):
 
 # ------------------------------------------------------------------ exercise 5
 
+
 class BigramActor(nn.Module):
     """The logits and the value at a position depend on its token alone: 3 words, 12 parameters."""
 
@@ -443,11 +491,22 @@ def update_case(rollouts: int, **ppo) -> tuple[dict[str, Tensor], SimpleNamespac
         "prompt_attention_mask": torch.ones(rollouts, 3).long(),
         "response_input_ids": torch.randint(3, (rollouts, 4), generator=generator),
         "response_attention_mask": c.mask,
-        "logprobs": c.old, "ref_logprobs": c.old, "values": c.values_old, "advantages": c.advantages,
-        "returns": c.returns, "rewards": c.rewards,
+        "logprobs": c.old,
+        "ref_logprobs": c.old,
+        "values": c.values_old,
+        "advantages": c.advantages,
+        "returns": c.returns,
+        "rewards": c.rewards,
     }
-    defaults = dict(mini_batch_size=2, gradient_accumulation_steps=2, clip_ratio=0.2, clip_range_value=0.5,
-                    vf_coeff=0.5, entropy_coeff=0.1, max_grad_norm=1e6)
+    defaults = dict(
+        mini_batch_size=2,
+        gradient_accumulation_steps=2,
+        clip_ratio=0.2,
+        clip_range_value=0.5,
+        vf_coeff=0.5,
+        entropy_coeff=0.1,
+        max_grad_norm=1e6,
+    )
     return buffer, SimpleNamespace(ppo=SimpleNamespace(**(defaults | ppo)))
 
 
@@ -461,12 +520,14 @@ def mini_batch_in_loops(parameters: list[float], buffer, rows: list[int], ppo) -
         before = [buffer["prompt_input_ids"][row, -1].item(), *response[:-1]]
         logits.append([table[token].tolist() for token in before])
         values.append([critic[token] for token in before])
-        log_probs.append([x[token] - math.log(sum(math.exp(y) for y in x))
-                          for x, token in zip(logits[-1], response, strict=True)])
+        log_probs.append(
+            [x[token] - math.log(sum(math.exp(y) for y in x)) for x, token in zip(logits[-1], response, strict=True)]
+        )
     mask = buffer["response_attention_mask"][rows]
     logits, log_probs, values = (torch.tensor(x, dtype=torch.float64) for x in (logits, log_probs, values))
     old, values_old, advantages, returns = (
-        buffer[name][rows] for name in ("logprobs", "values", "advantages", "returns"))
+        buffer[name][rows] for name in ("logprobs", "values", "advantages", "returns")
+    )
     policy, clip_frac, kl = policy_loss_in_loops(log_probs, old, advantages, mask, ppo.clip_ratio)
     value, value_clip_frac = value_loss_in_loops(values, values_old, returns, mask, ppo.clip_range_value)
     return policy, value, entropy_loss_in_loops(logits, mask), clip_frac, value_clip_frac, kl
@@ -474,7 +535,7 @@ def mini_batch_in_loops(parameters: list[float], buffer, rows: list[int], ppo) -
 
 def epoch_in_loops(parameters: list[float], buffer, order: list[int], ppo, lr) -> tuple[list[float], dict]:
     """Parameters after an epoch of SGD, whose gradients are central differences of the loops; metrics."""
-    batches = [order[i:i + ppo.mini_batch_size] for i in range(0, len(order), ppo.mini_batch_size)]
+    batches = [order[i : i + ppo.mini_batch_size] for i in range(0, len(order), ppo.mini_batch_size)]
     logs, norms = [], []
 
     def group_loss(parameters: list[float], group: list[list[int]]) -> float:
@@ -485,7 +546,7 @@ def epoch_in_loops(parameters: list[float], buffer, order: list[int], ppo, lr) -
         return total / sum(map(len, group))
 
     for i in range(0, len(batches), ppo.gradient_accumulation_steps):
-        group = batches[i:i + ppo.gradient_accumulation_steps]
+        group = batches[i : i + ppo.gradient_accumulation_steps]
         logs += [mini_batch_in_loops(parameters, buffer, rows, ppo) for rows in group]
         gradient = []
         for k in range(len(parameters)):
@@ -497,10 +558,14 @@ def epoch_in_loops(parameters: list[float], buffer, order: list[int], ppo, lr) -
     means = [sum(column) / len(logs) for column in zip(*logs, strict=True)]
     policy, value, entropy, clip_frac, value_clip_frac, kl = means
     return parameters, {
-        "loss/policy": policy, "loss/value": value, "loss/entropy": -entropy,
+        "loss/policy": policy,
+        "loss/value": value,
+        "loss/entropy": -entropy,
         "loss/total": policy + ppo.vf_coeff * value + ppo.entropy_coeff * entropy,
-        "params/policy_clip_frac": clip_frac, "params/value_clip_frac": value_clip_frac,
-        "params/approx_kl": kl, "params/grad_norm": sum(norms) / len(norms),
+        "params/policy_clip_frac": clip_frac,
+        "params/value_clip_frac": value_clip_frac,
+        "params/approx_kl": kl,
+        "params/grad_norm": sum(norms) / len(norms),
     }
 
 
@@ -509,19 +574,25 @@ def connected_update():
     """run_ppo_update_epoch with the losses of the other three solutions."""
     module = run_ppo_update_epoch.__globals__
     before = dict(module)
-    module.update(compute_policy_loss=compute_policy_loss, compute_value_loss=compute_value_loss,
-                  compute_entropy_loss=compute_entropy_loss)
+    module.update(
+        compute_policy_loss=compute_policy_loss,
+        compute_value_loss=compute_value_loss,
+        compute_entropy_loss=compute_entropy_loss,
+    )
     yield run_ppo_update_epoch
     module.update(before)
 
 
-@pytest.mark.parametrize(("rollouts", "ppo"), [
-    (4, {}),  # one full group
-    (5, {}),  # a group of two mini-batches, a group of one rollout
-    (5, {"gradient_accumulation_steps": 3}),  # one group whose last mini-batch is smaller
-    (7, {"mini_batch_size": 3, "gradient_accumulation_steps": 2, "max_grad_norm": 0.2}),  # clipped
-    (3, {"mini_batch_size": 8}),  # a mini-batch larger than the rollout
-])
+@pytest.mark.parametrize(
+    ("rollouts", "ppo"),
+    [
+        (4, {}),  # one full group
+        (5, {}),  # a group of two mini-batches, a group of one rollout
+        (5, {"gradient_accumulation_steps": 3}),  # one group whose last mini-batch is smaller
+        (7, {"mini_batch_size": 3, "gradient_accumulation_steps": 2, "max_grad_norm": 0.2}),  # clipped
+        (3, {"mini_batch_size": 8}),  # a mini-batch larger than the rollout
+    ],
+)
 def test_every_parameter_after_an_epoch_is_that_of_the_loops(connected_update, rollouts, ppo):
     buffer, cfg = update_case(rollouts, **ppo)
     actor = BigramActor()

@@ -2,6 +2,7 @@
 
 Leaves screenshots in the folder that it prints: $SCREENSHOTS, or one of pytest's temporary folders.
 """
+
 import os
 import shutil
 from pathlib import Path
@@ -14,8 +15,11 @@ from tests.course import cell, hand_in, notebook
 from tests.jupyter_lab import CHROMIUM, lab
 
 KEY, ASSIGNMENT = "policy_loss", "01_policy_loss"
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900),
-              pytest.mark.skipif(not shutil.which("bwrap"), reason="bubblewrap is not installed")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(not shutil.which("bwrap"), reason="bubblewrap is not installed"),
+]
 
 
 @pytest.fixture
@@ -60,7 +64,8 @@ def test_autograde_and_the_page_for_grading_by_hand(formgrader, screenshots):
     page.locator('input.score[placeholder="2"]').wait_for()  # the grades come after the page
     page.screenshot(path=screenshots / "formgrader submission.png", full_page=True)
     assert {box.get_attribute("id"): box.get_attribute("placeholder") for box in page.locator("input.score").all()} == {
-        one.grade_id: "2" if one.criterion == "metrics" else "0" for one in master(KEY).graded}
+        one.grade_id: "2" if one.criterion == "metrics" else "0" for one in master(KEY).graded
+    }
     shown = page.get_by_role("main").inner_text()
     assert shown.count("Passed: 2 of 2 points") == 1 and shown.count("Not passed: 0 of") == 4
     assert "The likely mistake: sign" in shown and "Advice: The sign of the loss is turned round" in shown

@@ -1,4 +1,5 @@
 """Grading a class: nothing is judged twice, nothing is lost, and one submission's trouble is nobody else's."""
+
 import contextlib
 import errno
 import functools
@@ -45,8 +46,9 @@ def marks(tmp_path):
 
 def run(course, *students, scheduler=None, judge_student=obedient_judge, **options):
     found, _ = handed_in(course.folder / "submitted", [], list(students))
-    return grade(course.book(), found, Judging(2, scheduler, folder=course.folder, judge_student=judge_student,
-                                               **options))
+    return grade(
+        course.book(), found, Judging(2, scheduler, folder=course.folder, judge_student=judge_student, **options)
+    )
 
 
 def scores(graded):
@@ -54,6 +56,7 @@ def scores(graded):
 
 
 # ---------------------------------------------------------------- the usual way
+
 
 def test_a_class_gets_its_scores_and_nothing_is_judged_twice(course, marks, monkeypatch):
     course.hand_in("anna", "policy_loss", f"note {marks}")
@@ -65,8 +68,12 @@ def test_a_class_gets_its_scores_and_nothing_is_judged_twice(course, marks, monk
     assert scores(graded) == expected
     assert {one.ungraded for one in graded} == {""}
     assert "syntax error" in next(one for one in graded if one.student == "ben" and one.score == 0).verdict.problem
-    assert course.scores() == {("anna", "01_policy_loss"): 10, ("anna", "04_gae"): 6, ("ben", "01_policy_loss"): 10,
-                               ("ben", "04_gae"): 0}
+    assert course.scores() == {
+        ("anna", "01_policy_loss"): 10,
+        ("anna", "04_gae"): 6,
+        ("ben", "01_policy_loss"): 10,
+        ("ben", "04_gae"): 0,
+    }
     assert (course.folder / "autograded/anna/04_gae/gae.ipynb").is_file()
     assert len(list(marks.iterdir())) == 3
 
@@ -104,8 +111,11 @@ def test_what_changed_is_made_again(course, monkeypatch, change):
         notebook.unlink()
     if change in ("score", "duedate"):
         with sqlite3.connect(course.db) as database:
-            database.execute("UPDATE grade SET auto_score = 1" if change == "score" else
-                             "UPDATE assignment SET duedate = '2020-01-01 00:00:00.000000'")
+            database.execute(
+                "UPDATE grade SET auto_score = 1"
+                if change == "score"
+                else "UPDATE assignment SET duedate = '2020-01-01 00:00:00.000000'"
+            )
     if change == "gradebook":
         course.db.unlink()
         new_course(course.folder)
@@ -116,8 +126,11 @@ def test_what_changed_is_made_again(course, monkeypatch, change):
             path.write_text('{"key": "entropy"')
         notebook.unlink()
     recorded = []
-    monkeypatch.setattr(CourseGradebook, "record",
-                        lambda self, *a, record=CourseGradebook.record: recorded.append(1) or record(self, *a))
+    monkeypatch.setattr(
+        CourseGradebook,
+        "record",
+        lambda self, *a, record=CourseGradebook.record: recorded.append(1) or record(self, *a),
+    )
     run(course)
     assert course.scores() == expected
     assert notebook.is_file()
@@ -145,6 +158,7 @@ def test_only_those_that_are_asked_for(course):
 
 # ---------------------------------------------------------------- deaths
 
+
 def test_a_process_that_dies_costs_nobody(course, marks):
     course.hand_in("anna", "entropy", f"killonce {course.folder / 'killed'}\n# note {marks}")
     for student in ("ben", "carl", "dora", "emil"):
@@ -160,8 +174,12 @@ def test_who_kills_every_process_harms_only_themselves(course, marks):
     for student in ("ben", "carl", "dora"):
         course.hand_in(student, "entropy", f"note {marks}\n# {student}")
     graded = run(course)
-    assert scores(graded) == {("anna", "entropy"): 0, ("ben", "entropy"): 10, ("carl", "entropy"): 10,
-                              ("dora", "entropy"): 10}
+    assert scores(graded) == {
+        ("anna", "entropy"): 0,
+        ("ben", "entropy"): 10,
+        ("carl", "entropy"): 10,
+        ("dora", "entropy"): 10,
+    }
     (anna,) = [one for one in graded if one.ungraded]
     assert anna.student == "anna" and "killed" in anna.ungraded and "graded again" in anna.verdict.problem
     assert len(list((course.folder / "verdicts").iterdir())) == 3  # anna's is tried again
@@ -174,15 +192,19 @@ def test_a_judge_that_fails_fails_for_one(course):
     graded = run(course)
     assert scores(graded) == {("anna", "entropy"): 0, ("ben", "entropy"): 10}
     assert [one.ungraded for one in graded if one.student == "anna"] == [
-        "the judge failed: ValueError: the judge has a bug"]
+        "the judge failed: ValueError: the judge has a bug"
+    ]
 
 
 def test_a_submission_that_cannot_even_be_read_costs_nobody(course, monkeypatch):
     course.hand_in("anna", "entropy")
     course.hand_in("ben", "entropy")
     read = grading.submission.read
-    monkeypatch.setattr(grading.submission, "read", lambda submitted, student, key: (
-        1 / 0 if student == "anna" else read(submitted, student, key)))
+    monkeypatch.setattr(
+        grading.submission,
+        "read",
+        lambda submitted, student, key: 1 / 0 if student == "anna" else read(submitted, student, key),
+    )
     assert scores(run(course)) == {("anna", "entropy"): 0, ("ben", "entropy"): 10}
 
 
@@ -224,6 +246,7 @@ def alive(session):
 
 # ---------------------------------------------------------------- a cluster
 
+
 @pytest.mark.slow
 def test_a_dask_cluster_comes_to_the_same_and_survives_a_death(course, marks, tmp_path_factory):
     distributed = pytest.importorskip("distributed")
@@ -233,8 +256,9 @@ def test_a_dask_cluster_comes_to_the_same_and_survives_a_death(course, marks, tm
             one.hand_in(f"student{number}", "entropy", f"sleep 0.3\n# miss {'masking' * (number % 2)}\n# {number}")
     course.hand_in("student3", "gae", f"killonce {course.folder / 'killed'}\n# note {marks}")
     other.hand_in("student3", "gae", "nothing of the kind")
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None,
-                                  host="127.0.0.1") as cluster:
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1"
+    ) as cluster:
         graded = run(course, scheduler=cluster.scheduler_address)
     assert (course.folder / "killed").exists() and len(list(marks.iterdir())) == 1
     assert scores(graded) == scores(run(other))
@@ -255,8 +279,9 @@ def test_the_judge_says_the_same_on_a_cluster(course, tmp_path_factory):
         one.hand_in("anna", "entropy", source=wrong)
         one.hand_in("ben", "gae", source=solution_source("gae"))
         (one.folder / "secret.key").write_bytes(b"0" * 32)
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None,
-                                  host="127.0.0.1") as cluster:
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1"
+    ) as cluster:
         there = run(course, scheduler=cluster.scheduler_address, judge_student=None)
     here = run(other, judge_student=None)
     assert sorted(there, key=str) == sorted(here, key=str)
@@ -272,8 +297,9 @@ def test_a_job_that_kills_every_worker_of_a_cluster_costs_nobody_else(course):
     course.hand_in("anna", "entropy")
     course.hand_in("mallory", "gae", "kill")
     course.hand_in("zoe", "entropy", "miss masking")
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None,
-                                  host="127.0.0.1") as cluster:  # three deaths allowed: zoe's job may meet one or two
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1"
+    ) as cluster:  # three deaths allowed: zoe's job may meet one or two
         graded = run(course, scheduler=cluster.scheduler_address)
     assert scores(graded) == {("anna", "entropy"): 10, ("mallory", "gae"): 0, ("zoe", "entropy"): 8}
     assert {one.student for one in graded if one.ungraded} == {"mallory"}
@@ -287,11 +313,19 @@ def test_a_scheduler_that_goes_away_ends_the_run_and_keeps_what_is_finished(cour
         course.hand_in(f"student{number}", "entropy", f"sleep {0 if number < 2 else 60}\n# {number}")
     contact = tmp_path / "scheduler.json"
     with contextlib.ExitStack() as processes:
-        scheduler, worker = (processes.enter_context(subprocess.Popen(
-            [sys.executable, "-m", f"distributed.cli.dask_{name}", "--scheduler-file", str(contact), *options],
-            env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL)) for name, options in (
+        scheduler, worker = (
+            processes.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-m", f"distributed.cli.dask_{name}", "--scheduler-file", str(contact), *options],
+                    env={**os.environ, "PYTHONPATH": str(ROOT)},
+                    stderr=subprocess.DEVNULL,
+                )
+            )
+            for name, options in (
                 ("scheduler", ("--host", "127.0.0.1", "--port", "0", "--no-dashboard")),
-                ("worker", ("--nthreads", "1", "--no-dashboard", "--local-directory", str(tmp_path)))))
+                ("worker", ("--nthreads", "1", "--no-dashboard", "--local-directory", str(tmp_path))),
+            )
+        )
         for process in (scheduler, worker):
             processes.callback(process.kill)
         address = _address(contact)
@@ -334,6 +368,7 @@ def test_a_worker_with_another_copy_of_the_course_is_refused():
 
 # ---------------------------------------------------------------- the cache and the secret
 
+
 def test_verdicts_made_without_a_sandbox_do_not_pass_for_others(tmp_path):
     cache = VerdictCache(tmp_path, "1")
     cache.store(verdict_of("gae"), "text", sandboxed=False)
@@ -357,18 +392,21 @@ def test_the_secret_is_made_once_and_for_its_owner_only(tmp_path):
 
 # ---------------------------------------------------------------- bad input: one line, exit code 2
 
+
 @pytest.fixture
 def cli(course, monkeypatch, capsys):
     """The command line on this course; gives exit code, stdout and stderr without the progress bar."""
     monkeypatch.setattr("autograder.gradebook.course_app", course.app)
-    monkeypatch.setattr("autograder.grade.Judging",
-                        functools.partial(Judging, folder=course.folder, judge_student=obedient_judge))
+    monkeypatch.setattr(
+        "autograder.grade.Judging", functools.partial(Judging, folder=course.folder, judge_student=obedient_judge)
+    )
     monkeypatch.setattr("sys.stdout.reconfigure", lambda **_: None, raising=False)
 
     def call(*arguments):
         code = command.main(list(arguments))
         out, err = capsys.readouterr()
         return code, out, "\n".join(line for line in err.splitlines() if line and "students:" not in line)
+
     return call
 
 
@@ -377,8 +415,10 @@ def test_it_ends_with_the_table_and_the_report(course, cli):
     course.hand_in("ben", "gae")
     code, out, err = cli("grade", "--workers", "1")
     assert (code, err) == (0, "")
-    assert out == ("student  entropy  gae  total\nanna           8    -      8\nben            -   10     10\n"
-                   f"report: {course.folder / 'report.html'}\n")
+    assert out == (
+        "student  entropy  gae  total\nanna           8    -      8\nben            -   10     10\n"
+        f"report: {course.folder / 'report.html'}\n"
+    )
     assert "about masking" in (course.folder / "report.html").read_text()
 
 
@@ -391,13 +431,16 @@ def test_what_could_not_be_graded_is_named_and_the_exit_code_is_1(course, cli):
     assert "anna, entropy could not be graded: the process that judged it was killed" in err and "a<b" in err
 
 
-@pytest.mark.parametrize("arguments, says", [
-    (("--assignment", "4_gae"), "did you mean 04_gae?"),
-    (("--assignment", "06_train_gsm8k"), "there are 01_policy_loss, 02_value_loss, 03_entropy, 04_gae, 05_mini"),
-    (("--student", "ana"), "did you mean anna?"),
-    (("--assignment", "01_policy_loss"), "nothing was handed in"),
-    (("--scheduler", "tcp://127.0.0.1:9"), "no Dask scheduler answers"),
-])
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (("--assignment", "4_gae"), "did you mean 04_gae?"),
+        (("--assignment", "06_train_gsm8k"), "there are 01_policy_loss, 02_value_loss, 03_entropy, 04_gae, 05_mini"),
+        (("--student", "ana"), "did you mean anna?"),
+        (("--assignment", "01_policy_loss"), "nothing was handed in"),
+        (("--scheduler", "tcp://127.0.0.1:9"), "no Dask scheduler answers"),
+    ],
+)
 def test_what_is_unknown_is_named_with_the_nearest(course, cli, monkeypatch, arguments, says):
     monkeypatch.setattr("autograder.pool.CONNECT_SECONDS", 1)
     course.hand_in("anna", "gae")
@@ -411,10 +454,16 @@ def test_nothing_was_handed_in_at_all(cli):
     assert code == 2 and "nothing was handed in" in err and "collect" in err
 
 
-@pytest.mark.parametrize("trouble, says", [
-    ("missing", "run 'make release' first"), ("foreign", "not nbgrader's gradebook"), ("no database", "not a database"),
-    ("old release", "knows no assignment 04_gae: run 'make release' first"), ("locked", "locked by another program"),
-])
+@pytest.mark.parametrize(
+    "trouble, says",
+    [
+        ("missing", "run 'make release' first"),
+        ("foreign", "not nbgrader's gradebook"),
+        ("no database", "not a database"),
+        ("old release", "knows no assignment 04_gae: run 'make release' first"),
+        ("locked", "locked by another program"),
+    ],
+)
 def test_a_gradebook_that_cannot_be_used(course, cli, monkeypatch, trouble, says):
     course.hand_in("anna", "gae")
     holder = None
@@ -470,8 +519,11 @@ def test_a_full_disk_loses_nothing(course, cli, marks, monkeypatch, full):
     with monkeypatch.context() as patch:
         if full == "notebook":
             write = CourseGradebook._write
-            patch.setattr(CourseGradebook, "_write", lambda self, student, *rest: fails(
-                1, student, lambda: write(self, student, *rest)))
+            patch.setattr(
+                CourseGradebook,
+                "_write",
+                lambda self, student, *rest: fails(1, student, lambda: write(self, student, *rest)),
+            )
         else:
             module = {"verdict": "autograder.verdict_cache", "remembered": "autograder.recorded"}[full]
             patch.setattr(f"{module}.write_whole", lambda text, path: fails(1, path, lambda: write_whole(text, path)))
@@ -495,7 +547,7 @@ def test_a_gradebook_on_a_full_disk_loses_nothing(course, cli, marks, caplog):
         course.hand_in(student, "gae", f"note {marks}\n# {student}")
 
     def no_page_more(connection, _):
-        pages, = connection.execute("PRAGMA page_count").fetchone()
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
         connection.execute(f"PRAGMA max_page_count = {pages}")
 
     event.listen(Engine, "connect", no_page_more)
@@ -528,13 +580,15 @@ def test_a_full_disk_leaves_the_old_report(course, cli, marks, monkeypatch):
         patch.setattr(Path, "write_text", full)
         code, out, err = cli("grade")
     assert code == 2 and "anna      10     10" in out
-    assert err == (f"error: {report}: No space left on device. Every finished verdict is kept: put that right and run "
-                   "it again.")
+    assert err == (
+        f"error: {report}: No space left on device. Every finished verdict is kept: put that right and run it again."
+    )
     assert report.read_text() == "of last week" and course.scores() == {("anna", "04_gae"): 10}
     assert cli("grade")[0] == 0 and "Class report" in report.read_text() and len(list(marks.iterdir())) == 1
 
 
 # ---------------------------------------------------------------- a learner's own work
+
 
 @pytest.fixture
 def workspace(course):

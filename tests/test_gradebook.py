@@ -1,4 +1,5 @@
 """What is written into nbgrader's gradebook and into autograded/, without any judge."""
+
 import sqlite3
 import stat
 from datetime import datetime, timedelta
@@ -37,8 +38,10 @@ def record(course, *passed, student="ada", app=None, **more) -> float:
 
 def grades(course) -> dict:
     with Gradebook(f"sqlite:///{course.db}", "tinier_zero") as book:
-        return {one.name.removeprefix("policy_loss_"): (one.auto_score, one.manual_score, one.needs_manual_grade)
-                for one in book.find_submission_notebook(*WHERE).grades}
+        return {
+            one.name.removeprefix("policy_loss_"): (one.auto_score, one.manual_score, one.needs_manual_grade)
+            for one in book.find_submission_notebook(*WHERE).grades
+        }
 
 
 def change(course, function) -> None:
@@ -53,10 +56,16 @@ def files(folder) -> list[str]:
 
 # ------------------------------------------------------------------ grades
 
+
 def test_a_verdict_becomes_grades_criterion_by_criterion(course):
     assert record(course, "clipping", "masking") == 5
-    assert grades(course) == {"worked_example": (0, None, False), "clipping": (3, None, False),
-                              "masking": (2, None, False), "gradient": (0, None, False), "metrics": (0, None, False)}
+    assert grades(course) == {
+        "worked_example": (0, None, False),
+        "clipping": (3, None, False),
+        "masking": (2, None, False),
+        "gradient": (0, None, False),
+        "metrics": (0, None, False),
+    }
     with Gradebook(f"sqlite:///{course.db}", "tinier_zero") as book:
         submission = book.find_submission("01_policy_loss", "ada")
         assert submission.timestamp == datetime(2026, 11, 22, 10)
@@ -116,6 +125,7 @@ def test_a_timestamp_that_says_nothing_is_no_timestamp(course):
 
 # ------------------------------------------------------------------ autograded/
 
+
 def test_nothing_of_the_submission_but_its_solution_gets_into_autograded(course):
     old = course.folder / "autograded/ada/01_policy_loss"
     (old / "sub").mkdir(parents=True)
@@ -123,7 +133,8 @@ def test_nothing_of_the_submission_but_its_solution_gets_into_autograded(course)
     (old / "link").symlink_to(course.folder / "submitted")
     record(course, *ALL)
     assert files(course.folder / "autograded") == ["ada", "ada/01_policy_loss"] + [
-        f"ada/01_policy_loss/{name}" for name in ("policy_loss.ipynb", "submission_secret.txt", "timestamp.txt")]
+        f"ada/01_policy_loss/{name}" for name in ("policy_loss.ipynb", "submission_secret.txt", "timestamp.txt")
+    ]
     assert (course.folder / "submitted/ada/01_policy_loss/torch.py").exists()
     assert (old / "timestamp.txt").read_text() == HANDED_IN
     assert (old / "submission_secret.txt").read_text() == "s3cret"
@@ -153,6 +164,7 @@ def test_is_new_until_graded_and_again_when_handed_in_later(course):
 
 
 # ------------------------------------------------------------------ what stands in the way
+
 
 def test_a_gradebook_without_the_assignment_or_with_other_points_is_refused(course):
     change(course, lambda book: setattr(book.find_grade_cell("policy_loss_masking", *WHERE[:2]), "max_score", 20))

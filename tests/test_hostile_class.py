@@ -1,4 +1,5 @@
 """A class with hostile submissions in it, graded by the command line: for the others it is as if there were none."""
+
 import ctypes
 import functools
 import os
@@ -52,14 +53,29 @@ def honest_class(folder: Path) -> Course:
 def hand_in_hostile_work(course: Course, home: Path) -> None:
     for number, name in enumerate(("the worker's answer", "many processes")):
         course.hand_in(f"mallory{number}", "policy_loss", source=ATTACKS[name])
-    targets = [str(path) for path in (course.db, course.folder / "secret.key", course.folder / "passed",
-                                      course.folder / "submitted/ada/04_gae/gae.ipynb", home / ".bashrc")]
-    course.hand_in("mallory2", "policy_loss", source=cell(f"return {WRONG}", f"""
+    targets = [
+        str(path)
+        for path in (
+            course.db,
+            course.folder / "secret.key",
+            course.folder / "passed",
+            course.folder / "submitted/ada/04_gae/gae.ipynb",
+            home / ".bashrc",
+        )
+    ]
+    course.hand_in(
+        "mallory2",
+        "policy_loss",
+        source=cell(
+            f"return {WRONG}",
+            f"""
         for path in {targets}:
             try:
                 open(path, "r+").write("10 points")
             except OSError:
-                pass"""))
+                pass""",
+        ),
+    )
     path = course.hand_in("mallory3", "policy_loss")
     (path.parent / "torch.py").write_text("raise SystemExit('passed')")
     notebook = nbformat.read(path, as_version=4)
@@ -70,8 +86,11 @@ def hand_in_hostile_work(course: Course, home: Path) -> None:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Of every file but those that grading writes."""
-    return {str(path): path.read_bytes() for path in folder.rglob("*")
-            if path.is_file() and path.relative_to(folder).parts[0] not in WRITTEN}
+    return {
+        str(path): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.relative_to(folder).parts[0] not in WRITTEN
+    }
 
 
 def verdicts(course: Course) -> dict[str, str]:
@@ -102,7 +121,7 @@ def test_hostile_submissions_change_nothing_for_the_others(tmp_path, home, orpha
     assert len(verdicts(alone)) == 3 and verdicts(alone).items() <= verdicts(together).items()
     assert "mallory0            0" in table
     report = (together.folder / "report.html").read_text()
-    tried = report[report.index("Tried something"):report.index("<h2>Students")]
+    tried = report[report.index("Tried something") : report.index("<h2>Students")]
     for student, words in enumerate(("imports __main__", "imports os", "uses open", "shadows a module")):
         assert f"<td>mallory{student}</td>" in tried and words in tried
     assert "test cell policy_loss_masking was edited" in tried and "has 100 points instead of 2" in tried

@@ -1,4 +1,5 @@
 """The judge: right answers get all points however they are written, wrong ones lose the right points by name."""
+
 import importlib
 import itertools
 import re
@@ -56,8 +57,11 @@ def test_a_right_solution_written_otherwise_gets_all_points(process, key, name):
     assert lost(verdict(process, key, RIGHT[key][name])) == {}
 
 
-@pytest.mark.parametrize(("key", "wrong"), [(key, wrong) for key in EXERCISES for wrong in misconceptions.BANK[key]],
-                         ids=lambda value: getattr(value, "name", value))
+@pytest.mark.parametrize(
+    ("key", "wrong"),
+    [(key, wrong) for key in EXERCISES for wrong in misconceptions.BANK[key]],
+    ids=lambda value: getattr(value, "name", value),
+)
 def test_a_misconception_loses_points_and_is_named(process, key, wrong):
     found = judge.judge_exercise(process, key, misconceptions.wrong_source(key, wrong), SECRET)
     assert lost(found) and found.misconception == wrong.name and found.advice == wrong.advice
@@ -65,8 +69,10 @@ def test_a_misconception_loses_points_and_is_named(process, key, wrong):
 
 
 @pytest.mark.parametrize("key", EXERCISES)
-@pytest.mark.parametrize("body", ["pass", "return 'text'", "return (0.0,) * 9", "1 / 0", "__import__('os')._exit(1)",
-                                  "pass\nx = undefined_name"])
+@pytest.mark.parametrize(
+    "body",
+    ["pass", "return 'text'", "return (0.0,) * 9", "1 / 0", "__import__('os')._exit(1)", "pass\nx = undefined_name"],
+)
 def test_every_failure_that_is_no_misconception_names_a_hint_too(process, key, body):
     found = lost(verdict(process, key, f"def {EXERCISES[key].function}(*arguments):\n    {body}"))
     assert found.keys() == judge.criteria(key).keys()
@@ -145,8 +151,11 @@ def test_a_cell_that_does_not_run_on_its_own_says_why(process):
 
 def test_no_advice_shows_a_number_of_the_judge(process):
     """Expected values and inputs stay secret: all advice is the same whatever is drawn."""
-    for key, source in ((key, misconceptions.wrong_source(key, wrong)) for key, bank in misconceptions.BANK.items()
-                        for wrong in bank[:4]):
+    for key, source in (
+        (key, misconceptions.wrong_source(key, wrong))
+        for key, bank in misconceptions.BANK.items()
+        for wrong in bank[:4]
+    ):
         one, two = (lost(judge.judge_exercise(process, key, source, secret)) for secret in (b"1", b"2"))
         assert one == two
 
@@ -170,18 +179,25 @@ def test_a_verdict_survives_being_written_down():
 
 # ---------------------------------------------------------------- the references, against numbers by hand
 
+
 def test_policy_reference_by_hand():
     """Ratios 1.5 and .5 with advantages 1 and -1, ε = .2: 1.2 and -.8, and a padded token that does not count."""
     ratio = torch.tensor([[1.5, 0.5, 9.0]], dtype=torch.float64)
-    found = reference.policy_loss(ratio.log(), torch.zeros(1, 3, dtype=torch.float64),
-                                  torch.tensor([[1.0, -1.0, 7.0]], dtype=torch.float64), torch.tensor([[1, 1, 0]]), 0.2)
+    found = reference.policy_loss(
+        ratio.log(),
+        torch.zeros(1, 3, dtype=torch.float64),
+        torch.tensor([[1.0, -1.0, 7.0]], dtype=torch.float64),
+        torch.tensor([[1, 1, 0]]),
+        0.2,
+    )
     assert found["loss"].item() == pytest.approx(-(1.2 - 0.8) / 2) and found["clip_frac"].item() == 1
 
 
 def test_value_reference_by_hand():
     """Old 0, range ½: value 2 for a return of 3 is clipped to .5, error 6.25; value 2 for 1: free error 1 is larger."""
-    found = reference.value_loss(torch.tensor([[2.0, 2.0]]), torch.zeros(1, 2), torch.tensor([[3.0, 1.0]]),
-                                 torch.ones(1, 2), 0.5)
+    found = reference.value_loss(
+        torch.tensor([[2.0, 2.0]]), torch.zeros(1, 2), torch.tensor([[3.0, 1.0]]), torch.ones(1, 2), 0.5
+    )
     assert found["loss"].item() == pytest.approx((6.25 + 1) / 4) and found["vf_clip_frac"].item() == 0.5
 
 
@@ -194,14 +210,16 @@ def test_entropy_reference_by_hand():
 def test_gae_reference_by_hand():
     """γ = λ = ½, values 1 and 1, no penalties, reward 2: δ = 1 and -.5; advantages 1 and -.25."""
     one = torch.ones(1, 2, dtype=torch.float64)
-    found = reference.gae(torch.tensor([2.0], dtype=torch.float64), 0 * one, one, torch.ones(1, 2, dtype=torch.long),
-                          0.5, 0.5)
+    found = reference.gae(
+        torch.tensor([2.0], dtype=torch.float64), 0 * one, one, torch.ones(1, 2, dtype=torch.long), 0.5, 0.5
+    )
     assert found["returns"].tolist() == [[0.75, 2.0]]
     assert found["advantages"][0].tolist() == pytest.approx([-1, 1])
 
 
 def test_epoch_reference_by_hand():
     """One parameter per response; the loss is its value; lr 1, then ½; a group of two, and one of one."""
+
     class Actor(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -212,16 +230,27 @@ def test_epoch_reference_by_hand():
             return torch.zeros(len(ids), 2, 2, dtype=torch.float64), values
 
     ids, ones, zeros = torch.arange(3).unsqueeze(1), torch.ones(3, 1).long(), torch.zeros(3, 1, dtype=torch.float64)
-    buffer = {"prompt_input_ids": ids, "prompt_attention_mask": ones, "response_input_ids": 0 * ids,
-              "response_attention_mask": ones, **dict.fromkeys(("logprobs", "advantages", "values", "returns"), zeros)}
-    cfg = {"gradient_accumulation_steps": 2, "clip_ratio": 0, "clip_range_value": 0, "vf_coeff": 1, "entropy_coeff": 0,
-           "max_grad_norm": 0.5}
+    buffer = {
+        "prompt_input_ids": ids,
+        "prompt_attention_mask": ones,
+        "response_input_ids": 0 * ids,
+        "response_attention_mask": ones,
+        **dict.fromkeys(("logprobs", "advantages", "values", "returns"), zeros),
+    }
+    cfg = {
+        "gradient_accumulation_steps": 2,
+        "clip_ratio": 0,
+        "clip_range_value": 0,
+        "vf_coeff": 1,
+        "entropy_coeff": 0,
+        "max_grad_norm": 0.5,
+    }
     losses = (lambda *_: (zeros.sum(),) * 3, lambda values, *_: (values.mean(), zeros.sum()), lambda *_: zeros.sum())
     actor = Actor()
     found = reference.epoch(actor, buffer, [[2], [0], [1]], cfg, [1.0, 0.5], losses)
     # The first group's gradient is ½, ½: norm √½, clipped to ½, so √⅛ each; the second's is 1, clipped to ½, at rate ½.
-    assert actor.values.tolist() == pytest.approx([-(1 / 8) ** 0.5, -0.25, -(1 / 8) ** 0.5], abs=1e-5)
-    assert found["metrics"][7] == pytest.approx((0.5 ** 0.5 + 1) / 2)
+    assert actor.values.tolist() == pytest.approx([-((1 / 8) ** 0.5), -0.25, -((1 / 8) ** 0.5)], abs=1e-5)
+    assert found["metrics"][7] == pytest.approx((0.5**0.5 + 1) / 2)
 
 
 def test_right_solutions_and_misconceptions_are_many():

@@ -1,4 +1,5 @@
 """LoRA: adapters learn, the model's own weights do not move, and the reference is the model without them."""
+
 import builtins
 
 import pytest
@@ -26,7 +27,10 @@ def adapters(trainer: Trainer) -> dict[str, torch.Tensor]:
 def test_adapters_and_value_head_are_all_that_is_trained(make_trainer, small_config):
     trainer = make_trainer("training.total_ppo_steps=1")
     assert {name for name, p in trainer.unwrapped.named_parameters() if p.requires_grad} == {
-        *adapters(trainer), "value_head.weight", "value_head.bias"}
+        *adapters(trainer),
+        "value_head.weight",
+        "value_head.bias",
+    }
     list(trainer.train())
     plain = policy.load_reference(small_config()).model.state_dict()
     for name, weight in trainer.unwrapped.model.state_dict().items():
@@ -64,7 +68,8 @@ def test_a_checkpoint_loads_in_transformers_and_resumes_exactly(make_trainer, tm
     assert resumed.step == 2
     last = next(resumed.train())
     assert {k: v for k, v in last.items() if not k.startswith("time/")} == {
-        k: v for k, v in whole[-1].items() if not k.startswith("time/")}
+        k: v for k, v in whole[-1].items() if not k.startswith("time/")
+    }
 
 
 def test_in_half_precision_the_frozen_weights_take_half_the_room_and_adapters_stay_float32(small_config):

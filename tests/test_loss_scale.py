@@ -1,4 +1,5 @@
 """float16 on a CPU: small gradients survive, overflows are left out, and the learner's code sees none of it."""
+
 from dataclasses import replace
 
 import pytest
@@ -15,8 +16,16 @@ from course_utils.trainer import Trainer, TrainingError
 
 def make_actor(dtype: torch.dtype, scaled: bool) -> ActorCritic:
     torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
-                                         intermediate_size=64, pad_token_id=0))
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=50,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=64,
+            pad_token_id=0,
+        )
+    )
     actor = ActorCritic(model, compute_dtype=dtype)
     nn.init.normal_(actor.value_head.weight)
     actor.loss_scale = LossScale(actor) if scaled else None
@@ -88,9 +97,10 @@ def test_float16_trains_with_the_learners_own_update_and_a_resumed_run_keeps_its
     history = list(half_trainer.train())
     half_trainer.unwrapped.loss_scale.value = 2.0**9
     half_trainer.save("step_1")
-    resumed = Trainer(replace(half_trainer.cfg, training=replace(half_trainer.cfg.training, resume="auto",
-                                                                 total_ppo_steps=2)),
-                      half_trainer.exercises)
+    resumed = Trainer(
+        replace(half_trainer.cfg, training=replace(half_trainer.cfg.training, resume="auto", total_ppo_steps=2)),
+        half_trainer.exercises,
+    )
     assert resumed.unwrapped.loss_scale.value == 2.0**9
     assert history[0]["params/max_ratio_deviation"] < 1e-3
     assert {p.dtype for p in half_trainer.unwrapped.parameters()} == {torch.float32}

@@ -1,4 +1,5 @@
 """The rebuilt notebook and the feedback in it: the course's cells, the learner's source, nothing that could run."""
+
 import json
 import re
 from html.parser import HTMLParser
@@ -15,8 +16,9 @@ from tests.course import verdict
 from tests.solutions import ROOT, solution_cells, solution_source
 
 KEY = "policy_loss"
-HOSTILE = ("<script>alert(1)</script><img src=x onerror=\"alert('1')\">$\\href{javascript:alert(1)}{x}$"
-           "\x1b[2J\u202e\ud800")
+HOSTILE = (
+    "<script>alert(1)</script><img src=x onerror=\"alert('1')\">$\\href{javascript:alert(1)}{x}$\x1b[2J\u202e\ud800"
+)
 
 
 def outputs(notebook) -> list[dict]:
@@ -24,15 +26,21 @@ def outputs(notebook) -> list[dict]:
 
 
 def solution(notebook, grade_id: str) -> str:
-    cell, = (cell for cell in notebook.cells if cell.metadata.get("nbgrader", {}).get("grade_id") == grade_id)
+    (cell,) = (cell for cell in notebook.cells if cell.metadata.get("nbgrader", {}).get("grade_id") == grade_id)
     return cell.source
 
 
 # ------------------------------------------------------------------ what is graded
 
+
 def test_assignments_are_the_folders_of_the_exercises():
-    assert ASSIGNMENTS == {"01_policy_loss": "policy_loss", "02_value_loss": "value_loss", "03_entropy": "entropy",
-                           "04_gae": "gae", "05_minibatch_update": "minibatch_update"}
+    assert ASSIGNMENTS == {
+        "01_policy_loss": "policy_loss",
+        "02_value_loss": "value_loss",
+        "03_entropy": "entropy",
+        "04_gae": "gae",
+        "05_minibatch_update": "minibatch_update",
+    }
 
 
 @pytest.mark.parametrize("key", EXERCISES)
@@ -46,14 +54,20 @@ def test_a_masters_graded_cells_are_those_of_its_notebook(key):
 
 def test_points_are_all_or_nothing_for_each_criterion():
     one = verdict(KEY, "clipping", "gradient")
-    assert points(one) == {"policy_loss_worked_example": 0, "policy_loss_clipping": 3, "policy_loss_masking": 0,
-                           "policy_loss_gradient": 1, "policy_loss_metrics": 0}
+    assert points(one) == {
+        "policy_loss_worked_example": 0,
+        "policy_loss_clipping": 3,
+        "policy_loss_masking": 0,
+        "policy_loss_gradient": 1,
+        "policy_loss_metrics": 0,
+    }
     assert score(one) == 4
     assert score(Verdict(KEY, ())) == 0
     assert score(Verdict(KEY, (Result("no_such", True, ""),))) == 0
 
 
 # ------------------------------------------------------------------ the rebuilt notebook
+
 
 @pytest.mark.parametrize("key", EXERCISES)
 def test_rebuilt_is_the_courses_notebook_with_the_learners_source(key):
@@ -83,7 +97,8 @@ def test_the_courses_solution_is_in_no_rebuilt_notebook(key):
 def test_a_part_that_was_not_handed_in_is_said_to_be_gone():
     notebook = rebuilt("minibatch_update", {"minibatch_update": "def mine(): ..."}, verdict("minibatch_update"))
     assert [solution(notebook, grade_id) for grade_id in master("minibatch_update").solution_ids] == [
-        "# This cell is not in the notebook that was handed in.\n"] * 2 + ["def mine(): ..."]
+        "# This cell is not in the notebook that was handed in.\n"
+    ] * 2 + ["def mine(): ..."]
 
 
 def test_rebuilding_leaves_the_master_as_it_was():
@@ -98,6 +113,7 @@ def test_a_source_that_no_file_can_hold_is_made_printable():
 
 
 # ------------------------------------------------------------------ the feedback
+
 
 def test_each_graded_cell_says_passed_or_not_points_expected_and_advice():
     first, clipping, *_ = (data["text/plain"] for data in outputs(rebuilt(KEY, {}, verdict(KEY, "clipping"))))

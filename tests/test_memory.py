@@ -1,4 +1,5 @@
 """The estimate of memory against what a run really takes at its peak, here in the memory of a CPU process."""
+
 import json
 import os
 import subprocess
@@ -13,10 +14,20 @@ from course_utils.memory import check_gpu, estimate
 from course_utils.policy import load_shape
 
 ROOT = Path(__file__).parent.parent
-DEEP = {"vocab_size": 640, "hidden_size": 384, "intermediate_size": 1056, "num_hidden_layers": 4,
-        "num_attention_heads": 6}
-WORDY = {"vocab_size": 32000, "hidden_size": 64, "intermediate_size": 176, "num_hidden_layers": 2,
-         "num_attention_heads": 2}
+DEEP = {
+    "vocab_size": 640,
+    "hidden_size": 384,
+    "intermediate_size": 1056,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 6,
+}
+WORDY = {
+    "vocab_size": 32000,
+    "hidden_size": 64,
+    "intermediate_size": 176,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
 # Or the peak holds what malloc keeps of freed tensors: 350 to 550 MB for the same work.
 RETURN_AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
 ONE_STEP = """
@@ -55,14 +66,28 @@ print(json.dumps([estimate(config, cfg).peak, memory("VmHWM") - before]))
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from Linux's /proc")
-@pytest.mark.parametrize("shape, response, extra", [
-    (DEEP, 64, ""), (DEEP, 64, "training.gradient_checkpointing=true"), (WORDY, 8, ""), (WORDY, 96, ""),
-], ids=["layers", "layers recomputed", "logits, short responses", "logits, long responses"])
+@pytest.mark.parametrize(
+    "shape, response, extra",
+    [
+        (DEEP, 64, ""),
+        (DEEP, 64, "training.gradient_checkpointing=true"),
+        (WORDY, 8, ""),
+        (WORDY, 96, ""),
+    ],
+    ids=["layers", "layers recomputed", "logits, short responses", "logits, long responses"],
+)
 def test_the_peak_of_a_step_is_what_was_estimated(shape, response, extra, solutions, tmp_path):
-    overrides = (f"dataset.max_prompt_length=50 dataset.max_gen_length={response} generation.min_new_tokens={response} "
-                 f"dataset.eval_samples=1 ppo.rollout_samples=12 ppo.batch_size=12 ppo.mini_batch_size=12 {extra}")
-    run = subprocess.run([sys.executable, "-c", ONE_STEP, json.dumps(shape), overrides, tmp_path, solutions], cwd=ROOT,
-                         env=os.environ | RETURN_AT_ONCE, capture_output=True, text=True)
+    overrides = (
+        f"dataset.max_prompt_length=50 dataset.max_gen_length={response} generation.min_new_tokens={response} "
+        f"dataset.eval_samples=1 ppo.rollout_samples=12 ppo.batch_size=12 ppo.mini_batch_size=12 {extra}"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", ONE_STEP, json.dumps(shape), overrides, tmp_path, solutions],
+        cwd=ROOT,
+        env=os.environ | RETURN_AT_ONCE,
+        capture_output=True,
+        text=True,
+    )
     assert run.returncode == 0, run.stderr
     estimated, measured = json.loads(run.stdout.splitlines()[-1])
     assert 0.8 < estimated / measured < 1.25, f"{estimated / 1e6:.0f} MB estimated, {measured / 1e6:.0f} MB measured"
@@ -70,8 +95,15 @@ def test_the_peak_of_a_step_is_what_was_estimated(shape, response, extra, soluti
 
 def test_parts_of_a_model_whose_numbers_are_known(small_config):
     """Qwen2.5-0.5B has 494,032,768 weights, and 2 heads of 64 numbers for keys and values in each of 24 layers."""
-    shape = Qwen2Config(vocab_size=151936, hidden_size=896, intermediate_size=4864, num_hidden_layers=24,
-                        num_attention_heads=14, num_key_value_heads=2, tie_word_embeddings=True)
+    shape = Qwen2Config(
+        vocab_size=151936,
+        hidden_size=896,
+        intermediate_size=4864,
+        num_hidden_layers=24,
+        num_attention_heads=14,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+    )
     cfg = load_config(ROOT / "configs/config_colab.yaml")
     found, weights = estimate(shape, cfg), 494_032_768
     matrices = 357_826_560  # of them, without the embedding, which is the head too
@@ -89,18 +121,23 @@ def test_half_precision_halves_the_reference_and_counts_the_rounded_weights(monk
 
     def found(*overrides):
         return estimate(shape, load_config(ROOT / "configs/config_debug.yaml", overrides))
-    whole, half, recomputed = (found(), found("model.torch_dtype=bfloat16"),
-                               found("model.torch_dtype=bfloat16", "training.gradient_checkpointing=true"))
+
+    whole, half, recomputed = (
+        found(),
+        found("model.torch_dtype=bfloat16"),
+        found("model.torch_dtype=bfloat16", "training.gradient_checkpointing=true"),
+    )
     assert whole.reference == 4 * (matrices + 2 * head + norms)
     assert half.reference == whole.reference - 2 * (matrices + head)  # the embedding stays float32
-    assert half.update - whole.update == 2 * (matrices + head)        # kept for the backward pass
-    assert recomputed.update - whole.update == 2 * head               # a layer's are made anew
+    assert half.update - whole.update == 2 * (matrices + head)  # kept for the backward pass
+    assert recomputed.update - whole.update == 2 * head  # a layer's are made anew
 
 
 def test_lora_needs_no_reference_and_little_for_the_optimizer():
     shape = LlamaConfig(**DEEP)
-    whole, adapters = (estimate(shape, load_config(ROOT / "configs/config_debug.yaml", [f"model.lora={rank}"]))
-                       for rank in (0, 4))
+    whole, adapters = (
+        estimate(shape, load_config(ROOT / "configs/config_debug.yaml", [f"model.lora={rank}"])) for rank in (0, 4)
+    )
     assert adapters.reference == 0 and adapters.optimizer < whole.optimizer / 20
     assert adapters.weights == pytest.approx(whole.weights, rel=0.1)  # float32 here: the frozen ones are as large
 

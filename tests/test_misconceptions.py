@@ -1,4 +1,5 @@
 """The bank of misconceptions: no two behave alike, check() names each, the fingerprints are those of the bank."""
+
 import ast
 import itertools
 import json
@@ -21,8 +22,9 @@ from course_utils.exercises import EXERCISES
 from tests.right_solutions import right_solutions
 from tests.solutions import ROOT, define, solution
 
-ALL = [pytest.param(key, misconception, id=f"{key}: {misconception.name}")
-       for key in BANK for misconception in BANK[key]]
+ALL = [
+    pytest.param(key, misconception, id=f"{key}: {misconception.name}") for key in BANK for misconception in BANK[key]
+]
 
 
 def wrong(key: str, misconception: Misconception) -> Callable:
@@ -30,6 +32,7 @@ def wrong(key: str, misconception: Misconception) -> Callable:
 
 
 # ------------------------------------------------------------------ the entries
+
 
 @pytest.mark.parametrize("key", EXERCISES)
 def test_a_bank_has_at_least_fifteen_entries_with_names_of_their_own(key):
@@ -50,6 +53,7 @@ def test_an_edit_that_no_longer_fits_the_solution_is_told():
 
 
 # ------------------------------------------------------------------ behaviour on random inputs
+
 
 def normal(generator: torch.Generator, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=generator)
@@ -78,18 +82,22 @@ def value_loss(function: Callable, g: torch.Generator) -> list[Fact]:
     mask = random_mask(g)
     tensors = [poisoned(2 * normal(g, 4, 6), mask, g, 50) for _ in range(3)]
     zero, one = torch.zeros(1, 1), torch.ones(1, 1).long()
-    return [*of_call(function, *tensors, mask, 0.7, trained=0),
-            *of_call(function, zero, zero, zero + torch.inf, one, 0.7)]  # where clipping around the return shows
+    return [
+        *of_call(function, *tensors, mask, 0.7, trained=0),
+        *of_call(function, zero, zero, zero + torch.inf, one, 0.7),  # where clipping around the return shows
+    ]
 
 
 def entropy(function: Callable, g: torch.Generator) -> list[Fact]:
     mask = random_mask(g)
     logits = poisoned(2 * normal(g, 4, 6, 5), mask, g, 50)
     extreme = torch.tensor([[[1e4, -1e4, 0.0], [1e4, 1e4, -1e4]]])
-    return [*of_call(function, logits, mask, trained=0),
-            *of_call(function, extreme, torch.ones(1, 2).long()),
-            *of_call(function, torch.zeros(1, 1, 1000).bfloat16(), torch.ones(1, 1).long()),
-            *of_call(function, normal(g, 1, 3, 1000).bfloat16(), torch.ones(1, 3).long())]
+    return [
+        *of_call(function, logits, mask, trained=0),
+        *of_call(function, extreme, torch.ones(1, 2).long()),
+        *of_call(function, torch.zeros(1, 1, 1000).bfloat16(), torch.ones(1, 1).long()),
+        *of_call(function, normal(g, 1, 3, 1000).bfloat16(), torch.ones(1, 3).long()),
+    ]
 
 
 def gae(function: Callable, g: torch.Generator) -> list[Fact]:
@@ -114,22 +122,40 @@ def minibatch_update(function: Callable, g: torch.Generator) -> list[Fact]:
         actor = TokenActor(normal(g, words, words), normal(g, words), 5)
         torch.manual_seed(1)
         try:
-            epoch = Epoch(function, buffer, actor, mini_batch_size=size, gradient_accumulation_steps=steps,
-                          max_grad_norm=max_norm, entropy_coeff=0.3)
+            epoch = Epoch(
+                function,
+                buffer,
+                actor,
+                mini_batch_size=size,
+                gradient_accumulation_steps=steps,
+                max_grad_norm=max_norm,
+                entropy_coeff=0.3,
+            )
         except Exception as error:
             facts.append(f"raises {type(error).__name__}")
             continue
         facts += [" ".join(epoch.events), *of_value(epoch.moved["table"]), *of_value(epoch.moved["values"])]
         facts += [str(p.grad is not None and bool(p.grad.any())) for p in actor.parameters()]
         facts += [fact for name, value in epoch.result.items() for fact in (name, *of_value(value))]
-        facts += [fact for calls in epoch.calls.values() for call in calls for name, given in call.items()
-                  if name != "self" for fact in of_value(given)]
+        facts += [
+            fact
+            for calls in epoch.calls.values()
+            for call in calls
+            for name, given in call.items()
+            if name != "self"
+            for fact in of_value(given)
+        ]
         facts.append(str([min(row) for row in actor.responses]))  # the order of the responses
     return facts
 
 
-RANDOM = {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy, "gae": gae,
-          "minibatch_update": minibatch_update}
+RANDOM = {
+    "policy_loss": policy_loss,
+    "value_loss": value_loss,
+    "entropy": entropy,
+    "gae": gae,
+    "minibatch_update": minibatch_update,
+}
 
 
 @pytest.mark.parametrize("key", EXERCISES)
@@ -146,6 +172,7 @@ def test_no_two_of_an_exercise_behave_alike_and_none_is_right(key):
 
 # ------------------------------------------------------------------ fingerprints and check()
 
+
 def test_the_fingerprints_are_those_of_the_bank():
     stored, now = json.loads(FINGERPRINTS.read_text(encoding="utf-8")), json.loads(fingerprints_text())
     hint = "run python -m autograder.misconceptions"
@@ -159,8 +186,9 @@ def test_the_fingerprints_are_those_of_the_bank():
 @pytest.mark.parametrize("key", EXERCISES)
 def test_no_two_fingerprints_are_alike(key):
     fingerprints = json.loads(FINGERPRINTS.read_text(encoding="utf-8"))[key]
-    assert [(a["name"], b["name"]) for a, b in itertools.combinations(fingerprints, 2)
-            if same(a["facts"], b["facts"])] == []
+    assert [
+        (a["name"], b["name"]) for a, b in itertools.combinations(fingerprints, 2) if same(a["facts"], b["facts"])
+    ] == []
 
 
 @pytest.mark.parametrize(("key", "misconception"), ALL)
@@ -181,41 +209,79 @@ def test_what_is_right_is_taken_for_no_misconception(key):
 
 # A mistake is known by what it does: here it is made in code that has nothing in common with the solution.
 OTHERWISE_WRITTEN = [
-    ("policy_loss", "loop over tokens", "clipped always",
-     [("(r if r.item() <= 1 + clip_ratio else 1 + clip_ratio)", "r.clamp(1 - clip_ratio, 1 + clip_ratio)"),
-      ("(r if r.item() >= 1 - clip_ratio else 1 - clip_ratio)", "r.clamp(1 - clip_ratio, 1 + clip_ratio)")]),
+    (
+        "policy_loss",
+        "loop over tokens",
+        "clipped always",
+        [
+            ("(r if r.item() <= 1 + clip_ratio else 1 + clip_ratio)", "r.clamp(1 - clip_ratio, 1 + clip_ratio)"),
+            ("(r if r.item() >= 1 - clip_ratio else 1 - clip_ratio)", "r.clamp(1 - clip_ratio, 1 + clip_ratio)"),
+        ],
+    ),
     ("policy_loss", "the gradient written by hand", "sign", [("loss = -Surrogate", "loss = Surrogate")]),
     ("policy_loss", "boolean indexing first", "k2", [("(old - new).mean()", "((old - new) ** 2 / 2).mean()")]),
     ("value_loss", "torch.where picks the value", "no half", [("/ (2 * n)", "/ n")]),
     ("value_loss", "boolean indexing and mse_loss", "smaller error", [("torch.maximum(plain", "torch.minimum(plain")]),
-    ("value_loss", "boolean indexing and mse_loss", "the clip never acts",
-     [("torch.clip(v, old - clip_range_value, old + clip_range_value)", "v.clone()")]),
-    ("value_loss", "the difference clamped", "clipped around the return",
-     [("values_old + (values_new - values_old)", "returns + (values_new - returns)")]),
-    ("entropy", "Categorical", "mask as an index",
-     [("(entropy * response_mask).sum() / response_mask.sum()", "entropy[response_mask].mean()")]),
+    (
+        "value_loss",
+        "boolean indexing and mse_loss",
+        "the clip never acts",
+        [("torch.clip(v, old - clip_range_value, old + clip_range_value)", "v.clone()")],
+    ),
+    (
+        "value_loss",
+        "the difference clamped",
+        "clipped around the return",
+        [("values_old + (values_new - values_old)", "returns + (values_new - returns)")],
+    ),
+    (
+        "entropy",
+        "Categorical",
+        "mask as an index",
+        [("(entropy * response_mask).sum() / response_mask.sum()", "entropy[response_mask].mean()")],
+    ),
     ("entropy", "Categorical", "divided by all positions", [("/ response_mask.sum()", "/ response_mask.numel()")]),
     ("entropy", "boolean indexing first", "no float32", [("].float()", "]")]),
     ("gae", "numpy in float64", "lambda forgotten", [("gamma * lam * nxt", "gamma * nxt")]),
     ("gae", "unfold", "returns without values", [("raw + values.detach()", "raw")]),
     ("gae", "itertools.accumulate on flipped columns", "no eps", [(" + 1e-8", "")]),
-    ("gae", "returns first, by lambda-returns", "results swapped",
-     [("return advantages, returns", "return returns, advantages")]),
+    (
+        "gae",
+        "returns first, by lambda-returns",
+        "results swapped",
+        [("return advantages, returns", "return returns, advantages")],
+    ),
     ("gae", "unfold", "padding counts as zeros", [("raw.masked_select(response_mask.bool())", "raw")]),
     ("gae", "numpy in float64", "whole numbers", [("np.zeros_like(v)", "np.zeros_like(m, dtype=int)")]),
-    ("gae", "a class that is run token by token", "padding flows back",
-     [("torch.where(on, delta + self.decay * self.advantage, torch.zeros_like(delta))",
-       "delta + self.decay * self.advantage"), ("torch.where(on, value, torch.zeros_like(value))", "value")]),
+    (
+        "gae",
+        "a class that is run token by token",
+        "padding flows back",
+        [
+            (
+                "torch.where(on, delta + self.decay * self.advantage, torch.zeros_like(delta))",
+                "delta + self.decay * self.advantage",
+            ),
+            ("torch.where(on, value, torch.zeros_like(value))", "value"),
+        ],
+    ),
     ("minibatch_update", "DataLoader", "remainder dropped", [("shuffle=True", "shuffle=True, drop_last=True")]),
     ("minibatch_update", "DataLoader", "not shuffled", [("shuffle=True", "shuffle=False")]),
     ("minibatch_update", "one function, a counter", "last group not stepped", [(" or i + 1 == len(batches)", "")]),
-    ("minibatch_update", "one backward a group", "values one position late",
-     [("out[:, where], v[:, where]", "out[:, where], v[:, where + 1]")]),
+    (
+        "minibatch_update",
+        "one backward a group",
+        "values one position late",
+        [("out[:, where], v[:, where]", "out[:, where], v[:, where + 1]")],
+    ),
 ]
 
 
-@pytest.mark.parametrize(("key", "way", "name", "edits"), OTHERWISE_WRITTEN,
-                         ids=[f"{case[0]}: {case[1]}, {case[2]}" for case in OTHERWISE_WRITTEN])
+@pytest.mark.parametrize(
+    ("key", "way", "name", "edits"),
+    OTHERWISE_WRITTEN,
+    ids=[f"{case[0]}: {case[1]}, {case[2]}" for case in OTHERWISE_WRITTEN],
+)
 def test_a_mistake_is_recognised_however_it_is_written(key, way, name, edits):
     source = right_solutions(key)[way]
     for old, new in edits:

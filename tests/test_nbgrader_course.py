@@ -1,4 +1,5 @@
 """nbgrader's commands where the judge and the course's exporters stand behind them; a whole term is in test_term.py."""
+
 import copy
 import csv
 import json
@@ -22,6 +23,7 @@ ASSIGNMENT, KEY = "01_policy_loss", "policy_loss"
 
 # ------------------------------------------------------------------ the commands
 
+
 @pytest.mark.slow
 def test_autograde_feedback_and_the_exporters(course, tmp_path):
     """Ada hands in the solution, Bob half a file; as nbgrader's submit leaves it, and with a module to hide PyTorch."""
@@ -31,12 +33,23 @@ def test_autograde_feedback_and_the_exporters(course, tmp_path):
         (folder / "timestamp.txt").write_text("2026-11-22 10:00:00.000000 UTC")
         (folder / "submission_secret.txt").write_text(f"{student}'s")
     exporters = "CanvasExport", "MoodleExport"
-    done = in_turn(course, *((course, f"nbgrader {command}") for command in (
-        f"autograde {ASSIGNMENT}", f"generate_feedback {ASSIGNMENT}",
-        *(f"export --exporter autograder.exporters.{name} --to {tmp_path}/{name}.csv" for name in exporters))))
+    done = in_turn(
+        course,
+        *(
+            (course, f"nbgrader {command}")
+            for command in (
+                f"autograde {ASSIGNMENT}",
+                f"generate_feedback {ASSIGNMENT}",
+                *(f"export --exporter autograder.exporters.{name} --to {tmp_path}/{name}.csv" for name in exporters),
+            )
+        ),
+    )
     assert done.returncode == 0 and not re.search("warning", done.stderr, re.IGNORECASE), done.stderr
     assert sorted(path.name for path in (course / f"autograder/autograded/bob/{ASSIGNMENT}").iterdir()) == [
-        f"{KEY}.ipynb", "submission_secret.txt", "timestamp.txt"]
+        f"{KEY}.ipynb",
+        "submission_secret.txt",
+        "timestamp.txt",
+    ]
     for student, words in (("ada", "Passed: 3 of 3 points"), ("bob", "damaged: it is cut off")):
         assert words in Tags((course / f"autograder/feedback/{student}/{ASSIGNMENT}/{KEY}.html").read_text()).text
     for name in exporters:
@@ -53,9 +66,11 @@ def test_a_refusal_is_one_line_and_an_exit_code(course):
 
 # ------------------------------------------------------------------ nbgrader's options, without the judge
 
+
 @pytest.fixture
 def api(course, tmp_path, monkeypatch):
     """nbgrader's API, as the formgrader uses it, on a course where a stub passes "clipping" of everything."""
+
     def grade(book, students, judging):
         api.graded.append(students)
         with book:
@@ -66,10 +81,19 @@ def api(course, tmp_path, monkeypatch):
         return [Graded(student, ASSIGNMENT, verdict(KEY), 3, 10, ungraded=api.ungraded) for student in students]
 
     app = NbGrader()
-    app.update_config(Config(Exchange={"root": str(tmp_path / "exchange")}, CourseDirectory={
-        "source_directory": "notebooks", "course_id": "tinier_zero",
-        "submitted_directory": "autograder/submitted", "autograded_directory": "autograder/autograded",
-        "feedback_directory": "autograder/feedback", "db_url": f"sqlite:///{course}/autograder/gradebook.db"}))
+    app.update_config(
+        Config(
+            Exchange={"root": str(tmp_path / "exchange")},
+            CourseDirectory={
+                "source_directory": "notebooks",
+                "course_id": "tinier_zero",
+                "submitted_directory": "autograder/submitted",
+                "autograded_directory": "autograder/autograded",
+                "feedback_directory": "autograder/feedback",
+                "db_url": f"sqlite:///{course}/autograder/gradebook.db",
+            },
+        )
+    )
     coursedir = CourseDirectory(parent=app, root=str(course))
     monkeypatch.setattr("autograder.grade.grade", grade)
     monkeypatch.setattr(nbgrader_plugin, "ROOT", course)
@@ -115,10 +139,14 @@ def test_nbgraders_options_choose(api):
     assert api.graded == [{"ada": [KEY, "value_loss"], "adam": [KEY, "value_loss"]}, {"ada": [KEY]}]
 
 
-@pytest.mark.parametrize("assignment, student, words", [
-    ("07_no_such", "*", "Nothing is graded in '07_no_such'. Graded are 01_policy_loss, 02_value_loss"),
-    ("06_train_gsm8k", "*", "Nothing is graded in '06_train_gsm8k'"), (ASSIGNMENT, "eve", "'eve' handed in nothing"),
-])
+@pytest.mark.parametrize(
+    "assignment, student, words",
+    [
+        ("07_no_such", "*", "Nothing is graded in '07_no_such'. Graded are 01_policy_loss, 02_value_loss"),
+        ("06_train_gsm8k", "*", "Nothing is graded in '06_train_gsm8k'"),
+        (ASSIGNMENT, "eve", "'eve' handed in nothing"),
+    ],
+)
 def test_an_unknown_assignment_or_student_is_named(api, assignment, student, words):
     hand_in(api.submitted, "ada", KEY)
     result = api.autograde(assignment, student)
@@ -163,8 +191,9 @@ def test_feedback_is_made_and_released_for_every_damaged_submission(api, tmp_pat
     pages = {path.parts[-3]: path.read_text() for path in (api.submitted.parent / "feedback").rglob("*.html")}
     assert set(pages) == students
     for student, page in pages.items():
-        assert page.count("<script") == page.count('<script src="https://cdnjs.cloudflare.com/ajax/libs/mathjax') + \
-            page.count('<script type="text/x-mathjax-config">'), student
+        assert page.count("<script") == page.count(
+            '<script src="https://cdnjs.cloudflare.com/ajax/libs/mathjax'
+        ) + page.count('<script type="text/x-mathjax-config">'), student
         assert ("could not be graded" in page) == (student != "hostile")
 
     (tmp_path / "exchange").mkdir()
@@ -174,6 +203,7 @@ def test_feedback_is_made_and_released_for_every_damaged_submission(api, tmp_pat
 
 
 # ------------------------------------------------------------------ where it takes nbgrader's place
+
 
 def test_another_course_in_the_same_formgrader_keeps_nbgraders_own(api, tmp_path, monkeypatch):
     seen = []
@@ -188,8 +218,9 @@ def test_nbgraders_own_still_works_for_it(tmp_path):
     """Its methods call super() by the name Autograde, which has to stay its own in its module."""
     (tmp_path / "submitted/ada/ps1").mkdir(parents=True)
     app = NbGrader()
-    other = nbgrader_plugin.CourseAutograde(CourseDirectory(parent=app, root=str(tmp_path), assignment_id="ps1"),
-                                            parent=app)
+    other = nbgrader_plugin.CourseAutograde(
+        CourseDirectory(parent=app, root=str(tmp_path), assignment_id="ps1"), parent=app
+    )
     with pytest.raises(NbGraderException, match="No notebooks were matched"):
         other.start()
 
@@ -197,7 +228,8 @@ def test_nbgraders_own_still_works_for_it(tmp_path):
 def test_another_clone_is_not_graded_with_this_ones_notebooks(tmp_path):
     nbgrader_plugin.install(str(tmp_path))
     app = NbGrader()
-    clone = nbgrader_plugin.CourseAutograde(CourseDirectory(parent=app, root=str(tmp_path), assignment_id=ASSIGNMENT),
-                                            parent=app)
+    clone = nbgrader_plugin.CourseAutograde(
+        CourseDirectory(parent=app, root=str(tmp_path), assignment_id=ASSIGNMENT), parent=app
+    )
     with pytest.raises(NbGraderException, match="would be graded by the autograder of"):
         clone.start()

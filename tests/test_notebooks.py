@@ -1,4 +1,5 @@
 """The five exercise notebooks: their form, that each runs from top to bottom, what a student gets of them."""
+
 import ast
 import json
 import os
@@ -68,12 +69,14 @@ def code_lines(source: str) -> int:
         for line in range(node.body[0].lineno, node.body[0].end_lineno + 1)
     }
     return sum(
-        1 for number, line in enumerate(source.splitlines(), start=1)
+        1
+        for number, line in enumerate(source.splitlines(), start=1)
         if number not in docstrings and line.strip() and not line.strip().startswith("#")
     )
 
 
 # ------------------------------------------------------------------ form
+
 
 @pytest.mark.parametrize("key", KEYS)
 def test_a_notebook_is_valid_and_without_outputs(key):
@@ -96,8 +99,14 @@ def test_a_notebook_has_a_solution_cell_for_each_function_and_ten_points(key):
     for cell, function in zip(cells, functions, strict=True):
         own = marks(cell)["grade_id"]
         assert own == key if cell is cells[-1] else own.startswith(f"{key}_")
-        assert marks(cell) == {"schema_version": 3, "grade_id": own, "solution": True, "grade": False,
-                               "locked": False, "task": False}
+        assert marks(cell) == {
+            "schema_version": 3,
+            "grade_id": own,
+            "solution": True,
+            "grade": False,
+            "locked": False,
+            "task": False,
+        }
         assert [f.name for f in functions_of(cell)] == [function]
         check_cell = notebook.cells[notebook.cells.index(cell) + 1]
         assert check_cell.source == f"check({function})"
@@ -108,8 +117,14 @@ def test_a_notebook_has_a_solution_cell_for_each_function_and_ten_points(key):
         points = marks(cell)["points"]
         assert points > 0
         assert marks(cell) == {
-            "schema_version": 3, "grade_id": f"{key}_{criterion.__name__}", "solution": False, "grade": True,
-            "locked": True, "task": False, "points": points}
+            "schema_version": 3,
+            "grade_id": f"{key}_{criterion.__name__}",
+            "solution": False,
+            "grade": True,
+            "locked": True,
+            "task": False,
+            "points": points,
+        }
         word = "point" if points == 1 else "points"
         assert cell.source == f'check({EXERCISES[key].function}, "{criterion.__name__}")  # {points} {word}'
 
@@ -139,7 +154,7 @@ def test_code_fits_the_page(key):
 @pytest.mark.parametrize("key", KEYS)
 def test_the_stub_has_the_exercise_s_signature_with_types_and_shapes(key):
     exercise = EXERCISES[key]
-    function, = functions_of(solution_cell(student_version(key)))
+    (function,) = functions_of(solution_cell(student_version(key)))
     assert tuple(argument.arg for argument in function.args.args) == exercise.arguments
     assert "(B, R" in ast.get_docstring(function) or key == "minibatch_update"
 
@@ -147,7 +162,7 @@ def test_the_stub_has_the_exercise_s_signature_with_types_and_shapes(key):
 @pytest.mark.parametrize("key", KEYS)
 def test_every_stub_is_typed_and_documented_and_raises(key):
     for cell in solution_cells(student_version(key)):
-        function, = functions_of(cell)
+        (function,) = functions_of(cell)
         assert len(cell.source.splitlines()) <= 25  # the docstring with every shape included
         arguments = function.args.args
         assert all(argument.annotation or argument.arg in ("cfg", "ppo") for argument in arguments)
@@ -172,8 +187,19 @@ def test_the_path_through_a_notebook(key):
     """Idea, formula with table and source, example by hand, exercise, check right under it, three hints."""
     cells = read(key).cells
     ids = [cell.id for cell in cells]
-    path = ["title", "setup", "idea", "formula", "example", "example-table", "exercise", "check", "hints",
-            "graded-text", "recap"]
+    path = [
+        "title",
+        "setup",
+        "idea",
+        "formula",
+        "example",
+        "example-table",
+        "exercise",
+        "check",
+        "hints",
+        "graded-text",
+        "recap",
+    ]
     assert [i for i in ids if i in path] == path
     assert ids.index("check") == ids.index("exercise") + 1
     by_id = dict(zip(ids, cells, strict=True))
@@ -188,6 +214,7 @@ def test_the_path_through_a_notebook(key):
 
 # ------------------------------------------------------------------ the student's version
 
+
 @pytest.mark.parametrize("key", KEYS)
 def test_a_student_version_holds_no_line_of_the_solution(key):
     """Neither in its code nor in its hints."""
@@ -200,6 +227,7 @@ def test_a_student_version_holds_no_line_of_the_solution(key):
 
 
 # ------------------------------------------------------------------ running them
+
 
 @pytest.fixture(scope="module")
 def kernel():
@@ -219,8 +247,13 @@ def run(kernel: KernelManager, notebook, folder: Path) -> nbformat.NotebookNode:
 
 def errors(notebook) -> dict[str, nbformat.NotebookNode]:
     """The error of each cell that has one, by the cell's id."""
-    return {cell.id: output for cell in notebook.cells if cell.cell_type == "code"
-            for output in cell.outputs if output.output_type == "error"}
+    return {
+        cell.id: output
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+        if output.output_type == "error"
+    }
 
 
 @pytest.mark.slow
@@ -228,8 +261,13 @@ def errors(notebook) -> dict[str, nbformat.NotebookNode]:
 def test_a_source_notebook_runs_from_top_to_bottom(key, kernel):
     notebook = run(kernel, read(key), (ROOT / EXERCISES[key].notebook).parent)
     assert errors(notebook) == {}
-    assert not [output for cell in notebook.cells if cell.cell_type == "code"
-                for output in cell.outputs if output.get("name") == "stderr"]
+    assert not [
+        output
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+        if output.get("name") == "stderr"
+    ]
     check_cell = next(cell for cell in notebook.cells if cell.id == "check")
     picture, report = check_cell.outputs
     assert "✓ yours is the target" in picture.data["text/html"] and "✗" not in picture.data["text/html"]
@@ -260,7 +298,7 @@ def test_a_solution_that_leans_on_another_cell_is_found_out_in_the_kernel(kernel
     position = notebook.cells.index(cell)
     helper = new_code_cell("def my_log_softmax(x):\n    return F.log_softmax(x, dim=-1)")
     works = new_code_cell("compute_entropy_loss(example.logits_new, example.response_mask)", id="works")
-    notebook.cells[position:position + 1] = [helper, cell, works]
+    notebook.cells[position : position + 1] = [helper, cell, works]
     own = "F.log_softmax(logits_new.float(), dim=-1)"
     assert own in cell.source
     cell.source = cell.source.replace(own, "my_log_softmax(logits_new)")
@@ -269,5 +307,5 @@ def test_a_solution_that_leans_on_another_cell_is_found_out_in_the_kernel(kernel
     assert "works" not in found
     assert found["check"].ename == "AssertionError"
     report = next(cell for cell in notebook.cells if cell.id == "check").outputs[0].text
-    line = 1 + cell.source[:cell.source.index("my_log_softmax")].count("\n")
+    line = 1 + cell.source[: cell.source.index("my_log_softmax")].count("\n")
     assert f"the name `my_log_softmax` is not defined in line {line} of its cell" in report

@@ -1,4 +1,5 @@
 """The response that the token explorer shows: its numbers, and that looking at it changes nothing."""
+
 from copy import deepcopy
 
 import torch
@@ -9,8 +10,9 @@ from course_utils.trainer import Trainer
 
 
 def test_a_response_with_its_numbers_and_a_trainer_that_stays_as_it_is(solutions, small_config):
-    trainer = Trainer(small_config("training.eval_interval=100", "training.save_interval=100"),
-                      load_exercises(solutions))
+    trainer = Trainer(
+        small_config("training.eval_interval=100", "training.save_interval=100"), load_exercises(solutions)
+    )
     steps = trainer.train()
     next(steps)
     parts = trainer.unwrapped, trainer.optimizer, trainer.lr_scheduler

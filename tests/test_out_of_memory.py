@@ -1,4 +1,5 @@
 """Memory that does not suffice: batches are halved, and the run goes on."""
+
 from dataclasses import replace
 
 import pytest

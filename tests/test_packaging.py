@@ -1,4 +1,5 @@
 """The one list of dependencies, its pins and conda's file agree, and what is imported is on the list."""
+
 import ast
 import os
 import re
@@ -48,8 +49,7 @@ def imported(paths, top_level_only=False):
             if isinstance(node, ast.ImportFrom) and node.level == 0:
                 modules = [node.module]
             names = {module.split(".")[0] for module in modules} - OWN - sys.stdlib_module_names
-            packages.update({canonicalize_name(INDEX_NAMES.get(name, name)): path.relative_to(ROOT)
-                             for name in names})
+            packages.update({canonicalize_name(INDEX_NAMES.get(name, name)): path.relative_to(ROOT) for name in names})
     return packages
 
 
@@ -104,9 +104,12 @@ def test_no_step_needs_make():
     """README.md has the commands of the learner's targets, plain."""
     section = (ROOT / "README.md").read_text().partition("## Install without `make`")[2].partition("\n## ")[0]
     named = commands(section)
-    for line in ("nbgrader generate_assignment '0[1-6]_*' --force", "python -m autograder check",
-                 "python -m course_utils.workspace workspace --release autograder/release --configs configs",
-                 f"pip install -c constraints.txt -e '.[{','.join(INSTALLED_BY_MAKE)}]'"):
+    for line in (
+        "nbgrader generate_assignment '0[1-6]_*' --force",
+        "python -m autograder check",
+        "python -m course_utils.workspace workspace --release autograder/release --configs configs",
+        f"pip install -c constraints.txt -e '.[{','.join(INSTALLED_BY_MAKE)}]'",
+    ):
         assert line in commands((ROOT / "Makefile").read_text()) and line in named
 
 
@@ -136,10 +139,12 @@ def test_nbconvert_knows_the_exporter():
     assert PROJECT["entry-points"]["nbconvert.exporters"] == {point.name: point.value}
 
 
-@pytest.mark.parametrize("target", ["train", "test", "lab", "bundle", "release", "grade", "check", "instructor", "site",
-                                    "bench", "help"])
+@pytest.mark.parametrize(
+    "target", ["train", "test", "lab", "bundle", "release", "grade", "check", "instructor", "site", "bench", "help"]
+)
 def test_make_has_its_targets(target):
     """Not run here: make can plan it, and make help lists it."""
+
     def make(*arguments):
         command = ["make", *arguments]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout

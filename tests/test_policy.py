@@ -1,4 +1,5 @@
 """The actor: values that start at 0, padding that changes nothing, and any causal LM of transformers."""
+
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
@@ -6,13 +7,32 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 from course_utils import policy
 from course_utils.config import ConfigError
 
-SMALL = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
-         "num_key_value_heads": 2, "intermediate_size": 64, "head_dim": 16}
+SMALL = {
+    "vocab_size": 50,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "intermediate_size": 64,
+    "head_dim": 16,
+}
 ARCHITECTURES = {
-    "llama": SMALL, "qwen2": SMALL, "mistral": SMALL, "gemma2": SMALL | {"sliding_window": 64}, "phi": SMALL,
-    "gpt_neox": SMALL, "gpt2": {"vocab_size": 50, "n_embd": 32, "n_layer": 2, "n_head": 2},
-    "opt": {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 64,
-            "word_embed_proj_dim": 32, "max_position_embeddings": 64},
+    "llama": SMALL,
+    "qwen2": SMALL,
+    "mistral": SMALL,
+    "gemma2": SMALL | {"sliding_window": 64},
+    "phi": SMALL,
+    "gpt_neox": SMALL,
+    "gpt2": {"vocab_size": 50, "n_embd": 32, "n_layer": 2, "n_head": 2},
+    "opt": {
+        "vocab_size": 50,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "ffn_dim": 64,
+        "word_embed_proj_dim": 32,
+        "max_position_embeddings": 64,
+    },
     "bloom": {"vocab_size": 50, "hidden_size": 32, "n_layer": 2, "n_head": 2},
 }
 
@@ -63,7 +83,7 @@ def test_rows_of_many_lengths_give_what_each_row_gives_alone():
     tokens, mask = torch.randint(1, 50, (len(rows), 20)), torch.zeros(len(rows), 20, dtype=torch.long)
     starts = [index % 8 for index in range(len(rows))]  # padding on both sides
     for index, (row, start) in enumerate(zip(rows, starts)):
-        tokens[index, start:start + len(row)], mask[index, start:start + len(row)] = row, 1
+        tokens[index, start : start + len(row)], mask[index, start : start + len(row)] = row, 1
     logits, values = actor(tokens, mask)
     (logits.square().sum() + values.square().sum()).backward()
     found = [p.grad.clone() for p in actor.parameters()]
@@ -73,8 +93,8 @@ def test_rows_of_many_lengths_give_what_each_row_gives_alone():
     for index, (row, start) in enumerate(zip(rows, starts)):
         alone = actor.model(row[None], output_hidden_states=True)
         value = actor.value_head(alone.hidden_states[-1]).squeeze(-1)
-        torch.testing.assert_close(logits[index, start:start + len(row)], alone.logits[0], atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(values[index, start:start + len(row)], value[0], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(logits[index, start : start + len(row)], alone.logits[0], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(values[index, start : start + len(row)], value[0], atol=1e-5, rtol=1e-4)
         (alone.logits.square().sum() + value.square().sum()).backward()
     torch.testing.assert_close(found, [p.grad for p in actor.parameters()], atol=1e-4, rtol=1e-3)
 
@@ -151,13 +171,22 @@ def test_half_precision_computes_but_weights_gradients_and_outputs_are_float32()
     assert {p.dtype for p in actor.parameters()} | {p.grad.dtype for p in actor.model.parameters()} == {torch.float32}
 
 
-@pytest.mark.parametrize("architecture, dropout", [
-    ("gpt2", {"resid_pdrop": 0.5, "attn_pdrop": 0.5, "embd_pdrop": 0.5}),  # modules
-    ("llama", {"attention_dropout": 0.5}),  # a number that the attention reads
-])
+@pytest.mark.parametrize(
+    "architecture, dropout",
+    [
+        ("gpt2", {"resid_pdrop": 0.5, "attn_pdrop": 0.5, "embd_pdrop": 0.5}),  # modules
+        ("llama", {"attention_dropout": 0.5}),  # a number that the attention reads
+    ],
+)
 def test_dropout_stays_off_in_training_mode(small_config, tmp_path, architecture, dropout):
-    config = AutoConfig.for_model(architecture, **ARCHITECTURES[architecture], **dropout,
-                                  max_position_embeddings=128, bos_token_id=0, eos_token_id=0)
+    config = AutoConfig.for_model(
+        architecture,
+        **ARCHITECTURES[architecture],
+        **dropout,
+        max_position_embeddings=128,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
     actor = policy.load_actor(small_config(f"model.name={tmp_path / 'model'}")).train()
     tokens = torch.randint(1, 50, (2, 6))

@@ -1,4 +1,5 @@
 """The measurement of a PPO step: its protocol on a tiny model, its fit, its tables."""
+
 import importlib
 import json
 import subprocess
@@ -13,8 +14,17 @@ from tests.conftest import ROOT
 
 BENCHMARKS = ROOT / "benchmarks"
 TINY = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
-JOB = {"n": 4, "prompt_len": 5, "resp_len": 6, "minibatches": 2, "epochs": 2, "steps": 2, "warmup": 1, "threads": 1,
-       "seed": 0}
+JOB = {
+    "n": 4,
+    "prompt_len": 5,
+    "resp_len": 6,
+    "minibatches": 2,
+    "epochs": 2,
+    "steps": 2,
+    "warmup": 1,
+    "threads": 1,
+    "seed": 0,
+}
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +42,13 @@ def tiny(bench):
 
 def answer(script: str, *arguments: str, **job) -> dict:
     """What a contender prints for one JSON line, which must be all that it prints: two steps and the memory."""
-    done = subprocess.run([sys.executable, BENCHMARKS / script, *arguments], input=json.dumps(JOB | job) + "\n",
-                          capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / script, *arguments],
+        input=json.dumps(JOB | job) + "\n",
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     for name in ("step_s", "rollout_s", "reference_s", "update_s"):
@@ -60,6 +75,7 @@ def test_with_prompts_a_response_ends_at_eos(tiny):
 
 class Counted:
     """A recorder of two steps without a clock, and what the trainer measured in them."""
+
     total = 2
 
     def __init__(self, job: dict, monkeypatch):
@@ -69,6 +85,7 @@ class Counted:
         def noted(trainer, step):
             self.metrics.append(ppo_step(trainer, step))
             return self.metrics[-1]
+
         monkeypatch.setattr(Trainer, "ppo_step", noted)
         self.begin = self.finish = lambda: None
         self.end = lambda **_: None
@@ -77,21 +94,32 @@ class Counted:
 @pytest.fixture
 def two_steps(bench):
     """Of our step with the embedded model, in the test's own process: run(without) gives the metrics of each."""
+
     def run(without: str = "") -> list[dict]:
         with pytest.MonkeyPatch.context() as patch:
             gains = importlib.import_module("ppo_step_gains")
-            places = [(trainer, "collect"), (trainer, "score_logprobs"), (rollout, "generate"),
-                      (ActorCritic, "forward"), (ActorCritic, "_run"), (optimizer, "partial")]
+            places = [
+                (trainer, "collect"),
+                (trainer, "score_logprobs"),
+                (rollout, "generate"),
+                (ActorCritic, "forward"),
+                (ActorCritic, "_run"),
+                (optimizer, "partial"),
+            ]
             for place, name in places:
                 patch.setattr(place, name, getattr(place, name))  # so that it is put back at the end
             before = [getattr(place, name) for place, name in places]
             if without:
                 gains.WITHOUT[without]()
                 assert sum(getattr(*place) is not was for place, was in zip(places, before)) == 1
-            recorder = Counted(JOB | {"model_dir": str(bench.EMBEDDED), "prompts": bench.embedded_prompts()[:16],
-                                      "n": 8, "resp_len": 50}, patch)
+            recorder = Counted(
+                JOB
+                | {"model_dir": str(bench.EMBEDDED), "prompts": bench.embedded_prompts()[:16], "n": 8, "resp_len": 50},
+                patch,
+            )
             bench.step_ours(recorder)
             return recorder.metrics
+
     return run
 
 
@@ -102,7 +130,8 @@ def test_without_a_saving_the_step_computes_the_same(bench, two_steps):
     for saving in bench.SAVINGS:
         for metrics, wanted in zip(two_steps(saving), ours, strict=True):
             assert {name: metrics[name] for name in same} == pytest.approx(
-                {name: wanted[name] for name in same}, rel=1e-3, abs=1e-4), saving
+                {name: wanted[name] for name in same}, rel=1e-3, abs=1e-4
+            ), saving
 
 
 def test_contenders_make_their_steps_in_turns(bench, tiny, tmp_path):
@@ -145,12 +174,21 @@ def test_the_counted_work_of_a_step(bench):
 
 def test_the_report(bench):
     of = {"steps": 2, "cpu": "X", "threads": 2, "python": "3.11", "torch": "2", "transformers": "5", "date": "d"}
-    result = {"step_s": [1.0, 3.0], "rollout_s": [0.5, 1.5], "reference_s": [0.1, 0.3], "update_s": [0.4, 1.2],
-              "tokens": [10, 30], "peak_rss_mb": 700.4, "loaded_rss_mb": 400.0}
+    result = {
+        "step_s": [1.0, 3.0],
+        "rollout_s": [0.5, 1.5],
+        "reference_s": [0.1, 0.3],
+        "update_s": [0.4, 1.2],
+        "tokens": [10, 30],
+        "peak_rss_mb": 700.4,
+        "loaded_rss_mb": 400.0,
+    }
     floor = result | {"step_s": [2.0, 3.0]}
     line = {"workload": "W", "contender": "ours", **bench.summary(result, floor), **of}
-    growth = [{"grows": "rollouts", "size": size, "work": float(size), "step_s": [0, size**0.5, 9], "peak_rss_mb": 5}
-              for size in (1, 16)]
+    growth = [
+        {"grows": "rollouts", "size": size, "work": float(size), "step_s": [0, size**0.5, 9], "peak_rss_mb": 5}
+        for size in (1, 16)
+    ]
     without = [line | {"contender": name} for name in ("ours", *bench.SAVINGS)]
     page = bench.report([line], without, growth)
     # Steps over the floor's: 0.5 and 1; the quartiles of seconds and ratios lie between the two.

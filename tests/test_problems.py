@@ -1,4 +1,5 @@
 """Problems: the three sources, the prompts, their order; and the real GSM8K where it is at hand."""
+
 import os
 import re
 from itertools import product
@@ -22,8 +23,15 @@ ROW = '{"question": "How many?", "answer": "1+1=2\\n#### 2"}\n'
 
 def dataset(name, **changes) -> DatasetConfig:
     """A DatasetConfig with all that has no default."""
-    return DatasetConfig(**{"name": str(name), "split": "train", "max_prompt_length": 100,
-                            "prompt_format": "Question: {question}\nAnswer:", **changes})
+    return DatasetConfig(
+        **{
+            "name": str(name),
+            "split": "train",
+            "max_prompt_length": 100,
+            "prompt_format": "Question: {question}\nAnswer:",
+            **changes,
+        }
+    )
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +42,7 @@ def gsm8k() -> dict[str, list[Problem]]:
 
 
 # --- GSM8K --------------------------------------------------------------------------------------------------
+
 
 def test_all_of_gsm8k_loads(gsm8k):
     assert {split: len(problems) for split, problems in gsm8k.items()} == {"train": 7473, "test": 1319}
@@ -46,15 +55,24 @@ def test_every_gold_answer_of_gsm8k_earns_the_full_reward(gsm8k):
     assert len(problems) == 8792
     assert all(score(problem.answer, problem.gold, reward).reward == 1.0 for problem in problems)
     assert sum("," in problem.gold for problem in problems) == 93  # 79 in train, 14 in test
-    assert all(score(f"#### ${problem.gold.replace(',', '')}.00.", problem.gold, reward).correct
-               for problem in problems)
+    assert all(
+        score(f"#### ${problem.gold.replace(',', '')}.00.", problem.gold, reward).correct for problem in problems
+    )
 
 
 # --- sources ------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("split, count", [
-    ("train", 4000), ("validation", 1000), ("test", 1000), ("validation_wordings", 1000), ("test_wordings", 1000),
-])
+
+@pytest.mark.parametrize(
+    "split, count",
+    [
+        ("train", 4000),
+        ("validation", 1000),
+        ("test", 1000),
+        ("validation_wordings", 1000),
+        ("test_wordings", 1000),
+    ],
+)
 def test_embedded_problems(split, count):
     problems = load_problems(dataset("embedded"), split)
     assert len({problem.question for problem in problems}) == count
@@ -63,8 +81,10 @@ def test_embedded_problems(split, count):
 
 
 def test_embedded_splits_share_no_numbers():
-    parts = {part: {(kind, numbers) for kind in embedded.KINDS for numbers in embedded.numbers_of(kind, part)}
-             for part in ("train", "validation", "test")}
+    parts = {
+        part: {(kind, numbers) for kind in embedded.KINDS for numbers in embedded.numbers_of(kind, part)}
+        for part in ("train", "validation", "test")
+    }
     assert not parts["train"] & parts["validation"] and not parts["train"] & parts["test"]
     assert not parts["validation"] & parts["test"]
     for split, (numbers_part, _) in embedded.SPLITS.items():
@@ -81,9 +101,13 @@ def test_embedded_splits_share_no_wordings():
     blanks = {**dict.fromkeys("abc", "_"), "name": "_", "friend": "_", "items": "_"}
     sentences_of = {  # the outline of a question -> the three sentences that it consists of
         (kind, outline(" ".join(sentences).format(**blanks))): {(kind, sentence) for sentence in sentences}
-        for kind, roles in embedded.wordings()["kinds"].items() for sentences in product(*roles.values())}
-    used = {split: set().union(*(sentences_of[draw.kind, outline(draw.question)]
-                                 for draw in embedded.draws(split, 1000))) for split in embedded.SPLITS}
+        for kind, roles in embedded.wordings()["kinds"].items()
+        for sentences in product(*roles.values())
+    }
+    used = {
+        split: set().union(*(sentences_of[draw.kind, outline(draw.question)] for draw in embedded.draws(split, 1000)))
+        for split in embedded.SPLITS
+    }
     assert used["validation"] <= used["train"] and used["test"] <= used["train"]
     assert not used["train"] & (used["validation_wordings"] | used["test_wordings"])
     assert not used["validation_wordings"] & used["test_wordings"]
@@ -99,17 +123,20 @@ def test_folder(tmp_path):
     assert load_problems(dataset(tmp_path), "train") == [Problem("How many?", "1+1=2\n#### 2")] * 3
 
 
-@pytest.mark.parametrize("line, words", [
-    ('{"question": "How', "is not valid JSON"),
-    ("\n", "is not valid JSON"),
-    ("[1, 2]\n", "must be an object with the keys question and answer, not [1, 2]"),
-    ('{"question": "How many?"}\n', "the key 'answer' is missing"),
-    ('{"answer": "#### 5"}\n', "the key 'question' is missing"),
-    ('{"question": 5, "answer": "#### 5"}\n', "the key 'question' must be a text, not 5"),
-    ('{"question": "How many?", "answer": "5"}\n', "the answer has no `#### number` at its end: '5'"),
-    ('{"question": "How many?", "answer": "#### five"}\n', "the answer has no `#### number`"),
-    (b'{"question": "\xff", "answer": "#### 5"}\n', "is not valid JSON"),
-])
+@pytest.mark.parametrize(
+    "line, words",
+    [
+        ('{"question": "How', "is not valid JSON"),
+        ("\n", "is not valid JSON"),
+        ("[1, 2]\n", "must be an object with the keys question and answer, not [1, 2]"),
+        ('{"question": "How many?"}\n', "the key 'answer' is missing"),
+        ('{"answer": "#### 5"}\n', "the key 'question' is missing"),
+        ('{"question": 5, "answer": "#### 5"}\n', "the key 'question' must be a text, not 5"),
+        ('{"question": "How many?", "answer": "5"}\n', "the answer has no `#### number` at its end: '5'"),
+        ('{"question": "How many?", "answer": "#### five"}\n', "the answer has no `#### number`"),
+        (b'{"question": "\xff", "answer": "#### 5"}\n', "is not valid JSON"),
+    ],
+)
 def test_broken_line_is_named(tmp_path, line, words):
     broken = line if isinstance(line, bytes) else line.encode()
     (tmp_path / "train.jsonl").write_bytes(ROW.encode() * 2 + broken + ROW.encode())
@@ -139,10 +166,14 @@ def test_hub(monkeypatch):
     assert asked == [(("openai/gsm8k", "main"), {"split": "test"})]
 
 
-@pytest.mark.parametrize("error", [
-    datasets.exceptions.DatasetNotFoundError("Dataset 'me/mine' is a gated dataset on the Hub."),
-    ConnectionError("Couldn't reach 'me/mine' on the Hub"), ValueError("Unknown split \"train\"."),
-])
+@pytest.mark.parametrize(
+    "error",
+    [
+        datasets.exceptions.DatasetNotFoundError("Dataset 'me/mine' is a gated dataset on the Hub."),
+        ConnectionError("Couldn't reach 'me/mine' on the Hub"),
+        ValueError('Unknown split "train".'),
+    ],
+)
 def test_hub_failure_says_what_to_do(monkeypatch, error):
     def load_dataset(*args, **kwargs):
         raise error
@@ -151,8 +182,15 @@ def test_hub_failure_says_what_to_do(monkeypatch, error):
     with pytest.raises(DataError) as caught:
         load_problems(dataset("me/mine"), "train")
     assert caught.value.__cause__ is error
-    for words in ("'train' of data set 'me/mine'", type(error).__name__, str(error),
-                  "dataset.name", "network", "hf auth login", "train.jsonl"):
+    for words in (
+        "'train' of data set 'me/mine'",
+        type(error).__name__,
+        str(error),
+        "dataset.name",
+        "network",
+        "hf auth login",
+        "train.jsonl",
+    ):
         assert words in str(caught.value)
 
 
@@ -188,8 +226,10 @@ def test_plain_prompt(tokenizer):
 
 
 def test_chat_prompt(tokenizer):
-    tokenizer.chat_template = ("<s> {% for m in messages %}<{{ m.role }}> {{ m.content }} {% endfor %}"
-                               "{% if add_generation_prompt %}<assistant>{% endif %}")
+    tokenizer.chat_template = (
+        "<s> {% for m in messages %}<{{ m.role }}> {{ m.content }} {% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
     prompts, _ = make_prompts([Problem("How many?", "#### 2")], tokenizer, dataset("x"))
     assert words(prompts[0]) == "<s> <user> Question: How many? Answer: <assistant>"  # one <s> only
 
@@ -210,6 +250,7 @@ def test_long_prompts_are_skipped_and_counted(tokenizer):
 
 
 # --- order --------------------------------------------------------------------------------------------------
+
 
 def stream(size: int, seed: int = 1, position: int = 0) -> PromptStream:
     return PromptStream([Prompt(Problem(str(i), "#### 1"), [i]) for i in range(size)], seed, position)

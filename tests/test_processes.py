@@ -1,4 +1,5 @@
 """Two processes learn what one learns; accelerate's settings for them."""
+
 import subprocess
 import sys
 
@@ -19,13 +20,38 @@ from tests.conftest import ROOT
 def test_two_cpu_processes_give_the_result_of_one(small_run, small_config, solutions, tmp_path):
     # Responses of one length and one mini-batch an epoch: then the mean over processes of their means over tokens
     # is the mean over all tokens, and the shuffling within a process changes nothing.
-    settings = ("generation.min_new_tokens=40", "dataset.max_gen_length=40", "ppo.mini_batch_size=16",
-                "ppo.learning_rate=1e-3")
-    launch = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d",
-              "--rdzv_endpoint", "localhost:0", "-m", "course_utils.train"]
-    subprocess.run([sys.executable, *launch, "--config", "configs/config_debug.yaml", "--exercises", str(solutions),
-                    *small_run(*settings, f"training.output_dir={tmp_path / 'two'}")], cwd=ROOT, check=True,
-                   timeout=250)
+    settings = (
+        "generation.min_new_tokens=40",
+        "dataset.max_gen_length=40",
+        "ppo.mini_batch_size=16",
+        "ppo.learning_rate=1e-3",
+    )
+    launch = [
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "--rdzv_backend",
+        "c10d",
+        "--rdzv_endpoint",
+        "localhost:0",
+        "-m",
+        "course_utils.train",
+    ]
+    subprocess.run(
+        [
+            sys.executable,
+            *launch,
+            "--config",
+            "configs/config_debug.yaml",
+            "--exercises",
+            str(solutions),
+            *small_run(*settings, f"training.output_dir={tmp_path / 'two'}"),
+        ],
+        cwd=ROOT,
+        check=True,
+        timeout=250,
+    )
     two = read_metrics(tmp_path / "two/metrics.jsonl")
     one = list(Trainer(small_config(*settings), load_exercises(solutions)).train())
     assert len(one) == len(two) == 3

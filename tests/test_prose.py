@@ -1,4 +1,5 @@
 """What the notebooks and docs say: spelling, links, formulas, the order of a notebook's sections."""
+
 import re
 import subprocess
 import sys
@@ -14,16 +15,37 @@ from course_utils.exercises import EXERCISES
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*/*.ipynb"))
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-SECTIONS = ["Setup", "Why", "The idea", "The formula", "A worked example by hand", "Predict first", "Play with it",
-            "Exercise", "Graded cells", "Break it", "Explain", "Common mistakes", "Elsewhere", "Recap"]
+SECTIONS = [
+    "Setup",
+    "Why",
+    "The idea",
+    "The formula",
+    "A worked example by hand",
+    "Predict first",
+    "Play with it",
+    "Exercise",
+    "Graded cells",
+    "Break it",
+    "Explain",
+    "Common mistakes",
+    "Elsewhere",
+    "Recap",
+]
 ELSEWHERE = yaml.safe_load((ROOT / "tests/elsewhere.yaml").read_text())  # what was looked up in other repositories
 AMERICAN = ("color", "behavior", "optimizing", "center of", "gray")  # we write British, but for code
 # What MathJax knows and matplotlib's parser does not; replaced by what both know.
 ONLY_MATHJAX = {
-    r"\\text\{([^}]*)\}": r"\\mathrm{a}", r"\\operatorname\{([^}]*)\}": r"\\mathrm{a}",
-    r"\\(big|Big|bigg|Bigg)[lr]?\b": "", r"\\(left|right)([.|()\[\]])": r"\2",
-    r"\\[dt]?frac(\d)(\d)": r"\\frac{\1}{\2}", r"\\ge\b": r"\\geq", r"\\mid\b": "|",
-    r"\\(begin|end)\{[a-z]+\*?\}": "", r"&": "", r"\\\\": "", r"\\[;,]": " ",
+    r"\\text\{([^}]*)\}": r"\\mathrm{a}",
+    r"\\operatorname\{([^}]*)\}": r"\\mathrm{a}",
+    r"\\(big|Big|bigg|Bigg)[lr]?\b": "",
+    r"\\(left|right)([.|()\[\]])": r"\2",
+    r"\\[dt]?frac(\d)(\d)": r"\\frac{\1}{\2}",
+    r"\\ge\b": r"\\geq",
+    r"\\mid\b": "|",
+    r"\\(begin|end)\{[a-z]+\*?\}": "",
+    r"&": "",
+    r"\\\\": "",
+    r"\\[;,]": " ",
 }
 
 
@@ -46,8 +68,9 @@ def without_formulas(text: str) -> str:
 def test_spelling(path, tmp_path):
     text = "\n\n".join(markdown(path))
     (tmp_path / "text.md").write_text(text)
-    found = subprocess.run([sys.executable, "-m", "codespell_lib", str(tmp_path / "text.md")], capture_output=True,
-                           text=True)
+    found = subprocess.run(
+        [sys.executable, "-m", "codespell_lib", str(tmp_path / "text.md")], capture_output=True, text=True
+    )
     assert found.returncode == 0, found.stdout
     prose = re.sub(r"\]\([^)]*\)|https?://\S+", " ", without_code(text)).lower()
     assert not [word for word in AMERICAN if word in prose]
@@ -81,8 +104,12 @@ def test_links_lead_somewhere(path):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 def test_what_is_named_of_other_repositories_was_looked_up(path):
     text = "\n".join(markdown(path))
-    known = {name for repository in ELSEWHERE.values() for file in repository["files"].items() for name in
-             (file[0], *file[1])}
+    known = {
+        name
+        for repository in ELSEWHERE.values()
+        for file in repository["files"].items()
+        for name in (file[0], *file[1])
+    }
     named = set(re.findall(r"`((?:verl|trl)/[\w/]+\.py)`", text))
     assert named <= known, "look it up, and add it to tests/elsewhere.yaml"
     if path.parent.name[:2] in ("01", "02", "03", "04", "05"):
@@ -98,8 +125,11 @@ def test_the_sections_of_an_exercise_notebook(exercise):
     found = [title for title in re.findall(r"^## (.+)$", text, flags=re.MULTILINE) if title in SECTIONS]
     assert found == SECTIONS
     first = markdown(ROOT / exercise.notebook)[0]
-    assert re.search(rf"Exercise {exercise.number} of 5 · 10 points · about \d+ minutes · level: "
-                     r"(first steps|steady|demanding)", first)
+    assert re.search(
+        rf"Exercise {exercise.number} of 5 · 10 points · about \d+ minutes · level: "
+        r"(first steps|steady|demanding)",
+        first,
+    )
     assert "After this notebook you can" in first
 
 
@@ -109,8 +139,9 @@ def test_each_question_to_explain_has_a_folded_answer_of_two_sentences(exercise)
     questions = re.split(r"^(?=\d\. )", section, flags=re.MULTILINE)[1:]
     assert len(questions) >= 2
     for question in questions:
-        (answer,) = re.findall(r"\?\n\n<details><summary>One good answer</summary>\n\n(.+?)\n</details>", question,
-                               flags=re.DOTALL)
+        (answer,) = re.findall(
+            r"\?\n\n<details><summary>One good answer</summary>\n\n(.+?)\n</details>", question, flags=re.DOTALL
+        )
         assert len(re.findall(r"[.?!](?=\s|$)", answer)) == 2 and answer.endswith("."), answer
 
 

@@ -1,4 +1,5 @@
 """The recorded run, when a run may be compared with it, and what the table of symptoms makes of good and bad runs."""
+
 import json
 from copy import deepcopy
 
@@ -26,12 +27,17 @@ def test_the_record_is_a_whole_run_of_the_default_settings():
     assert reference.history[-1]["eval/accuracy"] > 0.85 > 0.5 > reference.history[0]["before/accuracy"]
 
 
-@pytest.mark.parametrize("overrides, found", [
-    ([], []),
-    (["training.seed=1", "training.output_dir=x", "dataset.eval_samples=8", "wandb.project=y"], []),
-    (["ppo.clip_ratio=0.1", "training.total_ppo_steps=10"],
-     ["ppo.clip_ratio is 0.1 here and 0.2 there", "training.total_ppo_steps is 10 here and 34 there"]),
-])
+@pytest.mark.parametrize(
+    "overrides, found",
+    [
+        ([], []),
+        (["training.seed=1", "training.output_dir=x", "dataset.eval_samples=8", "wandb.project=y"], []),
+        (
+            ["ppo.clip_ratio=0.1", "training.total_ppo_steps=10"],
+            ["ppo.clip_ratio is 0.1 here and 0.2 there", "training.total_ppo_steps is 10 here and 34 there"],
+        ),
+    ],
+)
 def test_only_a_run_with_the_same_settings_is_compared(overrides, found):
     assert differences(load_config(CONFIG, overrides)) == found
 
@@ -76,24 +82,30 @@ def test_recorded_runs_with_sound_and_with_bad_settings_are_told_apart():
     template = reference_run().history
     found = {}
     for run in map(json.loads, (ROOT / "benchmarks/results/embedded_runs.jsonl").read_text().splitlines()):
-        history = [line | {"rollout/reward_mean": reward, "rollout/kl": run["kl_end"]}
-                   for line, reward in zip(template, run["rewards"])]
+        history = [
+            line | {"rollout/reward_mean": reward, "rollout/kl": run["kl_end"]}
+            for line, reward in zip(template, run["rewards"])
+        ]
         found.setdefault(run["variant"], []).append(
-            [name for name in shown(history) if name in ("flat_reward", "lost_reward", "high_kl")])
+            [name for name in shown(history) if name in ("flat_reward", "lost_reward", "high_kl")]
+        )
     assert found["default"] == [[]] * 5 and found["lam_1"] == [[]] * 3
     assert found["no_kl"] == [["high_kl"]] * 3
     assert all("flat_reward" in names or "lost_reward" in names for names in found["lam_0"])
     assert "lost_reward" in found["no_clip"][0] or "flat_reward" in found["no_clip"][0]
 
 
-@pytest.mark.parametrize("name, metric, value", [
-    ("flat_reward", "rollout/reward_mean", lambda step: 0.35),
-    ("lost_reward", "rollout/reward_mean", lambda step: 0.3 if step < 8 else 0.9 if step < 20 else 0.6),
-    ("high_kl", "rollout/kl", lambda step: step / 2),
-    ("useless_critic", "rollout/explained_variance", lambda step: 0),
-    ("much_clipping", "params/policy_clip_frac", lambda step: 0.4),
-    ("odd_length", "rollout/response_length", lambda step: 20 + step),
-])
+@pytest.mark.parametrize(
+    "name, metric, value",
+    [
+        ("flat_reward", "rollout/reward_mean", lambda step: 0.35),
+        ("lost_reward", "rollout/reward_mean", lambda step: 0.3 if step < 8 else 0.9 if step < 20 else 0.6),
+        ("high_kl", "rollout/kl", lambda step: step / 2),
+        ("useless_critic", "rollout/explained_variance", lambda step: 0),
+        ("much_clipping", "params/policy_clip_frac", lambda step: 0.4),
+        ("odd_length", "rollout/response_length", lambda step: 20 + step),
+    ],
+)
 def test_each_symptom_alone_is_found(name, metric, value):
     history = [line | {"loss/entropy": 0.08, metric: value(line["step"])} for line in reference_run().history]
     assert shown(history) == [name]

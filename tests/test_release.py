@@ -1,4 +1,5 @@
 """What students get: no solution, no hidden case, no instructor's module."""
+
 import json
 
 import pytest
@@ -36,7 +37,8 @@ def solution_lines(key: str) -> set[str]:
 
 def test_the_release_is_one_notebook_an_assignment(released_course):
     assert sorted(released_files(released_course)) == sorted(
-        [f"{master(key).assignment}/{master(key).file}" for key in EXERCISES] + ["06_train_gsm8k/train_gsm8k.ipynb"])
+        [f"{master(key).assignment}/{master(key).file}" for key in EXERCISES] + ["06_train_gsm8k/train_gsm8k.ipynb"]
+    )
 
 
 def test_no_solution_is_released(released_course):
@@ -84,8 +86,13 @@ def test_every_released_exercise_is_a_stub_with_its_tests_locked(released_course
 def test_what_lies_beside_a_source_notebook_stays_there(tmp_path):
     """An exported solution, the outputs of a run, a checkpoint, a cache."""
     copy_code(tmp_path)
-    for name in ("policy_loss.py", "outputs/log.txt", "exercises/gae.py", "__pycache__/a.pyc",
-                 ".ipynb_checkpoints/policy_loss-checkpoint.ipynb"):
+    for name in (
+        "policy_loss.py",
+        "outputs/log.txt",
+        "exercises/gae.py",
+        "__pycache__/a.pyc",
+        ".ipynb_checkpoints/policy_loss-checkpoint.ipynb",
+    ):
         path = tmp_path / "notebooks/01_policy_loss" / name
         path.parent.mkdir(exist_ok=True)
         path.write_text("torch.min(ratio * advantages, clipped_ratio * advantages)")

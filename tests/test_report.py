@@ -1,4 +1,5 @@
 """The table and the class report: what they count, and that nothing of a submission gets through as HTML."""
+
 import re
 from html.parser import HTMLParser
 
@@ -11,34 +12,49 @@ HOSTILE = "<script>alert(1)</script><img src=x onerror=y>'\"&"
 def graded(student, key, *missed, max_score=10, attempts=(), ungraded="", **verdict):
     """One exercise of the criteria a (4 points), b and c (3 points each)."""
     points = {"a": 4, "b": 3, "c": 3}
-    results = tuple(Result(name, name not in missed, f"expects {name}", f"look at {name}" if name in missed else "")
-                    for name in points)
+    results = tuple(
+        Result(name, name not in missed, f"expects {name}", f"look at {name}" if name in missed else "")
+        for name in points
+    )
     score = sum(value for name, value in points.items() if name not in missed)
     return Graded(student, f"0_{key}", Verdict(key, results, **verdict), score, max_score, attempts, ungraded)
 
 
 def tables(page):
     """The text of each table's rows."""
-    return [[re.sub("<[^>]*>", " ", row).split() for row in re.findall("<tr>(.*?)</tr>", table, re.DOTALL)]
-            for table in re.findall("<table>(.*?)</table>", page, re.DOTALL)]
+    return [
+        [re.sub("<[^>]*>", " ", row).split() for row in re.findall("<tr>(.*?)</tr>", table, re.DOTALL)]
+        for table in re.findall("<table>(.*?)</table>", page, re.DOTALL)
+    ]
 
 
 def test_the_table_has_the_exercises_in_their_order():
-    table = class_table([graded("ben", "gae", "a"), graded("anna", "policy_loss"), graded("ben", "policy_loss", "b"),
-                         graded("carl", "gae", "a", "b", "c", ungraded="killed")])
-    assert table == ("student  policy_loss  gae  total\n"
-                     "anna              10    -     10\n"
-                     "ben                7    6     13\n"
-                     "carl               -    ?      0")
+    table = class_table(
+        [
+            graded("ben", "gae", "a"),
+            graded("anna", "policy_loss"),
+            graded("ben", "policy_loss", "b"),
+            graded("carl", "gae", "a", "b", "c", ungraded="killed"),
+        ]
+    )
+    assert table == (
+        "student  policy_loss  gae  total\n"
+        "anna              10    -     10\n"
+        "ben                7    6     13\n"
+        "carl               -    ?      0"
+    )
 
 
 def test_the_report_counts():
-    page = class_report([
-        graded("anna", "gae", "a", misconception="forgets the mask", advice="mask it"),
-        graded("ben", "gae", "a", "b", misconception="forgets the mask", advice="mask it"),
-        graded("carl", "gae", attempts=("test cell gae_a was edited",)),
-        graded("dora", "gae", "a", "b", "c", problem="gae.ipynb is not a notebook."),
-    ], "today")
+    page = class_report(
+        [
+            graded("anna", "gae", "a", misconception="forgets the mask", advice="mask it"),
+            graded("ben", "gae", "a", "b", misconception="forgets the mask", advice="mask it"),
+            graded("carl", "gae", attempts=("test cell gae_a was edited",)),
+            graded("dora", "gae", "a", "b", "c", problem="gae.ipynb is not a notebook."),
+        ],
+        "today",
+    )
     distribution, missed, misconceptions, problems, attempts, students = tables(page)
     # 6, 3, 10 and 0 points
     assert distribution[1][:5] == ["gae", "4", "4.8", "4.5", "1"]
@@ -73,14 +89,38 @@ class Tags(HTMLParser):
 
 
 def test_nothing_of_a_submission_is_html():
-    page = class_report([
-        graded(HOSTILE, "gae", "a", misconception=HOSTILE, advice=HOSTILE, attempts=(HOSTILE,), problem=HOSTILE),
-        graded("ben", "gae", ungraded=HOSTILE)], HOSTILE)
+    page = class_report(
+        [
+            graded(HOSTILE, "gae", "a", misconception=HOSTILE, advice=HOSTILE, attempts=(HOSTILE,), problem=HOSTILE),
+            graded("ben", "gae", ungraded=HOSTILE),
+        ],
+        HOSTILE,
+    )
     found = Tags(page)
-    assert found.tags <= {"html", "head", "meta", "title", "style", "body", "h1", "h2", "p", "table", "caption",
-                          "thead", "tbody", "tr", "th", "td", "svg", "rect", "text"}
+    assert found.tags <= {
+        "html",
+        "head",
+        "meta",
+        "title",
+        "style",
+        "body",
+        "h1",
+        "h2",
+        "p",
+        "table",
+        "caption",
+        "thead",
+        "tbody",
+        "tr",
+        "th",
+        "td",
+        "svg",
+        "rect",
+        "text",
+    }
     assert not {name for name in found.attributes if name.startswith("on")} | (
-        found.attributes & {"src", "href", "srcset", "action"})
+        found.attributes & {"src", "href", "srcset", "action"}
+    )
     assert page.count("&lt;script&gt;") == 9
     assert "default-src 'none'" in page
 
@@ -101,9 +141,13 @@ def test_an_empty_report_says_so():
 
 
 def test_a_learner_sees_what_is_missing_and_what_to_do():
-    text = learner_table([graded("you", "gae", "b", misconception="forgets the mask", advice="Mask it."),
-                          graded("you", "entropy", "a", "b", "c", problem="still unsolved")],
-                         {key: {"a": 4, "b": 3, "c": 3} for key in ("gae", "entropy")})
+    text = learner_table(
+        [
+            graded("you", "gae", "b", misconception="forgets the mask", advice="Mask it."),
+            graded("you", "entropy", "a", "b", "c", problem="still unsolved"),
+        ],
+        {key: {"a": 4, "b": 3, "c": 3} for key in ("gae", "entropy")},
+    )
     assert text.splitlines() == [
         "gae                7 of 10 points",
         "    [x] 4      a: expects a",
@@ -113,4 +157,5 @@ def test_a_learner_sees_what_is_missing_and_what_to_do():
         "    likely: forgets the mask. Mask it.",
         "entropy            0 of 10 points",
         "    still unsolved",
-        "total              7 of 20 points"]
+        "total              7 of 20 points",
+    ]

@@ -1,4 +1,5 @@
 """A run that is killed and resumed ends with exactly the metrics of one that was not."""
+
 import os
 import signal
 import subprocess
@@ -32,8 +33,16 @@ def test_killed_and_resumed_is_uninterrupted(small_run, small_config, solutions,
         return (killed / ".step_4.partial").exists()
 
     settings += "training.resume=auto", f"training.output_dir={killed}"
-    again = [sys.executable, "-m", "course_utils.train", "--config", "configs/config_debug.yaml",
-             "--exercises", str(solutions), *small_run(*settings)]
+    again = [
+        sys.executable,
+        "-m",
+        "course_utils.train",
+        "--config",
+        "configs/config_debug.yaml",
+        "--exercises",
+        str(solutions),
+        *small_run(*settings),
+    ]
     for moment in (in_step_four, while_a_checkpoint_is_written):
         process = subprocess.Popen(again, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 120

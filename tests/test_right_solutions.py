@@ -1,4 +1,5 @@
 """Right solutions, however they are written: check() passes them, and so do loops in float64 on random inputs."""
+
 import math
 import random
 
@@ -38,7 +39,7 @@ def test_there_are_at_least_eight_ways(key):
 def test_check_passes_it(key, way, capsys):
     check(define(key, ALL[key][way]))
     lines = capsys.readouterr().out.splitlines()
-    assert [line[0] for line in lines[-len(CRITERIA[key]):]] == ["✓"] * len(CRITERIA[key])
+    assert [line[0] for line in lines[-len(CRITERIA[key]) :]] == ["✓"] * len(CRITERIA[key])
 
 
 def cases():
@@ -117,15 +118,21 @@ class RecordingActor(BigramActor):
 
 
 @each("minibatch_update")
-@pytest.mark.parametrize(("rollouts", "ppo"), [
-    (5, {}), (7, {"mini_batch_size": 3, "gradient_accumulation_steps": 2, "max_grad_norm": 0.2}),
-    (5, {"gradient_accumulation_steps": 3}),
-])
+@pytest.mark.parametrize(
+    ("rollouts", "ppo"),
+    [
+        (5, {}),
+        (7, {"mini_batch_size": 3, "gradient_accumulation_steps": 2, "max_grad_norm": 0.2}),
+        (5, {"gradient_accumulation_steps": 3}),
+    ],
+)
 def test_minibatch_update(way, rollouts, ppo, capsys):
     function = define("minibatch_update", ALL["minibatch_update"][way])
     function.__globals__.update(
-        compute_policy_loss=solution("policy_loss"), compute_value_loss=solution("value_loss"),
-        compute_entropy_loss=solution("entropy"))
+        compute_policy_loss=solution("policy_loss"),
+        compute_value_loss=solution("value_loss"),
+        compute_entropy_loss=solution("entropy"),
+    )
     buffer, cfg = update_case(rollouts, **ppo)
     actor = RecordingActor()
     before = [p for parameter in actor.parameters() for p in parameter.flatten().tolist()]
@@ -139,4 +146,5 @@ def test_minibatch_update(way, rollouts, ppo, capsys):
     assert after == pytest.approx(expected, abs=1e-5)
     assert metrics == {name: pytest.approx(value, abs=1e-5) for name, value in expected_metrics.items()}
     assert scheduler.last_epoch == math.ceil(
-        math.ceil(rollouts / cfg.ppo.mini_batch_size) / cfg.ppo.gradient_accumulation_steps)
+        math.ceil(rollouts / cfg.ppo.mini_batch_size) / cfg.ppo.gradient_accumulation_steps
+    )

@@ -1,4 +1,5 @@
 """Sampling: the right distribution, the right mask, log-probs that scoring confirms."""
+
 import pytest
 import torch
 
@@ -22,17 +23,23 @@ def embedded():
 
 def sample(embedded, rows=slice(None), greedy=False, **settings):
     from dataclasses import replace
+
     actor, prompts, tokenizer, cfg = embedded
     uniforms = torch.rand(len(prompts), 64, generator=torch.Generator().manual_seed(1))
-    return generate(actor, prompts[rows], tokenizer, replace(cfg.generation, **settings),
-                    None if greedy else uniforms[rows], "cpu")
+    return generate(
+        actor, prompts[rows], tokenizer, replace(cfg.generation, **settings), None if greedy else uniforms[rows], "cpu"
+    )
 
 
 def test_greedy_decoding_is_that_of_transformers(embedded):
     actor, prompts, tokenizer, cfg = embedded
     ours = sample(embedded, greedy=True)
-    theirs = actor.model.generate(input_ids=ours["prompt_input_ids"], attention_mask=ours["prompt_attention_mask"],
-                                  do_sample=False, max_new_tokens=64)[:, ours["prompt_input_ids"].shape[1]:]
+    theirs = actor.model.generate(
+        input_ids=ours["prompt_input_ids"],
+        attention_mask=ours["prompt_attention_mask"],
+        do_sample=False,
+        max_new_tokens=64,
+    )[:, ours["prompt_input_ids"].shape[1] :]
     assert torch.equal(ours["response_input_ids"], theirs)
 
 
@@ -127,8 +134,12 @@ def test_truncation_by_hand():
 
 def test_collate_pads_prompts_on_the_left_and_responses_on_the_right():
     def buffer(prompt, response):
-        row = {"prompt_input_ids": prompt, "prompt_attention_mask": [1] * len(prompt),
-               "response_input_ids": response, "response_attention_mask": [1] * len(response)}
+        row = {
+            "prompt_input_ids": prompt,
+            "prompt_attention_mask": [1] * len(prompt),
+            "response_input_ids": response,
+            "response_attention_mask": [1] * len(response),
+        }
         return {name: torch.tensor([ids]) for name, ids in row.items()} | {"values": torch.ones(1, len(response))}
 
     joined = collate([buffer([5], [6, 7, 8]), buffer([3, 4], [9])], pad_id=1)
@@ -148,6 +159,7 @@ def test_texts_are_cut_at_the_end_token(embedded):
 
 def test_batches_of_a_rollout_join_in_the_order_of_the_prompts(embedded):
     from dataclasses import replace
+
     actor, prompts, tokenizer, cfg = embedded
     uniforms = torch.rand(24, 64, generator=torch.Generator().manual_seed(1))
     small = replace(cfg, ppo=replace(cfg.ppo, batch_size=7))

@@ -1,4 +1,5 @@
 """The sandbox from inside: what a submission sees, what it may do, and that nothing is left when it is over."""
+
 import shutil
 from pathlib import Path
 
@@ -19,8 +20,16 @@ ROOT = Path(__file__).parent.parent
 
 def load(worker: Worker, body: str, **limits: int) -> dict:
     source = f"import torch\n\ndef compute_policy_loss(x):\n    {body}\n"
-    return worker.ask({"kind": "load", "source": source, "key": "policy_loss", "limits": sandbox.LIMITS | limits,
-                       "function": "compute_policy_loss"}, {})[0]
+    return worker.ask(
+        {
+            "kind": "load",
+            "source": source,
+            "key": "policy_loss",
+            "limits": sandbox.LIMITS | limits,
+            "function": "compute_policy_loss",
+        },
+        {},
+    )[0]
 
 
 def call(worker: Worker, seconds: float = 20) -> dict:
@@ -50,9 +59,21 @@ def in_turn(worker: Worker, body: str, seconds: float = 20) -> dict:
 
 
 @needs_sandbox
-@pytest.mark.parametrize("path", [ROOT / "notebooks", ROOT / "autograder/rubrics", ROOT / "autograder/reference.py",
-                                  ROOT / "course_utils", ROOT / "tests", Path.home() / ".bashrc", "/etc/passwd",
-                                  "/var", "/home"], ids=str)
+@pytest.mark.parametrize(
+    "path",
+    [
+        ROOT / "notebooks",
+        ROOT / "autograder/rubrics",
+        ROOT / "autograder/reference.py",
+        ROOT / "course_utils",
+        ROOT / "tests",
+        Path.home() / ".bashrc",
+        "/etc/passwd",
+        "/var",
+        "/home",
+    ],
+    ids=str,
+)
 def test_what_is_not_its_own_is_not_there(worker, path):
     told = in_turn(worker, f"return __import__('os').lstat({str(path)!r})")
     assert told["error"]["type"] == "FileNotFoundError", told
@@ -79,45 +100,65 @@ def test_nothing_of_a_course_in_use_is_anywhere_inside(worker, tmp_path):
     course_secret(secret)
     VerdictCache(verdicts, "1").store(verdict_of("gae"), "", sandboxed=True)
     submitted = course.hand_in("another", "gae")
-    paths = [course.db, secret, verdicts, *verdicts.iterdir(), submitted, submitted.parents[2],
-             *tmp_path.glob("notebooks/*/*.ipynb"), *tmp_path.glob("autograder/rubrics/*.py"),
-             *tmp_path.glob("autograder/misconceptions/*.py"), tmp_path / "autograder/reference.py", tmp_path,
-             Path.home(), ROOT, ROOT / "notebooks", ROOT / "autograder/rubrics"]
+    paths = [
+        course.db,
+        secret,
+        verdicts,
+        *verdicts.iterdir(),
+        submitted,
+        submitted.parents[2],
+        *tmp_path.glob("notebooks/*/*.ipynb"),
+        *tmp_path.glob("autograder/rubrics/*.py"),
+        *tmp_path.glob("autograder/misconceptions/*.py"),
+        tmp_path / "autograder/reference.py",
+        tmp_path,
+        Path.home(),
+        ROOT,
+        ROOT / "notebooks",
+        ROOT / "autograder/rubrics",
+    ]
     assert len(paths) > 25
-    search = SEARCH.format(paths=[str(path) for path in paths if path not in (Path.home(), ROOT)],  # may hold .venv
-                           identities={(path.stat().st_dev, path.stat().st_ino) for path in paths})
+    search = SEARCH.format(
+        paths=[str(path) for path in paths if path not in (Path.home(), ROOT)],  # may hold .venv
+        identities={(path.stat().st_dev, path.stat().st_ino) for path in paths},
+    )
     assert in_turn(worker, search, seconds=120)["error"]["message"] == "[]"
 
 
 @needs_sandbox
-@pytest.mark.parametrize(("body", "error"), [
-    ("open('/usr/x', 'w')", "OSError"),
-    ("open('/x', 'w')", "OSError"),
-    ("open('/dev/shm/x', 'w')", "OSError"),
-    ("open('/worker.py', 'a')", "OSError"),
-    ("__import__('os').fork()", "PermissionError"),
-    ("__import__('subprocess').run(['/bin/true'])", "PermissionError"),
-    ("__import__('os').execv('/bin/true', ['true'])", "PermissionError"),
-    ("__import__('os').kill(1, 9)", "PermissionError"),
-    ("__import__('socket').socket()", "PermissionError"),
-    ("__import__('socket').create_connection(('127.0.0.1', 9))", "PermissionError"),
-    ("open(f'/proc/{__import__(\"os\").getppid()}/mem', 'r+b')", "PermissionError"),
-    ("__import__('resource').setrlimit(7, (999, 999))", "ValueError"),
-    ("open('/tmp/x', 'wb').write(bytes(2 << 20))", "OSError"),
-    ("torch.zeros(1 << 30)", "RuntimeError"),
-    ("bytearray(1 << 32)", "MemoryError"),
-    ("__import__('mmap').mmap(-1, 1 << 32)", "OSError"),
-    ("__import__('sys').exit(3)", "SystemExit"),
-])
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        ("open('/usr/x', 'w')", "OSError"),
+        ("open('/x', 'w')", "OSError"),
+        ("open('/dev/shm/x', 'w')", "OSError"),
+        ("open('/worker.py', 'a')", "OSError"),
+        ("__import__('os').fork()", "PermissionError"),
+        ("__import__('subprocess').run(['/bin/true'])", "PermissionError"),
+        ("__import__('os').execv('/bin/true', ['true'])", "PermissionError"),
+        ("__import__('os').kill(1, 9)", "PermissionError"),
+        ("__import__('socket').socket()", "PermissionError"),
+        ("__import__('socket').create_connection(('127.0.0.1', 9))", "PermissionError"),
+        ("open(f'/proc/{__import__(\"os\").getppid()}/mem', 'r+b')", "PermissionError"),
+        ("__import__('resource').setrlimit(7, (999, 999))", "ValueError"),
+        ("open('/tmp/x', 'wb').write(bytes(2 << 20))", "OSError"),
+        ("torch.zeros(1 << 30)", "RuntimeError"),
+        ("bytearray(1 << 32)", "MemoryError"),
+        ("__import__('mmap').mmap(-1, 1 << 32)", "OSError"),
+        ("__import__('sys').exit(3)", "SystemExit"),
+    ],
+)
 def test_what_it_may_not_do(worker, body, error):
     assert in_turn(worker, f"return {body}")["error"]["type"] == error
 
 
 @needs_sandbox
 def test_what_it_may_do(worker):
-    body = ("__import__('threading').Thread(target=print, args=('out',)).start(); "
-            "open('/tmp/scratch', 'w').write('x'); __import__('warnings').warn('w'); "
-            "print('o' * 10**6, file=__import__('sys').stderr); return x * 2")
+    body = (
+        "__import__('threading').Thread(target=print, args=('out',)).start(); "
+        "open('/tmp/scratch', 'w').write('x'); __import__('warnings').warn('w'); "
+        "print('o' * 10**6, file=__import__('sys').stderr); return x * 2"
+    )
     assert in_turn(worker, body)["parts"] == [{"kind": "tensor", "requires_grad": False}]
 
 
@@ -135,11 +176,15 @@ def test_one_exercise_leaves_nothing_for_the_next(worker):
 
 
 @needs_sandbox
-@pytest.mark.parametrize("body", [
-    "while True: pass",
-    "import signal\n    for n in (*range(1, 9), *range(10, 19), *range(20, 32)): signal.signal(n, signal.SIG_IGN)\n"
-    "    while True: pass",
-], ids=["loop", "loop that ignores signals"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "while True: pass",
+        "import signal\n    for n in (*range(1, 9), *range(10, 19), *range(20, 32)): signal.signal(n, signal.SIG_IGN)\n"
+        "    while True: pass",
+    ],
+    ids=["loop", "loop that ignores signals"],
+)
 def test_a_hang_ends_at_its_deadline_with_every_process(body):
     with Worker() as worker:
         load(worker, body)
@@ -152,8 +197,11 @@ def test_a_hang_ends_at_its_deadline_with_every_process(body):
 
 
 @needs_sandbox
-@pytest.mark.parametrize("body", ["while True: pass", "import signal; signal.signal(signal.SIGXCPU, signal.SIG_IGN)\n"
-                                  "    while True: pass"], ids=["loop", "loop that ignores the signal"])
+@pytest.mark.parametrize(
+    "body",
+    ["while True: pass", "import signal; signal.signal(signal.SIGXCPU, signal.SIG_IGN)\n    while True: pass"],
+    ids=["loop", "loop that ignores the signal"],
+)
 def test_who_computes_for_too_long_is_killed_and_the_process_goes_on(worker, body):
     assert load(worker, body, CPU=1) == {"loaded": True}
     assert call(worker, seconds=120) == {"ended": True}
@@ -161,25 +209,33 @@ def test_who_computes_for_too_long_is_killed_and_the_process_goes_on(worker, bod
 
 
 @needs_sandbox
-@pytest.mark.parametrize(("body", "words"), [
-    ("import os; os._exit(0)", "ended"),
-    ("import ctypes; ctypes.string_at(0)", "ended"),
-])
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("import os; os._exit(0)", "ended"),
+        ("import ctypes; ctypes.string_at(0)", "ended"),
+    ],
+)
 def test_a_dead_child_is_said_and_the_process_goes_on(worker, body, words):
     assert words in in_turn(worker, body)
     assert "parts" in in_turn(worker, "return x")
 
 
 @needs_sandbox
-@pytest.mark.parametrize(("data", "words"), [
-    ("b'\\xff' * 100", "too large"),
-    ("__import__('struct').pack('<II', 4, 4) + b'{}{}abcd'", "cannot be read"),
-    ("__import__('struct').pack('<II', 2, 8) + b'[]' + bytes(8)", "cannot be read"),
-    ("__import__('struct').pack('<II', 100000, 8) + b'[' * 100000 + bytes(8)", "cannot be read"),
-])
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ("b'\\xff' * 100", "too large"),
+        ("__import__('struct').pack('<II', 4, 4) + b'{}{}abcd'", "cannot be read"),
+        ("__import__('struct').pack('<II', 2, 8) + b'[]' + bytes(8)", "cannot be read"),
+        ("__import__('struct').pack('<II', 100000, 8) + b'[' * 100000 + bytes(8)", "cannot be read"),
+    ],
+)
 def test_a_forged_frame_is_refused(data, words):
-    body = (f"import os, sys\n    data = {data}\n    for fd in range(3, 20):\n        try: os.write(fd, data)\n"
-            "        except OSError: pass\n    return x")
+    body = (
+        f"import os, sys\n    data = {data}\n    for fd in range(3, 20):\n        try: os.write(fd, data)\n"
+        "        except OSError: pass\n    return x"
+    )
     with Worker() as worker:
         load(worker, body)
         with pytest.raises(WorkerFailed, match=words):

@@ -1,4 +1,5 @@
 """What check() shows of the worked example: the learner's numbers beside the target, token by token."""
+
 import math
 import re
 
@@ -27,19 +28,24 @@ def test_a_solution_is_the_target(key):
 @pytest.mark.parametrize("key, factor", [("policy_loss", -1), ("value_loss", 1), ("entropy", -math.log(2))])
 def test_the_target_is_the_last_column_of_the_table_by_hand(key, factor):
     cells = nbformat.read(ROOT / EXERCISES[key].notebook, as_version=4).cells
-    table, = (cell.source for cell in cells if cell.id == "example-table")
-    by_hand = [float(number.replace("−", "-")) * factor
-               for number in re.findall(r"^\| [AB] `.*\| \**([−.\d]+)\**(?: ln 2)? \|$", table, flags=re.MULTILINE)]
+    (table,) = (cell.source for cell in cells if cell.id == "example-table")
+    by_hand = [
+        float(number.replace("−", "-")) * factor
+        for number in re.findall(r"^\| [AB] `.*\| \**([−.\d]+)\**(?: ln 2)? \|$", table, flags=re.MULTILINE)
+    ]
     (grid,) = GRIDS[EXERCISES[key].function](solution(key))
     assert by_hand == pytest.approx([*grid.target[0], *grid.target[1][:2]])
 
 
-@pytest.mark.parametrize("key, old, new, expected", [
-    # r · A = (.9375, .375, 1.25, -.3125), (-.5, -1.5), clipped (.9, .6, 1.25, -.3), (-.8, -1.5): four differ
-    ("policy_loss", "torch.min(", "torch.max(", ["✗ 4 of 6 differ"]),
-    ("value_loss", "0.5 * ", "", ["✗ 6 of 6 differ"]),
-    ("entropy", "return -", "return ", ["✗ 6 of 6 differ"]),
-])
+@pytest.mark.parametrize(
+    "key, old, new, expected",
+    [
+        # r · A = (.9375, .375, 1.25, -.3125), (-.5, -1.5), clipped (.9, .6, 1.25, -.3), (-.8, -1.5): four differ
+        ("policy_loss", "torch.min(", "torch.max(", ["✗ 4 of 6 differ"]),
+        ("value_loss", "0.5 * ", "", ["✗ 6 of 6 differ"]),
+        ("entropy", "return -", "return ", ["✗ 6 of 6 differ"]),
+    ],
+)
 def test_the_tokens_that_differ_are_marked(key, old, new, expected):
     html = side_by_side(edited(key, (old, new)))
     assert seen(html) == expected
@@ -47,10 +53,15 @@ def test_the_tokens_that_differ_are_marked(key, old, new, expected):
     assert yours.count("✗") == int(expected[0].split()[1]) and "✗" not in target
 
 
-@pytest.mark.parametrize("key, name, reason", [
-    ("policy_loss", "mean of means", "0 / 0"), ("value_loss", "mean of means", "0 / 0"),
-    ("entropy", "mean of means", "0 / 0"), ("policy_loss", "advantages whitened again", "needs several tokens"),
-])
+@pytest.mark.parametrize(
+    "key, name, reason",
+    [
+        ("policy_loss", "mean of means", "0 / 0"),
+        ("value_loss", "mean of means", "0 / 0"),
+        ("entropy", "mean of means", "0 / 0"),
+        ("policy_loss", "advantages whitened again", "needs several tokens"),
+    ],
+)
 @pytest.mark.filterwarnings("ignore:std")
 def test_why_a_token_alone_has_no_number_is_said(key, name, reason):
     html = side_by_side(getattr(wrong_module(key, named(key, name)), EXERCISES[key].function))
@@ -60,8 +71,9 @@ def test_why_a_token_alone_has_no_number_is_said(key, name, reason):
 
 def test_a_number_that_is_no_tensor_is_looked_at_too():
     mean_of_means = "((entropy * response_mask).sum(1) / response_mask.sum(1)).mean().item()"
-    assert "0 / 0" in side_by_side(edited("entropy", ("(entropy * response_mask).sum() / response_mask.sum()",
-                                                      mean_of_means)))
+    assert "0 / 0" in side_by_side(
+        edited("entropy", ("(entropy * response_mask).sum() / response_mask.sum()", mean_of_means))
+    )
 
 
 def test_advantages_that_are_not_whitened_differ_and_their_returns_do_not():
@@ -106,7 +118,12 @@ def test_the_terms_of_a_mini_batch_s_loss_are_shown_beside_the_target():
     right = shown(solution("minibatch_update"))
     assert seen(right) == ["✓ yours is the target"] and right.count("<table>") == 2
     assert re.findall(r"(loss/\w+|total)<br>([\d.]+)", right) == 2 * [
-        ("loss/policy", "1"), ("loss/value", "10"), ("loss/entropy", "100"), ("loss/total", "5"), ("total", "5")]
+        ("loss/policy", "1"),
+        ("loss/value", "10"),
+        ("loss/entropy", "100"),
+        ("loss/total", "5"),
+        ("total", "5"),
+    ]
     # 1 + 0.5 · 10 - 0.01 · (-100) = 7, in the metrics and in the total
     turned = shown(edited("minibatch_update", ("+ ppo.entropy_coeff", "- ppo.entropy_coeff")))
     assert seen(turned) == ["✗ 2 of 5 differ"] and turned.count("✗ 7") == 2

@@ -1,4 +1,5 @@
 """The site that `make site` builds, in a real browser: pages, figures, formulas, links, and no solution."""
+
 import importlib.util
 import re
 import sys
@@ -15,8 +16,15 @@ from tests.solutions import solution_cells
 
 BADGE = "https://colab.research.google.com/assets/colab-badge.svg"  # the one thing that is elsewhere
 PAGES = ("01_policy_loss", "02_value_loss", "03_entropy", "04_gae", "05_minibatch_update", "06_train_gsm8k")
-SMALL = ["ppo.rollout_samples=16", "ppo.batch_size=16", "ppo.mini_batch_size=8", "training.total_ppo_steps=2",
-         "training.eval_interval=2", "dataset.eval_samples=8", "dataset.max_gen_length=24"]
+SMALL = [
+    "ppo.rollout_samples=16",
+    "ppo.batch_size=16",
+    "ppo.mini_batch_size=8",
+    "training.total_ppo_steps=2",
+    "training.eval_interval=2",
+    "dataset.eval_samples=8",
+    "dataset.max_gen_length=24",
+]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
@@ -49,8 +57,9 @@ def opened(browser, path: Path):
     page.on("requestfailed", lambda request: request.url == BADGE or missed.append(request.url))
     page.goto(path.as_uri())
     page.wait_for_load_state("networkidle")
-    page.wait_for_function("document.querySelectorAll('.math').length <= "
-                           "document.querySelectorAll('mjx-container').length")
+    page.wait_for_function(
+        "document.querySelectorAll('.math').length <= document.querySelectorAll('mjx-container').length"
+    )
     return page, missed
 
 
@@ -66,8 +75,9 @@ def test_the_index_opens_and_leads_to_every_page(site, browser):
 def test_figures_and_formulas_are_there(name, site, browser):
     page, missed = opened(browser, site / f"{name}.html")
     assert missed == []
-    widths = page.eval_on_selector_all(f"article img:not([src='{BADGE}'])",
-                                       "images => images.map(image => image.naturalWidth)")
+    widths = page.eval_on_selector_all(
+        f"article img:not([src='{BADGE}'])", "images => images.map(image => image.naturalWidth)"
+    )
     assert len(widths) >= (2 if name in PAGES else 1) and all(width > 100 for width in widths)
     assert page.locator("mjx-merror").count() == 0
     if name in PAGES[:5]:
@@ -91,8 +101,9 @@ def test_links_inside_the_site_lead_somewhere(site):
 @pytest.mark.parametrize(("key", "name"), list(zip(EXERCISES, PAGES)))
 def test_no_line_of_a_solution_is_on_the_site(key, name, site):
     text = re.sub(r"<[^>]+>", "", (site / f"{name}.html").read_text())
-    written = "".join(re.findall(r"### BEGIN SOLUTION\n(.*?)### END SOLUTION", "\n".join(solution_cells(key).values()),
-                                 re.DOTALL))
+    written = "".join(
+        re.findall(r"### BEGIN SOLUTION\n(.*?)### END SOLUTION", "\n".join(solution_cells(key).values()), re.DOTALL)
+    )
     lines = [line.split("  #")[0].strip() for line in written.splitlines()]
     lines = [line.replace("<", "&lt;").replace(">", "&gt;") for line in lines if len(line) > 25]
     assert "NotImplementedError" in text and lines and not [line for line in lines if line in text]

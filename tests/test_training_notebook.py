@@ -1,4 +1,5 @@
 """Notebook 6 and the command line: the same run, from a notebook and from a terminal."""
+
 import json
 import shutil
 import socket
@@ -22,14 +23,28 @@ NOTEBOOK = "notebooks/06_train_gsm8k/train_gsm8k.ipynb"
 
 @pytest.mark.slow
 def test_the_training_notebook_leaves_everything_in_the_runs_folder(small_run, solutions, tmp_path):
-    done = subprocess.run([sys.executable, "-m", "course_utils.run_notebook", NOTEBOOK, "--exercises", str(solutions),
-                           *small_run()], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "course_utils.run_notebook", NOTEBOOK, "--exercises", str(solutions), *small_run()],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     folder = tmp_path / "run"
     assert "held-out accuracy" in done.stdout and str(folder / "final") in done.stdout
     assert "PPO steps" in done.stderr
-    assert {"train_gsm8k.ipynb", "train_gsm8k.html", "training.png", "metrics.jsonl", "effective_config.yaml",
-            "samples_before.jsonl", "samples_after.jsonl", "step_2", "step_3", "final"} <= {
-                path.name for path in folder.iterdir()}
+    assert {
+        "train_gsm8k.ipynb",
+        "train_gsm8k.html",
+        "training.png",
+        "metrics.jsonl",
+        "effective_config.yaml",
+        "samples_before.jsonl",
+        "samples_after.jsonl",
+        "step_2",
+        "step_3",
+        "final",
+    } <= {path.name for path in folder.iterdir()}
     page = (folder / "train_gsm8k.html").read_text()
     assert 'alt="PPO step 3: reward' in page and "Before" in page and "advantage" in page
     assert "The KL runs away" in page and "Not to be compared with the reference run" in page
@@ -38,8 +53,11 @@ def test_the_training_notebook_leaves_everything_in_the_runs_folder(small_run, s
 
 def dashboards(notebook):
     """The HTML of the live figures in an executed notebook."""
-    pages = [output.get("data", {}).get("text/html", "")
-             for cell in nbformat.read(notebook, 4).cells for output in cell.get("outputs", [])]
+    pages = [
+        output.get("data", {}).get("text/html", "")
+        for cell in nbformat.read(notebook, 4).cells
+        for output in cell.get("outputs", [])
+    ]
     return [page for page in pages if "<progress" in page]
 
 
@@ -51,9 +69,17 @@ def test_the_training_notebook_trains_in_two_processes(small_run, solutions, tmp
             other.bind(("127.0.0.1", 29500))
             other.listen()
         papermill.execute_notebook(
-            ROOT / NOTEBOOK, tmp_path / "executed.ipynb", cwd=ROOT, progress_bar=False, execution_timeout=250,
-            parameters={"EXERCISES": str(solutions), "NUM_PROCESSES": 2,
-                        "OVERRIDES": small_run("training.total_ppo_steps=2", "training.eval_interval=2")})
+            ROOT / NOTEBOOK,
+            tmp_path / "executed.ipynb",
+            cwd=ROOT,
+            progress_bar=False,
+            execution_timeout=250,
+            parameters={
+                "EXERCISES": str(solutions),
+                "NUM_PROCESSES": 2,
+                "OVERRIDES": small_run("training.total_ppo_steps=2", "training.eval_interval=2"),
+            },
+        )
     folder = tmp_path / "run"
     assert [line["step"] for line in read_metrics(folder / "metrics.jsonl")] == [1, 2]
     [figure] = dashboards(tmp_path / "executed.ipynb")
@@ -95,18 +121,19 @@ def test_stopping_the_training_cell_keeps_the_run_usable(small_run, solutions, t
             pages.append(page)
             if stop_at and stop_at in page and "stopped" not in page:
                 manager.interrupt_kernel()
+
         reply = client.execute_interactive(cells[name], output_hook=hook, timeout=120)["content"]
         assert reply["status"] == "ok", (name, reply)
         shown[name] = next(filter(None, reversed(pages)), "")
         return shown[name]
 
     names = list(cells)
-    for name in names[:names.index("train")]:
+    for name in names[: names.index("train")]:
         execute(name)
     assert shown["functions"].count("yours") == 1 and shown["functions"].count("stand-in:") == 4
     stopped = execute("train", stop_at="step 2 of 4")
     assert "step 2 of 4: stopped" in stopped and 'alt="PPO step 2' in stopped
-    for name in names[names.index("train") + 1:]:
+    for name in names[names.index("train") + 1 :]:
         execute(name)
     assert "compute_gae_advantages is a stand-in" in shown["reference"]
     AutoModelForCausalLM.from_pretrained(tmp_path / "run/step_2")
@@ -139,8 +166,18 @@ def test_the_training_notebook_is_plain_source():
 
 def test_the_command_line_trains(small_run, solutions, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(sys, "argv", ["train", "--config", "configs/config_debug.yaml", "--exercises", str(solutions),
-                                      *small_run("training.total_ppo_steps=1")])
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        [
+            "train",
+            "--config",
+            "configs/config_debug.yaml",
+            "--exercises",
+            str(solutions),
+            *small_run("training.total_ppo_steps=1"),
+        ],
+    )
     main()
     out = capsys.readouterr().out
     assert "held-out accuracy" in out
@@ -148,18 +185,22 @@ def test_the_command_line_trains(small_run, solutions, tmp_path, monkeypatch, ca
     assert (tmp_path / "run/training.png").stat().st_size > 10_000
 
 
-@pytest.mark.parametrize("arguments, complaint", [
-    (["--config", "configs/none.yaml"], "configs/none.yaml"),
-    (["--config", "configs/config_debug.yaml", "ppo.clip_rato=0.1"], "clip_ratio"),
-    (["--config", "configs/config_debug.yaml", "training.device=cuda:7"], "training.device=cuda:7"),
-    (["--config", "configs/config_debug.yaml", "model.name=nobody/nothing"], "model.name=embedded"),
-    (["--config", "configs/config_debug.yaml", "dataset.name=nobody/nothing"], "nobody/nothing"),
-    (["--config", "configs/config_debug.yaml", "wandb.report_to_wandb=true"], "pip install wandb"),
-])
+@pytest.mark.parametrize(
+    "arguments, complaint",
+    [
+        (["--config", "configs/none.yaml"], "configs/none.yaml"),
+        (["--config", "configs/config_debug.yaml", "ppo.clip_rato=0.1"], "clip_ratio"),
+        (["--config", "configs/config_debug.yaml", "training.device=cuda:7"], "training.device=cuda:7"),
+        (["--config", "configs/config_debug.yaml", "model.name=nobody/nothing"], "model.name=embedded"),
+        (["--config", "configs/config_debug.yaml", "dataset.name=nobody/nothing"], "nobody/nothing"),
+        (["--config", "configs/config_debug.yaml", "wandb.report_to_wandb=true"], "pip install wandb"),
+    ],
+)
 def test_bad_input_is_one_clear_message(arguments, complaint, solutions, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(sys, "argv", ["train", *arguments, "--exercises", str(solutions),
-                                      f"training.output_dir={tmp_path / 'run'}"])
+    monkeypatch.setattr(
+        sys, "argv", ["train", *arguments, "--exercises", str(solutions), f"training.output_dir={tmp_path / 'run'}"]
+    )
     with pytest.raises(SystemExit) as stopped:
         main()
     assert str(stopped.value).startswith("error: ") and complaint in str(stopped.value)

@@ -1,4 +1,5 @@
 """What a notebook says about versions: one line where they suffice, the remedy where they do not."""
+
 import re
 import sys
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -13,31 +14,40 @@ from course_utils.versions import VersionError, check_versions
 @pytest.fixture
 def installed(monkeypatch):
     """Pretends that these versions are installed; None stands for a missing package."""
+
     def pretend(**found):
         def look_up(name):
             if name in found and found[name] is None:
                 raise PackageNotFoundError(name)
             return found.get(name) or version(name)
+
         monkeypatch.setattr(versions, "version", look_up)
+
     return pretend
 
 
 def test_one_line_names_the_versions(capsys):
     check_versions()
-    line, = capsys.readouterr().out.splitlines()
+    (line,) = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"✓ Python 3\.\d+\.\d+, torch \d\S+, transformers \d\S+, tinier-zero \d\S+", line)
     assert f"torch {version('torch')}," in line
 
 
-@pytest.mark.parametrize(("name", "found", "words"), [
-    ("torch", "2.3.1+cpu", "here is 2.3.1+cpu"),
-    ("transformers", "4.57.1", "here is 4.57.1"),
-    ("omegaconf", None, "it is not installed"),
-])
+@pytest.mark.parametrize(
+    ("name", "found", "words"),
+    [
+        ("torch", "2.3.1+cpu", "here is 2.3.1+cpu"),
+        ("transformers", "4.57.1", "here is 4.57.1"),
+        ("omegaconf", None, "it is not installed"),
+    ],
+)
 def test_an_old_or_missing_package_is_named_with_the_command(installed, name, found, words):
     installed(**{name: found})
-    need, = (f"{need.name}{need.specifier}" for need in map(Requirement, requires("tinier-zero"))
-             if need.name == name and not need.marker)  # a marker is an extra's
+    (need,) = (
+        f"{need.name}{need.specifier}"
+        for need in map(Requirement, requires("tinier-zero"))
+        if need.name == name and not need.marker  # a marker is an extra's
+    )
     with pytest.raises(VersionError) as caught:
         check_versions()
     assert f"{need} ({words})" in str(caught.value)

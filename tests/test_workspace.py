@@ -1,4 +1,5 @@
 """make release and make lab: what students get, and that nothing of theirs is ever overwritten."""
+
 import os
 import shutil
 import subprocess
@@ -25,8 +26,9 @@ def files(folder):
 
 
 def lay_out(tmp_path):
-    return main([str(tmp_path / "workspace"), "--release", str(tmp_path / "release"),
-                 "--configs", str(tmp_path / "configs")])
+    return main(
+        [str(tmp_path / "workspace"), "--release", str(tmp_path / "release"), "--configs", str(tmp_path / "configs")]
+    )
 
 
 def test_a_workspace_mirrors_the_repository_and_keeps_what_is_there(tmp_path, capsys):
@@ -98,21 +100,36 @@ def test_a_missing_release_is_an_error(tmp_path, capsys):
 def test_the_release_has_the_stub_and_no_exported_solution(tmp_path):
     """make release's command on a course of two tiny notebooks, a solution exported beside each source."""
     shutil.copy(ROOT / "nbgrader_config.py", tmp_path)
-    marks = {"grade_id": "policy_loss", "solution": True, "grade": False, "locked": False, "task": False,
-             "schema_version": 3}
-    cell = new_code_cell("def f():\n    ### BEGIN SOLUTION\n    return 'the answer'\n    ### END SOLUTION",
-                         metadata={"nbgrader": marks})
+    marks = {
+        "grade_id": "policy_loss",
+        "solution": True,
+        "grade": False,
+        "locked": False,
+        "task": False,
+        "schema_version": 3,
+    }
+    cell = new_code_cell(
+        "def f():\n    ### BEGIN SOLUTION\n    return 'the answer'\n    ### END SOLUTION", metadata={"nbgrader": marks}
+    )
     for assignment in ("01_policy_loss", "06_train_gsm8k"):
         write(tmp_path / "notebooks" / assignment / "policy_loss.py", "return 'the answer'")
         nbformat.write(new_notebook(cells=[cell]), tmp_path / "notebooks" / assignment / "policy_loss.ipynb")
     write(tmp_path / "notebooks/06_train_gsm8k/picture.svg", "<svg/>")
-    run = subprocess.run([sys.executable, "-m", "nbgrader", "generate_assignment", "0[1-6]_*", "--force"],
-                         cwd=tmp_path, capture_output=True, text=True, timeout=120,
-                         env={**os.environ, "PYTHONPATH": str(ROOT)})  # for nbgrader_config.py's autograder
+    run = subprocess.run(
+        [sys.executable, "-m", "nbgrader", "generate_assignment", "0[1-6]_*", "--force"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},  # for nbgrader_config.py's autograder
+    )
     assert run.returncode == 0, run.stderr
     released = files(tmp_path / "autograder/release")
-    assert sorted(released) == ["01_policy_loss/policy_loss.ipynb",
-                                "06_train_gsm8k/picture.svg", "06_train_gsm8k/policy_loss.ipynb"]
+    assert sorted(released) == [
+        "01_policy_loss/policy_loss.ipynb",
+        "06_train_gsm8k/picture.svg",
+        "06_train_gsm8k/policy_loss.ipynb",
+    ]
     assert "NotImplementedError" in released["01_policy_loss/policy_loss.ipynb"]
     assert not any("the answer" in text for text in released.values())
     assert (tmp_path / "autograder/gradebook.db").exists()

@@ -7,6 +7,7 @@ They are told apart by what they do, never by their source: the judge runs them 
 verdict, check() in the learner's notebook compares with the fingerprints. So no two of an exercise may behave
 alike, and none like the solution; tests/test_misconceptions.py shows both.
 """
+
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -47,9 +48,11 @@ def wrong_source(key: str, misconception: Misconception) -> str:
     source = solution_source(key)
     for old, new in misconception.edits:
         if source.count(old) != 1:
-            raise ValueError(f"{EXERCISES[key].notebook} has {source.count(old)} times {old!r} where "
-                             f"autograder/misconceptions/{key}.py, {misconception.name!r}, expects it once. "
-                             "Adapt the edit to the solution.")
+            raise ValueError(
+                f"{EXERCISES[key].notebook} has {source.count(old)} times {old!r} where "
+                f"autograder/misconceptions/{key}.py, {misconception.name!r}, expects it once. "
+                "Adapt the edit to the solution."
+            )
         source = source.replace(old, new)
     return source
 

@@ -1,4 +1,5 @@
 """Writes the fingerprints of the bank, which check() compares with: python -m autograder.misconceptions"""
+
 import json
 
 from autograder.misconceptions import BANK, wrong_module

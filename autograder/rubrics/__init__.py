@@ -3,6 +3,7 @@
 A case belongs to a criterion, knows what to send to the worker, says in words what is wrong with the answer, and which
 hint to open then. The numbers are drawn for each verdict; where a case is fixed, it is because no draw would hit it.
 """
+
 import re
 from dataclasses import dataclass, field
 
@@ -52,8 +53,9 @@ PADDED = (mask_of(7, 2, 5), mask_of(1, 1, 1, width=4), mask_of(4, 0, 6))  # uneq
 
 def close(yours: Tensor, wanted: Tensor, tolerance: float) -> bool:
     """Equal within an absolute and a relative tolerance, in float64; nothing is close to NaN."""
-    return yours.shape == wanted.shape and torch.allclose(yours.double(), wanted.double(), rtol=tolerance,
-                                                          atol=tolerance)
+    return yours.shape == wanted.shape and torch.allclose(
+        yours.double(), wanted.double(), rtol=tolerance, atol=tolerance
+    )
 
 
 def error_in_words(error, source: str) -> str:
@@ -69,6 +71,7 @@ def error_in_words(error, source: str) -> str:
 @dataclass
 class Call:
     """One call of an exercise's function, compared with the reference."""
+
     criterion: str
     situation: str  # in words, without numbers: "with other numbers on the padding"
     args: dict  # in the order of the function's arguments
@@ -88,8 +91,10 @@ class Call:
 
     def wanted(self, reference) -> dict[str, Tensor]:
         """The reference's results in float64, and the gradient of the first by self.wrt."""
-        args = {name: value.detach().clone().double() if torch.is_tensor(value) and value.is_floating_point() else value
-                for name, value in self.args.items()}
+        args = {
+            name: value.detach().clone().double() if torch.is_tensor(value) and value.is_floating_point() else value
+            for name, value in self.args.items()
+        }
         if self.wrt:
             args[self.wrt].requires_grad_()
         results = reference(**args)
@@ -123,8 +128,11 @@ class Call:
     def _wrong(self, name: str, yours: Tensor | None, wanted: Tensor, part: dict) -> str:
         what = f"the gradient by {self.wrt}" if name == "gradient" else name
         if yours is None:
-            return f"there is no gradient by {self.wrt}" if name == "gradient" else (
-                f"{what} must be a tensor, not {str(part.get('kind'))[:60]},")
+            return (
+                f"there is no gradient by {self.wrt}"
+                if name == "gradient"
+                else (f"{what} must be a tensor, not {str(part.get('kind'))[:60]},")
+            )
         if yours.shape != wanted.shape:
             return f"{what} has the shape {tuple(yours.shape)} instead of {tuple(wanted.shape)}"
         if name in ("loss", "advantages", "returns") and yours.dtype != torch.float32:

@@ -1,4 +1,5 @@
 """Exercise 3: compute_entropy_loss."""
+
 import torch
 from torch import Tensor
 
@@ -11,27 +12,51 @@ def cases(draw: Draw) -> list[Call]:
     by_hand = dict(logits_new=example.logits_new, response_mask=example.response_mask)
     found = [
         Call("worked_example", "in the worked example", by_hand, ("loss",), 2, unchanged=True),
-        Call("worked_example", "for other responses of unequal length", _args(draw, mask_of(7, 3, 1, 5), 11), ("loss",),
-             2, unchanged=True),
+        Call(
+            "worked_example",
+            "for other responses of unequal length",
+            _args(draw, mask_of(7, 3, 1, 5), 11),
+            ("loss",),
+            2,
+            unchanged=True,
+        ),
         Call("worked_example", "for a larger vocabulary", _args(draw, mask_of(4, 4), 300), ("loss",), 2),
     ]
     for lengths in PADDED:
         args = _args(draw, lengths, 9)
         args["logits_new"] = draw.padded(args["logits_new"], lengths)
-        found.append(Call("masking", "with other numbers on the padding", args, ("loss", "gradient"), 2,
-                          wrt="logits_new"))
+        found.append(
+            Call("masking", "with other numbers on the padding", args, ("loss", "gradient"), 2, wrt="logits_new")
+        )
     huge = draw.either(2, 3, 8) * 1e4
     huge[0, 0] = -1e4  # all alike: the entropy is ln 8
     huge[0, 1, 1:], huge[0, 1, 0] = 0.0, 1e4
-    found.append(Call("stability", "for logits of ±10,000", dict(logits_new=huge, response_mask=mask_of(3, 3)),
-                      ("loss", "gradient"), 2, wrt="logits_new", tolerance=2e-3))
+    found.append(
+        Call(
+            "stability",
+            "for logits of ±10,000",
+            dict(logits_new=huge, response_mask=mask_of(3, 3)),
+            ("loss", "gradient"),
+            2,
+            wrt="logits_new",
+            tolerance=2e-3,
+        )
+    )
     for dtype in (torch.bfloat16, torch.float16):
         args = _args(draw, mask_of(5, 2), 200)
         args["logits_new"] = args["logits_new"].to(dtype)
         found.append(Call("stability", f"for {str(dtype).removeprefix('torch.')} logits", args, ("loss",), 2))
     for lengths in (mask_of(4, 4), mask_of(3, 1)):
-        found.append(Call("gradient", "for the logits of response tokens", _args(draw, lengths, 6), ("gradient",), 3,
-                          wrt="logits_new"))
+        found.append(
+            Call(
+                "gradient",
+                "for the logits of response tokens",
+                _args(draw, lengths, 6),
+                ("gradient",),
+                3,
+                wrt="logits_new",
+            )
+        )
     return found
 
 

@@ -4,6 +4,7 @@ Each criterion has epochs of its own, in which the mistakes that belong to other
 says the same at every position, and a "neutral" buffer holds the same numbers wherever one tensor could be taken for
 another.
 """
+
 from dataclasses import dataclass
 
 import torch
@@ -13,16 +14,26 @@ from autograder import reference, worker
 from autograder.rubrics import Draw, close, error_in_words, mask_of
 from course_utils.exercises import UPDATE_METRICS
 
-PPO = {"mini_batch_size": 8, "gradient_accumulation_steps": 1, "clip_ratio": 0.2, "clip_range_value": 0.2,
-       "vf_coeff": 1.0, "entropy_coeff": 0.0, "max_grad_norm": 1e6}
+PPO = {
+    "mini_batch_size": 8,
+    "gradient_accumulation_steps": 1,
+    "clip_ratio": 0.2,
+    "clip_range_value": 0.2,
+    "vf_coeff": 1.0,
+    "entropy_coeff": 0.0,
+    "max_grad_norm": 1e6,
+}
 GIVEN = {  # loss -> argument -> what of the buffer it must be
     "compute_policy_loss": {"log_probs_old": "logprobs", "advantages": "advantages"},
     "compute_value_loss": {"values_old": "values", "returns": "returns"},
     "compute_entropy_loss": {},
 }
 HINTS = {"forward": 2, "losses": 1, "minibatches": 2, "step": 2, "metrics": 3}
-PREDICTED = (("compute_value_loss", "values_new", "values_new"), ("compute_entropy_loss", "logits_new", "logits_new"),
-             ("compute_policy_loss", "log_probs_new", "log_probs_new"))
+PREDICTED = (
+    ("compute_value_loss", "values_new", "values_new"),
+    ("compute_entropy_loss", "logits_new", "logits_new"),
+    ("compute_policy_loss", "log_probs_new", "log_probs_new"),
+)
 
 
 def cases(draw: Draw) -> list["Epoch"]:
@@ -30,42 +41,68 @@ def cases(draw: Draw) -> list["Epoch"]:
     for lengths in (mask_of(5, 2, 4), mask_of(1, 3, 3, 2)):
         found.append(Epoch("forward", _actor(draw, flat=False), _buffer(draw, lengths, neutral=False), {}))
     for _ in range(2):
-        ppo = {"clip_ratio": draw.number(0.1, 0.3), "clip_range_value": draw.number(0.4, 0.8),
-               "vf_coeff": draw.number(0.2, 0.8), "entropy_coeff": draw.number(0.05, 0.3)}
+        ppo = {
+            "clip_ratio": draw.number(0.1, 0.3),
+            "clip_range_value": draw.number(0.4, 0.8),
+            "vf_coeff": draw.number(0.2, 0.8),
+            "entropy_coeff": draw.number(0.05, 0.3),
+        }
         found.append(Epoch("losses", _actor(draw), _buffer(draw, mask_of(4, 2, 3), neutral=False), ppo))
     for responses, size, steps in ((5, 2, 2), (7, 2, 2), (5, 3, 1), (5, 2, 3), (3, 8, 1)):
         buffer = _buffer(draw, mask_of(*([3] * responses)))
-        found.append(Epoch("minibatches", _actor(draw), buffer,
-                           {"mini_batch_size": size, "gradient_accumulation_steps": steps}, seed=draw.seed()))
+        found.append(
+            Epoch(
+                "minibatches",
+                _actor(draw),
+                buffer,
+                {"mini_batch_size": size, "gradient_accumulation_steps": steps},
+                seed=draw.seed(),
+            )
+        )
     twelve, seed = _buffer(draw, mask_of(*([2] * 12))), draw.seed()
     for repeated in (seed, seed, seed + 1):
         found.append(Epoch("minibatches", _actor(draw), twelve, {"mini_batch_size": 3}, seed=repeated, shuffled=True))
     for steps, norm in ((2, 1e6), (2, 0.05), (1, 0.05)):
-        found.append(Epoch("step", _actor(draw), _buffer(draw, mask_of(3, 3, 3, 3, 3)),
-                           {"mini_batch_size": 1, "gradient_accumulation_steps": steps, "max_grad_norm": norm},
-                           seed=draw.seed()))
+        found.append(
+            Epoch(
+                "step",
+                _actor(draw),
+                _buffer(draw, mask_of(3, 3, 3, 3, 3)),
+                {"mini_batch_size": 1, "gradient_accumulation_steps": steps, "max_grad_norm": norm},
+                seed=draw.seed(),
+            )
+        )
     for size, steps in ((2, 2), (3, 1)):
-        found.append(Epoch("metrics", _actor(draw), _buffer(draw, mask_of(3, 3, 3, 3, 3)),
-                           {"mini_batch_size": size, "gradient_accumulation_steps": steps, "max_grad_norm": 0.05},
-                           seed=draw.seed()))
+        found.append(
+            Epoch(
+                "metrics",
+                _actor(draw),
+                _buffer(draw, mask_of(3, 3, 3, 3, 3)),
+                {"mini_batch_size": size, "gradient_accumulation_steps": steps, "max_grad_norm": 0.05},
+                seed=draw.seed(),
+            )
+        )
     return found
 
 
 def across(cases: list["Epoch"], answers: list[tuple[dict, dict]]) -> dict[str, str]:
     """Problems that show only in several answers together: criterion -> what is wrong."""
-    orders = [sum(rows, []) for case, (_, tensors) in zip(cases, answers)
-              if case.shuffled and (rows := case.order(tensors))]
+    orders = [
+        sum(rows, []) for case, (_, tensors) in zip(cases, answers) if case.shuffled and (rows := case.order(tensors))
+    ]
     if len(orders) == 3 and (orders[0] == list(range(12)) or orders[0] == orders[2]):
         return {"minibatches": "the responses come in the same order each time: shuffle them"}
     if len(orders) == 3 and orders[0] != orders[1]:
-        return {"minibatches": "the same seed gives two orders: shuffle with torch.randperm, which training.seed "
-                               "controls"}
+        return {
+            "minibatches": "the same seed gives two orders: shuffle with torch.randperm, which training.seed controls"
+        }
     return {}
 
 
 @dataclass
 class Epoch:
     """One epoch, replayed by the reference in the order in which the submission took the responses."""
+
     criterion: str
     actor: dict  # embedding, logits, actor_values, flat
     buffer: dict[str, Tensor]
@@ -90,8 +127,13 @@ class Epoch:
     def request(self) -> tuple[dict, dict[str, Tensor]]:
         tensors = {name: tensor.clone() for name, tensor in self.buffer.items()}
         tensors |= {name: self.actor[name].clone() for name in ("embedding", "logits", "actor_values")}
-        return {"kind": "epoch", "seed": self.seed, "flat": self.actor["flat"], "rates": self.rates,
-                "ppo": self.ppo}, tensors
+        return {
+            "kind": "epoch",
+            "seed": self.seed,
+            "flat": self.actor["flat"],
+            "rates": self.rates,
+            "ppo": self.ppo,
+        }, tensors
 
     def order(self, tensors: dict[str, Tensor]) -> list[list[int]]:
         """The rows of each mini-batch, told by their prompts; [] where an input is not made of whole rows."""
@@ -113,8 +155,10 @@ class Epoch:
             return f"it must return a dict, not {str(told.get('kind'))[:60]}"
         order = self.order(tensors)
         if not order:
-            return ("the actor must be called with prompt_input_ids followed by response_input_ids, whole rows of the "
-                    "buffer")
+            return (
+                "the actor must be called with prompt_input_ids followed by response_input_ids, whole rows of the "
+                "buffer"
+            )
         responses = len(self.buffer["rewards"])
         if sorted(sum(order, [])) != list(range(responses)):
             return f"of {responses} responses each must be used once in an epoch"
@@ -123,10 +167,12 @@ class Epoch:
         return getattr(self, f"_{self.criterion}")(told, tensors, self._replay(order), order)
 
     def _replay(self, order: list[list[int]]) -> dict:
-        given = {name: tensor.double() if tensor.is_floating_point() else tensor
-                 for name, tensor in self.buffer.items()}
-        actor = worker.Actor(*(self.actor[name].double() for name in ("embedding", "logits", "actor_values")),
-                             self.actor["flat"])
+        given = {
+            name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in self.buffer.items()
+        }
+        actor = worker.Actor(
+            *(self.actor[name].double() for name in ("embedding", "logits", "actor_values")), self.actor["flat"]
+        )
         replay = reference.epoch(actor, given, order, self.ppo, self.rates, worker.STAND_INS)
         return replay | {"parameters": {name: p.detach() for name, p in actor.named_parameters()}}
 
@@ -135,11 +181,12 @@ class Epoch:
         for loss, argument, name in PREDICTED:
             yours, wanted = tensors.get(f"stand_in_{loss.removeprefix('compute_')}.{argument}"), replay["seen"][0][name]
             if yours is None or yours.shape != wanted.shape:
-                return (f"{argument} of {loss} must have the shape {tuple(wanted.shape)}: the R positions P−1 to "
-                        "P+R−2")
+                return f"{argument} of {loss} must have the shape {tuple(wanted.shape)}: the R positions P−1 to P+R−2"
             if not close(yours[mask], wanted[mask], 1e-4):
-                return (f"{argument} of {loss} is not what the actor says at the positions P−1 to P+R−2, with the "
-                        "prompt's padding masked")
+                return (
+                    f"{argument} of {loss} is not what the actor says at the positions P−1 to P+R−2, with the "
+                    "prompt's padding masked"
+                )
         return ""
 
     def _losses(self, told, tensors, replay, order) -> str:
@@ -159,8 +206,12 @@ class Epoch:
     def _minibatches(self, told, tensors, replay, order) -> str:
         if told.get("changed") != []:
             return "it changes the buffer; the next epoch needs it"
-        return self._moved(tensors, replay, "Every response of an accumulation group counts the same, in the last, "
-                                            "smaller group too, which is stepped like the others")
+        return self._moved(
+            tensors,
+            replay,
+            "Every response of an accumulation group counts the same, in the last, "
+            "smaller group too, which is stepped like the others",
+        )
 
     def _step(self, told, tensors, replay, order) -> str:
         if told.get("gradients_left") is not False:
@@ -168,8 +219,12 @@ class Epoch:
         steps = -(-len(order) // self.ppo["gradient_accumulation_steps"])
         if told.get("scheduler_steps") != steps:
             return f"there are {steps} groups, and the scheduler steps once after each"
-        return self._moved(tensors, replay, "After each group, the last one too: clip the norm of all gradients, "
-                                            "optimizer.step(), lr_scheduler.step(), zero_grad()")
+        return self._moved(
+            tensors,
+            replay,
+            "After each group, the last one too: clip the norm of all gradients, "
+            "optimizer.step(), lr_scheduler.step(), zero_grad()",
+        )
 
     def _metrics(self, told, tensors, replay, order) -> str:
         given = told.get("metrics", {})
@@ -178,13 +233,16 @@ class Epoch:
             if metric.get("kind") != "float":
                 return f"{name} must be a float, not {str(metric.get('kind'))[:60]}"
             if not close(torch.tensor(metric["value"]), torch.tensor(wanted), 1e-3):
-                return (f"{name} is wrong: the mean over the mini-batches, each counting once; for params/grad_norm "
-                        "over the steps, before clipping")
+                return (
+                    f"{name} is wrong: the mean over the mini-batches, each counting once; for params/grad_norm "
+                    "over the steps, before clipping"
+                )
         return ""
 
     def _moved(self, tensors, replay, advice: str) -> str:
-        same = all(name in tensors and close(tensors[name], wanted, 1e-4)
-                   for name, wanted in replay["parameters"].items())
+        same = all(
+            name in tensors and close(tensors[name], wanted, 1e-4) for name, wanted in replay["parameters"].items()
+        )
         return "" if same else f"the actor's parameters after the epoch are not the right ones. {advice}"
 
 
@@ -202,11 +260,18 @@ def _buffer(draw: Draw, mask: Tensor, neutral: bool = True) -> dict[str, Tensor]
     prompt_mask = torch.arange(4) >= 4 - draw.whole(2, 4, responses, 1)
     prompts = draw.whole(6, 19, responses, 4)
     prompts[torch.arange(responses), prompt_mask.long().argmax(1)] = 20 + torch.arange(responses)
-    numbers = {name: draw.padded(draw.normal(responses, width), mask)
-               for name in ("ref_logprobs", "values", "advantages", "returns")}
+    numbers = {
+        name: draw.padded(draw.normal(responses, width), mask)
+        for name in ("ref_logprobs", "values", "advantages", "returns")
+    }
     numbers["logprobs"] = draw.padded(-draw.uniform(0.5, 3, responses, width), mask, -50, 0)
     if neutral:
         numbers |= {"ref_logprobs": numbers["logprobs"], "returns": numbers["advantages"]}
-    return {"prompt_input_ids": prompts * prompt_mask, "prompt_attention_mask": prompt_mask.long(),
-            "response_input_ids": draw.whole(0, 19, responses, width), "response_attention_mask": mask,
-            "rewards": draw.uniform(0, 1, responses), **numbers}
+    return {
+        "prompt_input_ids": prompts * prompt_mask,
+        "prompt_attention_mask": prompt_mask.long(),
+        "response_input_ids": draw.whole(0, 19, responses, width),
+        "response_attention_mask": mask,
+        "rewards": draw.uniform(0, 1, responses),
+        **numbers,
+    }

@@ -1,4 +1,5 @@
 """Exercise 1: compute_policy_loss."""
+
 import torch
 from torch import Tensor
 
@@ -8,31 +9,78 @@ from course_utils.worked_example import worked_example
 
 def cases(draw: Draw) -> list[Call]:
     example = worked_example()
-    by_hand = dict(log_probs_new=example.log_probs_new, log_probs_old=example.log_probs_old,
-                   advantages=example.advantages, response_mask=example.response_mask, clip_ratio=example.clip_ratio)
+    by_hand = dict(
+        log_probs_new=example.log_probs_new,
+        log_probs_old=example.log_probs_old,
+        advantages=example.advantages,
+        response_mask=example.response_mask,
+        clip_ratio=example.clip_ratio,
+    )
     lengths = mask_of(7, 3, 1, 5)
     found = [
         Call("worked_example", "in the worked example", by_hand, ("loss",), 2, unchanged=True),
-        Call("worked_example", "for other responses of unequal length", _args(draw, lengths), ("loss",), 2,
-             unchanged=True),
+        Call(
+            "worked_example",
+            "for other responses of unequal length",
+            _args(draw, lengths),
+            ("loss",),
+            2,
+            unchanged=True,
+        ),
     ]
-    for ratio, advantage, words in ((1.6, 1, "far above 1, A > 0"), (0.4, 1, "far below 1, A > 0"),
-                                    (0.4, -1, "far below 1, A < 0"), (1.6, -1, "far above 1, A < 0")):
+    for ratio, advantage, words in (
+        (1.6, 1, "far above 1, A > 0"),
+        (0.4, 1, "far below 1, A > 0"),
+        (0.4, -1, "far below 1, A < 0"),
+        (1.6, -1, "far above 1, A < 0"),
+    ):
         args = _args(draw, mask_of(1), far=False)
         args["log_probs_new"] = args["log_probs_old"] + torch.tensor(ratio).log() * draw.number(0.9, 1.1)
         args["advantages"] = args["advantages"].abs() * advantage
         found.append(Call("clipping", f"for a token whose ratio is {words}", args, ("loss",), 1))
     for clip_ratio in (0.1, draw.number(0.15, 0.35)):
-        found.append(Call("clipping", "for ratios on both sides and another clip_ratio",
-                          _args(draw, mask_of(6, 6, 6), clip_ratio), ("loss",), 1))
+        found.append(
+            Call(
+                "clipping",
+                "for ratios on both sides and another clip_ratio",
+                _args(draw, mask_of(6, 6, 6), clip_ratio),
+                ("loss",),
+                1,
+            )
+        )
     for lengths in PADDED:
-        found.append(Call("masking", "with other numbers on the padding", _args(draw, lengths, far=False, poison=True),
-                          ("loss", "gradient"), 2, wrt="log_probs_new"))
-    found.append(Call("gradient", "for tokens with and without clipping", _args(draw, mask_of(6, 6)),
-                      ("gradient",), 3, wrt="log_probs_new"))
+        found.append(
+            Call(
+                "masking",
+                "with other numbers on the padding",
+                _args(draw, lengths, far=False, poison=True),
+                ("loss", "gradient"),
+                2,
+                wrt="log_probs_new",
+            )
+        )
+    found.append(
+        Call(
+            "gradient",
+            "for tokens with and without clipping",
+            _args(draw, mask_of(6, 6)),
+            ("gradient",),
+            3,
+            wrt="log_probs_new",
+        )
+    )
     for lengths in (mask_of(6, 6), mask_of(7, 2, 4, 1)):
-        found.append(Call("metrics", "for ratios on both sides", _args(draw, lengths, poison=True),
-                          ("clip_frac", "approx_kl"), 2, wrt="log_probs_new", no_gradient=("clip_frac", "approx_kl")))
+        found.append(
+            Call(
+                "metrics",
+                "for ratios on both sides",
+                _args(draw, lengths, poison=True),
+                ("clip_frac", "approx_kl"),
+                2,
+                wrt="log_probs_new",
+                no_gradient=("clip_frac", "approx_kl"),
+            )
+        )
     return found
 
 
@@ -40,11 +88,17 @@ def _args(draw: Draw, mask: Tensor, clip_ratio: float = 0.2, far: bool = True, p
     """`far`: half of the ratios lie outside the range, none within a hundredth of its ends."""
     old = -draw.uniform(0.1, 6, *mask.shape)
     inside = 1 + draw.uniform(-0.8, 0.8, *mask.shape) * clip_ratio
-    outside = torch.where(draw.either(*mask.shape) > 0, draw.uniform(1.02 + clip_ratio, 4, *mask.shape),
-                          draw.uniform(0.05, 0.98 - clip_ratio, *mask.shape))
+    outside = torch.where(
+        draw.either(*mask.shape) > 0,
+        draw.uniform(1.02 + clip_ratio, 4, *mask.shape),
+        draw.uniform(0.05, 0.98 - clip_ratio, *mask.shape),
+    )
     ratio = torch.where(draw.either(*mask.shape) > 0, inside, outside) if far else inside
     new, advantages = old + ratio.log(), draw.normal(*mask.shape) + 0.3
     if poison:  # log-probabilities: not above 0
-        new, old, advantages = (draw.padded(new, mask, -50, 0), draw.padded(old, mask, -50, 0),
-                                draw.padded(advantages, mask))
+        new, old, advantages = (
+            draw.padded(new, mask, -50, 0),
+            draw.padded(old, mask, -50, 0),
+            draw.padded(advantages, mask),
+        )
     return dict(log_probs_new=new, log_probs_old=old, advantages=advantages, response_mask=mask, clip_ratio=clip_ratio)

@@ -1,4 +1,5 @@
 """Exercise 2: compute_value_loss."""
+
 import torch
 from torch import Tensor
 
@@ -8,35 +9,87 @@ from course_utils.worked_example import worked_example
 
 def cases(draw: Draw) -> list[Call]:
     example = worked_example()
-    by_hand = dict(values_new=example.values_new, values_old=example.values_old, returns=example.returns,
-                   response_mask=example.response_mask, clip_range_value=example.clip_range_value)
+    by_hand = dict(
+        values_new=example.values_new,
+        values_old=example.values_old,
+        returns=example.returns,
+        response_mask=example.response_mask,
+        clip_range_value=example.clip_range_value,
+    )
     found = [
         Call("worked_example", "in the worked example", by_hand, ("loss",), 2, unchanged=True),
-        Call("worked_example", "for other responses of unequal length", _args(draw, mask_of(7, 3, 1, 5)), ("loss",), 2,
-             unchanged=True),
+        Call(
+            "worked_example",
+            "for other responses of unequal length",
+            _args(draw, mask_of(7, 3, 1, 5)),
+            ("loss",),
+            2,
+            unchanged=True,
+        ),
     ]
-    for move, target, words in ((1.5, 3.0, "moved up, towards a higher return"), (1.5, 0.6, "overshot its return"),
-                                (-1.5, -3.0, "moved down, towards a lower return"),
-                                (-1.5, -0.6, "overshot its return, downwards")):
+    for move, target, words in (
+        (1.5, 3.0, "moved up, towards a higher return"),
+        (1.5, 0.6, "overshot its return"),
+        (-1.5, -3.0, "moved down, towards a lower return"),
+        (-1.5, -0.6, "overshot its return, downwards"),
+    ):
         old, by = draw.normal(1, 1), draw.number(0.9, 1.1)
-        args = dict(values_new=old + move * by, values_old=old, returns=old + target * by,
-                    response_mask=mask_of(1), clip_range_value=0.5)
+        args = dict(
+            values_new=old + move * by,
+            values_old=old,
+            returns=old + target * by,
+            response_mask=mask_of(1),
+            clip_range_value=0.5,
+        )
         found.append(Call("clipping", f"for a value that {words}", args, ("loss",), 1))
     for clip_range in (0.1, draw.number(0.3, 0.6)):
-        found.append(Call("clipping", "for values in and out of another range",
-                          _args(draw, mask_of(6, 6, 6), clip_range), ("loss",), 1))
+        found.append(
+            Call(
+                "clipping",
+                "for values in and out of another range",
+                _args(draw, mask_of(6, 6, 6), clip_range),
+                ("loss",),
+                1,
+            )
+        )
     for lengths in PADDED:
-        found.append(Call("masking", "with other numbers on the padding", _args(draw, lengths, far=False, poison=True),
-                          ("loss", "gradient"), 2, wrt="values_new"))
-    found.append(Call("gradient", "for tokens with and without clipping", _args(draw, mask_of(6, 6)), ("gradient",), 3,
-                      wrt="values_new"))
+        found.append(
+            Call(
+                "masking",
+                "with other numbers on the padding",
+                _args(draw, lengths, far=False, poison=True),
+                ("loss", "gradient"),
+                2,
+                wrt="values_new",
+            )
+        )
+    found.append(
+        Call(
+            "gradient",
+            "for tokens with and without clipping",
+            _args(draw, mask_of(6, 6)),
+            ("gradient",),
+            3,
+            wrt="values_new",
+        )
+    )
     for lengths in (mask_of(6, 6), mask_of(7, 2, 4, 1)):
-        found.append(Call("metrics", "for values in and out of the range", _args(draw, lengths, 0.25, poison=True),
-                          ("vf_clip_frac",), 2, wrt="values_new", no_gradient=("vf_clip_frac",)))
+        found.append(
+            Call(
+                "metrics",
+                "for values in and out of the range",
+                _args(draw, lengths, 0.25, poison=True),
+                ("vf_clip_frac",),
+                2,
+                wrt="values_new",
+                no_gradient=("vf_clip_frac",),
+            )
+        )
     # Around a finite return clipping never acts, as each clipped error is the smaller: only inf tells the two apart.
     zero = torch.zeros(1, 1)
-    endless = dict(values_new=zero, values_old=zero, returns=zero + torch.inf, response_mask=mask_of(1),
-                   clip_range_value=0.5)
+    endless = dict(
+        values_new=zero, values_old=zero, returns=zero + torch.inf, response_mask=mask_of(1), clip_range_value=0.5
+    )
     return [*found, Telling("clipping", "for an infinite return", endless, (), 1)]
 
 

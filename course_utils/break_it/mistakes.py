@@ -2,6 +2,7 @@
 
 They are made from outside, by what goes into the function or comes out of it, so none of them holds a solution.
 """
+
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ MEASURED = {"loss/entropy": "rollout/entropy"}  # what a wrong function logs -> 
 
 # ---------------------------------------------------------------- 1: policy loss
 
+
 def no_clipping(f):
     return lambda new, old, advantages, mask, clip_ratio: f(new, old, advantages, mask, 1e9)
 
@@ -44,6 +46,7 @@ def sign_turned(f):
     def wrong(*args):
         loss, *metrics = f(*args)
         return -loss, *metrics
+
     return wrong
 
 
@@ -52,6 +55,7 @@ def old_is_new(f):
 
 
 # ---------------------------------------------------------------- 2: value loss
+
 
 def no_value_clipping(f):
     return lambda new, old, returns, mask, clip_range: f(new, old, returns, mask, 1e9)
@@ -67,6 +71,7 @@ def old_values_as_targets(f):
 
 # ---------------------------------------------------------------- 3: entropy
 
+
 def entropy_sign(f):
     return lambda logits, mask: -f(logits, mask)
 
@@ -81,6 +86,7 @@ def entropy_detached(f):
 
 # ---------------------------------------------------------------- 4: GAE
 
+
 def gamma_forgotten(f):
     return lambda rewards, kl, values, mask, gamma, lam: f(rewards, kl, values, mask, 1.0, lam)
 
@@ -90,6 +96,7 @@ def reward_on_first_token(f):
         kl = kl.clone()
         kl[:, 0] -= rewards  # a penalty is subtracted: a negative one is a reward
         return f(torch.zeros_like(rewards), kl, values, mask, gamma, lam)
+
     return wrong
 
 
@@ -98,6 +105,7 @@ def whitened_over_padding(f):
         _, returns = f(rewards, kl, values, mask, gamma, lam)
         raw = (returns - values) * mask
         return (raw - raw.mean()) / raw.std(), returns
+
     return wrong
 
 
@@ -106,6 +114,7 @@ def kl_sign(f):
 
 
 # ---------------------------------------------------------------- 5: mini-batch update
+
 
 class Proxy(SimpleNamespace):
     """`original` with some of its methods replaced."""
@@ -121,6 +130,7 @@ def zero_grad_missing(f):
     @functools.wraps(f)  # the trainer gives f its losses, and finds it through the wrapper
     def wrong(actor, optimizer, lr_scheduler, buffer, cfg, device):
         return f(actor, Proxy(optimizer, zero_grad=lambda *args, **kwargs: None), lr_scheduler, buffer, cfg, device)
+
     return wrong
 
 
@@ -128,6 +138,7 @@ def scheduler_forgotten(f):
     @functools.wraps(f)
     def wrong(actor, optimizer, lr_scheduler, buffer, cfg, device):
         return f(actor, optimizer, Proxy(lr_scheduler, step=lambda *args: None), buffer, cfg, device)
+
     return wrong
 
 
@@ -139,14 +150,17 @@ def off_by_one(f):
             return f(actor, *args)
         finally:
             shift.remove()
+
     return wrong
 
 
 def rows_mixed_up(f):
     @functools.wraps(f)
     def wrong(actor, optimizer, lr_scheduler, buffer, cfg, device):
-        return f(actor, optimizer, lr_scheduler, buffer | {"advantages": buffer["advantages"].roll(1, dims=0)}, cfg,
-                 device)
+        return f(
+            actor, optimizer, lr_scheduler, buffer | {"advantages": buffer["advantages"].roll(1, dims=0)}, cfg, device
+        )
+
     return wrong
 
 
@@ -155,86 +169,119 @@ REWARD, KL = "rollout/reward_mean", "rollout/kl"
 MISTAKES: dict[str, dict[str, Mistake]] = {
     "policy_loss": {
         "no clipping": Mistake(
-            no_clipping, KL,
+            no_clipping,
+            KL,
             "your loss with a clip_ratio of 1e9. Nothing holds the policy back: two of the three runs end at 13 and "
-            "18 nats, and one runs away, to 300 nats and no reward. With clipping they end at 3.6 to 5.7."),
+            "18 nats, and one runs away, to 300 nats and no reward. With clipping they end at 3.6 to 5.7.",
+        ),
         "no mask": Mistake(
-            policy_over_padding, "params/approx_kl",
+            policy_over_padding,
+            "params/approx_kl",
             "padding counts as tokens. The reward hardly shows it, but approx_kl does: padding has no log-prob, "
-            "so the two policies seem to be nats apart."),
+            "so the two policies seem to be nats apart.",
+        ),
         "sign turned": Mistake(
-            sign_turned, REWARD,
-            "the optimizer makes good tokens less likely. The reward falls at once, and that is how you recognise "
-            "it."),
+            sign_turned,
+            REWARD,
+            "the optimizer makes good tokens less likely. The reward falls at once, and that is how you recognise it.",
+        ),
         "old is new": Mistake(
-            old_is_new, REWARD,
+            old_is_new,
+            REWARD,
             "the new log-probs stand where the old ones should, so every ratio is 1 and clipping never acts. It "
-            "learns at first; then the later epochs overdo it. clip_frac is 0 throughout."),
+            "learns at first; then the later epochs overdo it. clip_frac is 0 throughout.",
+        ),
     },
     "value_loss": {
         "no clipping": Mistake(
-            no_value_clipping, "rollout/value_mean",
+            no_value_clipping,
+            "rollout/value_mean",
             "your loss with a range of 1e9. The critic follows the rewards a little faster, and nothing breaks: "
-            "in 20 seconds you do not see this one as a fault. check() does."),
+            "in 20 seconds you do not see this one as a fault. check() does.",
+        ),
         "no mask": Mistake(
-            values_over_padding, "loss/value",
+            values_over_padding,
+            "loss/value",
             "padding counts as tokens. The logged loss is off, and how much depends on the padding; the rest of "
-            "the run hardly shows it. check() does."),
+            "the run hardly shows it. check() does.",
+        ),
         "old values as targets": Mistake(
-            old_values_as_targets, "rollout/value_mean",
+            old_values_as_targets,
+            "rollout/value_mean",
             "the critic learns what it said before: it stays at 0 for ever, with a perfect value loss of 0. A "
-            "loss that is too good deserves a look."),
+            "loss that is too good deserves a look.",
+        ),
     },
     "entropy": {
         "sign turned": Mistake(
-            entropy_sign, "loss/entropy",
+            entropy_sign,
+            "loss/entropy",
             "the bonus has become a fine. The log shows it at once: an entropy cannot be negative. Reward and text "
             "hardly do in 20 seconds: the sampled text (dotted) has 0.071 nats a token in the end, that of right runs "
-            "0.081."),
+            "0.081.",
+        ),
         "no mask": Mistake(
-            entropy_over_padding, "loss/entropy",
+            entropy_over_padding,
+            "loss/entropy",
             "padding counts, and a model that says nothing about it is as undecided there as can be. The log says "
             "2.4 nats where the sampled text (dotted) has 0.08. That text looks sound in two of the three runs; in the "
-            "third, the KL to the reference grows to 9 nats, against at most 1.6 in the right ones."),
+            "third, the KL to the reference grows to 9 nats, against at most 1.6 in the right ones.",
+        ),
         "detached": Mistake(
-            entropy_detached, "rollout/entropy",
+            entropy_detached,
+            "rollout/entropy",
             "the bonus is added to the loss but has no gradient, as if its coefficient were 0. This one you "
-            "hardly see in 20 seconds: check() sees it."),
+            "hardly see in 20 seconds: check() sees it.",
+        ),
     },
     "gae": {
         "γ forgotten": Mistake(
-            gamma_forgotten, "rollout/value_mean",
+            gamma_forgotten,
+            "rollout/value_mean",
             "your function with γ = 1. The critic learns larger values, for nothing is discounted. The reward "
-            "does not suffer here: check() sees it."),
+            "does not suffer here: check() sees it.",
+        ),
         "reward on the wrong token": Mistake(
-            reward_on_first_token, "rollout/value_mean",
+            reward_on_first_token,
+            "rollout/value_mean",
             "the first token is paid, not the last. After it nothing is left to come, so the critic learns 0. The "
             "reward even rises faster (to 0.74, against 0.53), since this model's first token mostly settles how a "
-            "response ends. A bug that helps in one run is still a bug."),
+            "response ends. A bug that helps in one run is still a bug.",
+        ),
         "whitening over padding": Mistake(
-            whitened_over_padding, REWARD,
-            "mean and variance are taken over padding too. This one you do not see in 20 seconds: check() sees "
-            "it."),
+            whitened_over_padding,
+            REWARD,
+            "mean and variance are taken over padding too. This one you do not see in 20 seconds: check() sees it.",
+        ),
         "KL penalty added": Mistake(
-            kl_sign, KL,
-            "the policy is paid for leaving the reference. The reward may even rise for a while; the KL tells."),
+            kl_sign,
+            KL,
+            "the policy is paid for leaving the reference. The reward may even rise for a while; the KL tells.",
+        ),
     },
     "minibatch_update": {
         "zero_grad missing": Mistake(
-            zero_grad_missing, "params/grad_norm",
+            zero_grad_missing,
+            "params/grad_norm",
             "every gradient is added to those before it, so the norm is larger. You might expect a run that "
-            "explodes: clipping the norm holds the old gradient down, and it acts like momentum. check() sees it."),
+            "explodes: clipping the norm holds the old gradient down, and it acts like momentum. check() sees it.",
+        ),
         "scheduler forgotten": Mistake(
-            scheduler_forgotten, REWARD,
-            "the learning rate waits at the start of its warm-up, at 0. Nothing is ever learned, and no error "
-            "says so."),
+            scheduler_forgotten,
+            REWARD,
+            "the learning rate waits at the start of its warm-up, at 0. Nothing is ever learned, and no error says so.",
+        ),
         "off by one": Mistake(
-            off_by_one, REWARD,
-            "each token gets the log-prob of the wrong position. The policy learns nothing, and no error says so."),
+            off_by_one,
+            REWARD,
+            "each token gets the log-prob of the wrong position. The policy learns nothing, and no error says so.",
+        ),
         "rows mixed up": Mistake(
-            rows_mixed_up, REWARD,
+            rows_mixed_up,
+            REWARD,
             "each response is credited with the advantages of another one. All shapes are right, and the reward "
-            "does not rise as it should."),
+            "does not rise as it should.",
+        ),
     },
 }
 

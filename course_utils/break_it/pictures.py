@@ -1,4 +1,5 @@
 """What a mistake does to a run: the recorded curves, and a run of one's own beside them."""
+
 import json
 import time
 from collections.abc import Callable
@@ -42,18 +43,21 @@ def draw_gallery(key: str) -> tuple[Figure, str]:
         _finish(axes, mistake.metric, name, runs[RIGHT], runs[name])
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=10)
     return figure, "Recorded runs, the mean of the last third. " + " ".join(
-        _in_words(name, mistake.metric, runs) for name, mistake in mistakes.items())
+        _in_words(name, mistake.metric, runs) for name, mistake in mistakes.items()
+    )
 
 
 def _in_words(name: str, metric: str, runs: dict[str, Runs]) -> str:
-    measured = (f", of the sampled text {last_third(runs[name], MEASURED[metric]):.2g}" if metric in MEASURED else "")
-    return (f"{name}: {METRICS[metric]} {last_third(runs[name], metric):.2g}{measured}, "
-            f"without the mistake {last_third(runs[RIGHT], metric):.2g}.")
+    measured = f", of the sampled text {last_third(runs[name], MEASURED[metric]):.2g}" if metric in MEASURED else ""
+    return (
+        f"{name}: {METRICS[metric]} {last_third(runs[name], metric):.2g}{measured}, "
+        f"without the mistake {last_third(runs[RIGHT], metric):.2g}."
+    )
 
 
 def last_third(runs: Runs, metric: str) -> float:
     """The mean over the last third of the steps of all seeds."""
-    return mean(x for run in runs.values() for x in run[metric][-max(1, len(run[metric]) // 3):])
+    return mean(x for run in runs.values() for x in run[metric][-max(1, len(run[metric]) // 3) :])
 
 
 def break_it(key: str, wrong: Callable, steps: int | None = None) -> None:
@@ -96,7 +100,8 @@ def draw_live(key: str, history: list[dict], metrics: list[str]) -> tuple[Figure
         _finish(axes, metric, "", recorded(key)[RIGHT], live)
     figure.axes[0].legend(fontsize=10)
     return figure, f"Step {len(history)} with your mistake: " + ", ".join(
-        f"{METRICS[metric]} {history[-1][metric]:.2g}" for metric in metrics)
+        f"{METRICS[metric]} {history[-1][metric]:.2g}" for metric in metrics
+    )
 
 
 def _draw_runs(axes, runs: Runs, metric: str, colour: str, label: str, style: str = "-") -> None:

@@ -1,4 +1,5 @@
 """A short training run of the embedded model, in which one of the five functions is the one to look at."""
+
 import hashlib
 import inspect
 import tempfile
@@ -16,8 +17,13 @@ from course_utils.trainer import Trainer
 RUN = Path(__file__).parent / "run.yaml"
 OVERRIDES = {  # exercise key -> in what its runs differ from run.yaml
     # Several epochs on each rollout: that is where clipping has work to do.
-    "policy_loss": ["ppo.epochs=4", "ppo.learning_rate=2e-4", "ppo.kl_coeff=0.02", "ppo.max_grad_norm=1.0",
-                    "training.total_ppo_steps=12"],
+    "policy_loss": [
+        "ppo.epochs=4",
+        "ppo.learning_rate=2e-4",
+        "ppo.kl_coeff=0.02",
+        "ppo.max_grad_norm=1.0",
+        "training.total_ppo_steps=12",
+    ],
     "value_loss": ["ppo.clip_range_value=0.05"],  # or a single epoch would clip nothing
     "entropy": ["ppo.entropy_coeff=0.15"],
 }

@@ -3,6 +3,7 @@
 Facts of two functions are compared, never their source: types and shapes of the results, their numbers, the
 gradient, whether a metric carries one, which inputs were changed, what was raised.
 """
+
 import math
 from collections.abc import Callable, Iterable
 
@@ -13,15 +14,21 @@ Fact = float | str
 RELATIVE, ABSOLUTE = 1e-3, 1e-4  # facts are compared after rounding, and with those of other machines
 
 
-def of_call(function: Callable, *arguments, trained: int | None = None, only: dict[int, Tensor] | None = None,
-            ) -> list[Fact]:
+def of_call(
+    function: Callable,
+    *arguments,
+    trained: int | None = None,
+    only: dict[int, Tensor] | None = None,
+) -> list[Fact]:
     """The facts of function(*arguments), which are copied for it.
 
     `trained` is the index of the argument by which the first result is differentiated. `only` says for a
     result, by its index, at which positions (a boolean tensor) its numbers mean something.
     """
-    given = [argument.detach().clone().requires_grad_(argument.requires_grad)
-             if isinstance(argument, Tensor) else argument for argument in arguments]
+    given = [
+        argument.detach().clone().requires_grad_(argument.requires_grad) if isinstance(argument, Tensor) else argument
+        for argument in arguments
+    ]
     if trained is not None:
         given[trained].requires_grad_()
     try:
@@ -31,8 +38,11 @@ def of_call(function: Callable, *arguments, trained: int | None = None, only: di
             facts += _of_gradient(result, given[trained])
     except Exception as error:
         facts = [f"raises {type(error).__name__}"]
-    changed = [str(number) for number, (old, new) in enumerate(zip(arguments, given, strict=True))
-               if isinstance(old, Tensor) and not torch.equal(old, new)]
+    changed = [
+        str(number)
+        for number, (old, new) in enumerate(zip(arguments, given, strict=True))
+        if isinstance(old, Tensor) and not torch.equal(old, new)
+    ]
     return [*facts, f"changes {' '.join(changed)}"]
 
 
@@ -75,7 +85,7 @@ def _of_gradient(result, trained: Tensor) -> list[Fact]:
     loss = result[0] if isinstance(result, tuple | list) else result
     if not isinstance(loss, Tensor) or not loss.requires_grad:
         return ["no gradient"]
-    grad, = torch.autograd.grad(loss.sum(), trained, allow_unused=True)
+    (grad,) = torch.autograd.grad(loss.sum(), trained, allow_unused=True)
     return ["no gradient"] if grad is None else ["gradient", *numbers(grad)]
 
 

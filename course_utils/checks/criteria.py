@@ -1,4 +1,5 @@
 """All criteria, by exercise."""
+
 from collections.abc import Callable
 
 from course_utils.checks import entropy, gae, minibatch_update, policy_loss, value_loss

@@ -1,4 +1,5 @@
 """Criteria of exercise 3, compute_entropy_loss."""
+
 import math
 from collections.abc import Callable
 
@@ -22,7 +23,7 @@ def worked_example(function: Callable) -> None:
         -11 / 6 * LN2 / 4: "You averaged over the vocabulary; the entropy is the sum over it. See hint 2.",
         -11 * LN2: "You summed over the tokens; divide by the number of response tokens, 6. See hint 2.",
         -11 / 8 * LN2: "You divided by all 8 positions; padding does not count, so divide by the mask's sum. "
-                       "See hint 2.",
+        "See hint 2.",
     }
     # Four tokens have 1.75 ln 2 nats, two have 2 ln 2: on average 11/6 ln 2.
     expect.close("loss", loss, -11 / 6 * LN2, advice, slips)
@@ -36,9 +37,12 @@ def masking(function: Callable) -> None:
         logits[padding] = torch.tensor(junk)
         logits.requires_grad_()
         loss = _call(function, logits, example.response_mask)
-        expect.close(f"loss with the logits {junk} on the padding", loss, -11 / 6 * LN2,
-                     "Multiply the entropies (B, R) by response_mask before you sum, and divide by the "
-                     "mask's sum. See hint 2.")
+        expect.close(
+            f"loss with the logits {junk} on the padding",
+            loss,
+            -11 / 6 * LN2,
+            "Multiply the entropies (B, R) by response_mask before you sum, and divide by the mask's sum. See hint 2.",
+        )
         grad = expect.gradient(loss, logits, "See hint 3.")
         expect.close("gradient on the padding", grad[padding], torch.zeros(2, 4), expect.MASK_FIRST)
 
@@ -49,8 +53,10 @@ def stability(function: Callable) -> None:
     for logits, entropy in cases:
         extreme = torch.tensor([[logits]], requires_grad=True)
         loss = _call(function, extreme, torch.ones(1, 1, dtype=torch.long))
-        advice = ("softmax() underflows to 0 and its log() is −inf: take log_softmax of the logits, and "
-                  "exp() of that. See hint 2.")
+        advice = (
+            "softmax() underflows to 0 and its log() is −inf: take log_softmax of the logits, and "
+            "exp() of that. See hint 2."
+        )
         expect.close(f"loss of the logits {logits}", loss, -entropy, advice, tolerance=2e-3)
         grad = expect.gradient(loss, extreme, "See hint 3.")
         assert torch.isfinite(grad).all(), f"the gradient at the logits {logits} is not finite. {advice}"
@@ -58,10 +64,14 @@ def stability(function: Callable) -> None:
         loss = _call(function, torch.zeros(1, 1, 1000, dtype=dtype), torch.ones(1, 1, dtype=torch.long))
         assert loss.dtype == torch.float32, (
             f"{dtype} logits give a loss of {loss.dtype}; it must be float32: bfloat16 has only three "
-            "digits. Convert the logits first. See hint 2.")
-        expect.close(f"loss of 1000 equal {dtype} logits", loss, -math.log(1000),
-                     "Convert the logits with .float() before anything is computed, not the result after. "
-                     "See hint 2.")
+            "digits. Convert the logits first. See hint 2."
+        )
+        expect.close(
+            f"loss of 1000 equal {dtype} logits",
+            loss,
+            -math.log(1000),
+            "Convert the logits with .float() before anything is computed, not the result after. See hint 2.",
+        )
 
 
 def gradient(function: Callable) -> None:
@@ -73,15 +83,23 @@ def gradient(function: Callable) -> None:
     # For -H the gradient by logit j is p_j (ln p_j + H); here H is 1.75 ln 2, and there are 6 tokens.
     half, quarter, eighth = (p * (math.log(p) + 1.75 * LN2) / 6 for p in (1 / 2, 1 / 4, 1 / 8))
     target = [eighth, half, quarter, eighth]
-    expect.close("gradient by the logits of response A's first token", grad[0, 0], target,
-                 "Both factors of p · log p depend on the logits: detach neither. See hint 3.")
-    expect.close("gradient where all four tokens are equally likely", grad[0, 1], [0.0] * 4,
-                 "Nothing is flatter than flat: there the gradient is 0. See hint 3.")
+    expect.close(
+        "gradient by the logits of response A's first token",
+        grad[0, 0],
+        target,
+        "Both factors of p · log p depend on the logits: detach neither. See hint 3.",
+    )
+    expect.close(
+        "gradient where all four tokens are equally likely",
+        grad[0, 1],
+        [0.0] * 4,
+        "Nothing is flatter than flat: there the gradient is 0. See hint 3.",
+    )
 
 
 CRITERIA = (worked_example, masking, stability, gradient)
 
 
 def _call(function: Callable, *args) -> Tensor:
-    loss, = expect.scalars(expect.call(function, *args), "loss")
+    (loss,) = expect.scalars(expect.call(function, *args), "loss")
     return loss

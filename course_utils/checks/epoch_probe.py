@@ -3,6 +3,7 @@
 Every token of every response has a number of its own, and the actor is a table from the number to logits and
 a value. So any slice, order or mix-up of the inputs gives an answer that tells what it was.
 """
+
 from collections.abc import Callable
 
 import torch
@@ -36,8 +37,16 @@ def _one_mini_batch(function: Callable) -> list[Fact]:
     """All three responses at once: what the losses are given, and how far each token's parameters move."""
     buffer = token_buffer(torch.tensor([[1, 1, 1], [1, 1, 0], [1, 0, 0]]))
     buffer["prompt_attention_mask"][1, 0] = 0
-    return _of_epoch(_losses_and_moves, function, buffer, TokenActor(_ramp(15, 15), _ramp(15), 5),
-                     mini_batch_size=3, vf_coeff=2.0, entropy_coeff=0.25, max_grad_norm=0.5)
+    return _of_epoch(
+        _losses_and_moves,
+        function,
+        buffer,
+        TokenActor(_ramp(15, 15), _ramp(15), 5),
+        mini_batch_size=3,
+        vf_coeff=2.0,
+        entropy_coeff=0.25,
+        max_grad_norm=0.5,
+    )
 
 
 def _groups(function: Callable) -> list[Fact]:
@@ -45,9 +54,16 @@ def _groups(function: Callable) -> list[Fact]:
 
     The gradient norm is 0.53 for the first group, which is not clipped, and 0.75 for the second, which is.
     """
-    return _of_epoch(_steps_and_metrics, function, token_buffer(torch.ones(9, 2, dtype=torch.long)),
-                     TokenActor(torch.zeros(36, 36), torch.zeros(36), 4), mini_batch_size=2,
-                     gradient_accumulation_steps=3, entropy_coeff=0.25, max_grad_norm=0.5625)
+    return _of_epoch(
+        _steps_and_metrics,
+        function,
+        token_buffer(torch.ones(9, 2, dtype=torch.long)),
+        TokenActor(torch.zeros(36, 36), torch.zeros(36), 4),
+        mini_batch_size=2,
+        gradient_accumulation_steps=3,
+        entropy_coeff=0.25,
+        max_grad_norm=0.5625,
+    )
 
 
 def _shuffling(function: Callable) -> list[Fact]:
@@ -57,12 +73,15 @@ def _shuffling(function: Callable) -> list[Fact]:
         actor = TokenActor(torch.zeros(24, 24), torch.zeros(24), 3)
         _of_epoch(lambda epoch: [], function, token_buffer(torch.ones(8, 1, dtype=torch.long)), actor)
         orders.append([min(responses) for responses in actor.responses])
-    return ["in order" if orders[0] == sorted(orders[0]) else "shuffled",
-            "by the seed" if orders[0] == orders[1] else "by something else"]
+    return [
+        "in order" if orders[0] == sorted(orders[0]) else "shuffled",
+        "by the seed" if orders[0] == orders[1] else "by something else",
+    ]
 
 
-def _of_epoch(describe: Callable[[Epoch], list[Fact]], function: Callable, buffer: dict[str, Tensor],
-              actor: TokenActor, **ppo) -> list[Fact]:
+def _of_epoch(
+    describe: Callable[[Epoch], list[Fact]], function: Callable, buffer: dict[str, Tensor], actor: TokenActor, **ppo
+) -> list[Fact]:
     """What `describe` finds in the epoch; a few words where its numbers would vary with the order drawn."""
     try:
         epoch = Epoch(function, buffer, actor, **ppo)
@@ -85,8 +104,11 @@ def _losses_and_moves(epoch: Epoch) -> list[Fact]:
 def _steps_and_metrics(epoch: Epoch) -> list[Fact]:
     left = any(p.grad is not None and p.grad.any() for p in epoch.actor.parameters())
     moved = torch.cat([epoch.moved["table"], epoch.moved["values"].unsqueeze(1)], dim=1)  # (V, V + 1)
-    facts = [" ".join(epoch.events), "gradient left" if left else "no gradient left",
-             *moved.view(9, -1).norm(dim=1).sort().values.tolist()]
+    facts = [
+        " ".join(epoch.events),
+        "gradient left" if left else "no gradient left",
+        *moved.view(9, -1).norm(dim=1).sort().values.tolist(),
+    ]
     if not isinstance(epoch.result, dict):
         return [*facts, *of_value(epoch.result)]
     return [*facts, *(fact for name in UPDATE_METRICS for fact in of_value(epoch.result.get(name)))]
@@ -98,9 +120,15 @@ def token_buffer(mask: Tensor) -> dict[str, Tensor]:
     ids = torch.arange(responses * (2 + tokens)).view(responses, -1)
     share = torch.arange(responses).unsqueeze(1) / 8 + torch.arange(tokens) / 2  # (N, R)
     return {
-        "prompt_input_ids": ids[:, :2], "prompt_attention_mask": torch.ones(responses, 2, dtype=torch.long),
-        "response_input_ids": ids[:, 2:], "response_attention_mask": mask, "rewards": share[:, 0],
-        "logprobs": -share - 1, "ref_logprobs": -share - 20, "values": share + 3, "advantages": share * share - 1,
+        "prompt_input_ids": ids[:, :2],
+        "prompt_attention_mask": torch.ones(responses, 2, dtype=torch.long),
+        "response_input_ids": ids[:, 2:],
+        "response_attention_mask": mask,
+        "rewards": share[:, 0],
+        "logprobs": -share - 1,
+        "ref_logprobs": -share - 20,
+        "values": share + 3,
+        "advantages": share * share - 1,
         "returns": 2 * share + 4,
     }
 
@@ -109,8 +137,12 @@ def _rows_agree(epoch: Epoch) -> bool:
     """Whether the old log-probs that the policy loss got are of the responses that the actor was asked about."""
     given = [row for call in epoch.calls["compute_policy_loss"] for row in call["log_probs_old"]]
     for row, responses in zip(given, epoch.actor.responses):
-        owners = {number for name in ("logprobs", "ref_logprobs")
-                  for number, own in enumerate(epoch.buffer[name]) if torch.equal(own, row)}
+        owners = {
+            number
+            for name in ("logprobs", "ref_logprobs")
+            for number, own in enumerate(epoch.buffer[name])
+            if torch.equal(own, row)
+        }
         if owners and owners != responses:
             return False
     return True

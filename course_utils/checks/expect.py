@@ -1,12 +1,14 @@
 """What the criteria of all exercises expect, in the same words: parts of a result, numbers, gradients."""
+
 import inspect
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-MASK_EACH = ("Multiply each per-token quantity by response_mask before you sum, and divide by the mask's "
-             "sum. See hint 2.")
+MASK_EACH = (
+    "Multiply each per-token quantity by response_mask before you sum, and divide by the mask's sum. See hint 2."
+)
 MASK_FIRST = "Padding must not be trained on: mask before you sum. See hint 2."
 
 
@@ -18,7 +20,8 @@ def call(function: Callable, *args):
     for name, old, new in zip(inspect.signature(function).parameters, before, args, strict=True):
         assert not isinstance(new, Tensor) or torch.equal(old, new.detach()), (
             f"it changed its argument {name} in place; the caller still needs it. Assign to a new name, and "
-            "avoid functions whose name ends in _ .")
+            "avoid functions whose name ends in _ ."
+        )
     return result
 
 
@@ -28,7 +31,8 @@ def scalars(result, *names: str) -> tuple[Tensor, ...]:
     for name, part in zip(names, parts, strict=True):
         assert part.shape == (), (
             f"{name} has shape {tuple(part.shape)}; it must be one number, a tensor of shape (): the mean "
-            "over the response tokens")
+            "over the response tokens"
+        )
     return parts
 
 
@@ -37,14 +41,14 @@ def tensors(result, *names: str) -> tuple[Tensor, ...]:
     wanted = f"({', '.join(names)})" if len(names) > 1 else names[0]
     parts = result if len(names) > 1 else (result,)
     assert isinstance(parts, tuple | list) and len(parts) == len(names), (
-        f"it returned {_describe(result)}; it must return {wanted}")
+        f"it returned {_describe(result)}; it must return {wanted}"
+    )
     for name, part in zip(names, parts, strict=True):
         assert isinstance(part, Tensor), f"{name} is {_describe(part)}; return a tensor, without .item()"
     return tuple(parts)
 
 
-def close(what: str, yours: Tensor, target, advice: str, slips: dict | None = None, *,
-          tolerance: float = 1e-5) -> None:
+def close(what: str, yours: Tensor, target, advice: str, slips: dict | None = None, *, tolerance: float = 1e-5) -> None:
     """AssertionError with both numbers unless `yours` is `target` within `tolerance` (absolute and relative).
 
     `slips` maps what a common mistake gives, a number or a tuple, to the advice for it; `advice` is for all
@@ -52,7 +56,8 @@ def close(what: str, yours: Tensor, target, advice: str, slips: dict | None = No
     """
     target = torch.as_tensor(target, dtype=torch.float64)
     assert yours.shape == target.shape, (
-        f"{what}: yours has shape {tuple(yours.shape)}, the target {tuple(target.shape)}. {advice}")
+        f"{what}: yours has shape {tuple(yours.shape)}, the target {tuple(target.shape)}. {advice}"
+    )
     if _same(yours, target, tolerance):
         return
     for wrong, better_advice in (slips or {}).items():
@@ -64,7 +69,8 @@ def close(what: str, yours: Tensor, target, advice: str, slips: dict | None = No
 def unchanged(what: str, yours: Tensor, clean: Tensor, advice: str) -> None:
     """AssertionError if `yours`, computed with other numbers on the padding, is not `clean`."""
     assert _same(yours, clean.detach().double(), 1e-5), (
-        f"{what} changes with the numbers on the padding, from {_show(clean)} to {_show(yours)}\n{advice}")
+        f"{what} changes with the numbers on the padding, from {_show(clean)} to {_show(yours)}\n{advice}"
+    )
 
 
 def no_gradient(what: str, tensor: Tensor, advice: str) -> None:
@@ -74,7 +80,7 @@ def no_gradient(what: str, tensor: Tensor, advice: str) -> None:
 def gradient(loss: Tensor, wrt: Tensor, advice: str) -> Tensor:
     """d loss / d wrt, of the shape of `wrt`. AssertionError if the loss does not depend on it."""
     assert loss.requires_grad, f"the loss carries no gradient. {advice}"
-    grad, = torch.autograd.grad(loss, wrt, allow_unused=True)
+    (grad,) = torch.autograd.grad(loss, wrt, allow_unused=True)
     assert grad is not None, f"the loss does not depend on the input that has to be trained. {advice}"
     return grad
 

@@ -1,4 +1,5 @@
 """Criteria of exercise 4, compute_gae_advantages."""
+
 from collections.abc import Callable
 
 import torch
@@ -15,16 +16,24 @@ def token_rewards(function: Callable) -> None:
     _, returns = _call(function, *arguments)
     a, b = returns[0], returns[1, :2]
     # Rewards of A: .06, -.04, -.02, 1 - .1
-    expect.close("returns of response A with γ = λ = 1", a, [0.9, 0.84, 0.88, 0.9],
-                 "The reward of a token is minus its KL penalty, and the last token's has the final reward "
-                 "on top. See hint 1.", {
-                     (1.1, 1.16, 1.12, 1.1): "The penalties are added; a penalty is subtracted. See hint 1.",
-                     (1.0, 1.0, 1.0, 1.0): "The KL penalties are missing. See hint 1.",
-                 })
+    expect.close(
+        "returns of response A with γ = λ = 1",
+        a,
+        [0.9, 0.84, 0.88, 0.9],
+        "The reward of a token is minus its KL penalty, and the last token's has the final reward on top. See hint 1.",
+        {
+            (1.1, 1.16, 1.12, 1.1): "The penalties are added; a penalty is subtracted. See hint 1.",
+            (1.0, 1.0, 1.0, 1.0): "The KL penalties are missing. See hint 1.",
+        },
+    )
     # Rewards of B: .09, .5 - .05
-    expect.close("returns of response B with γ = λ = 1", b, [0.54, 0.45],
-                 "B ends at its second token (mask 1, 1, 0, 0): the final reward belongs there, not in the "
-                 "last column, and nothing comes after it, no value either. See hint 2.")
+    expect.close(
+        "returns of response B with γ = λ = 1",
+        b,
+        [0.54, 0.45],
+        "B ends at its second token (mask 1, 1, 0, 0): the final reward belongs there, not in the "
+        "last column, and nothing comes after it, no value either. See hint 2.",
+    )
 
 
 def recursion(function: Callable) -> None:
@@ -41,12 +50,18 @@ def recursion(function: Callable) -> None:
     )
     for gamma, lam, a, b, which in cases:
         _, returns = _call(function, *_arguments(gamma=gamma, lam=lam))
-        advice = (f"This is {which}. Go from the last token to the first: δ = r + γ · next value − value, "
-                  "and the advantage is δ + γλ · next advantage; after the last response token both are 0. "
-                  "Returns are the advantages before whitening, plus the values. See hint 2.")
+        advice = (
+            f"This is {which}. Go from the last token to the first: δ = r + γ · next value − value, "
+            "and the advantage is δ + γλ · next advantage; after the last response token both are 0. "
+            "Returns are the advantages before whitening, plus the values. See hint 2."
+        )
         expect.close(f"returns of response A with γ = {gamma}, λ = {lam}", returns[0], a, advice)
-        expect.close(f"returns of response B with γ = {gamma}, λ = {lam}", returns[1, :2], b,
-                     "Does the value on the padding leak in? " + advice)
+        expect.close(
+            f"returns of response B with γ = {gamma}, λ = {lam}",
+            returns[1, :2],
+            b,
+            "Does the value on the padding leak in? " + advice,
+        )
 
 
 def whitening(function: Callable) -> None:
@@ -54,22 +69,38 @@ def whitening(function: Callable) -> None:
     advantages, _ = _call(function, *_arguments())
     # Raw .2, .2, .3, 0 and -.15, -.25: mean .05, population variance .04.
     response = torch.cat([advantages[0], advantages[1, :2]])
-    expect.close("advantages", response, [0.75, 0.75, 1.25, -0.25, -1.0, -1.5],
-                 "Subtract the response tokens' mean, divide by their standard deviation. See hint 3.", {
-                     (0.2, 0.2, 0.3, 0.0, -0.15, -0.25):
-                         "These are the raw advantages; whiten them. See hint 3.",
-                     (0.684653, 0.684653, 1.141089, -0.228218, -0.912871, -1.369306):
-                         "You divided the sum of squares by n − 1 = 5; divide it by n = 6. See hint 3.",
-                     (1.0, 1.0, 1.5, 0.0, -0.75, -1.25):
-                         "The mean is missing: subtract it before you divide. See hint 3.",
-                 })
-    expect.close("advantages on the padding", advantages[1, 2:], [0.0, 0.0],
-                 "Whitening has moved them away from 0: mask once more at the end. See hint 3.")
+    expect.close(
+        "advantages",
+        response,
+        [0.75, 0.75, 1.25, -0.25, -1.0, -1.5],
+        "Subtract the response tokens' mean, divide by their standard deviation. See hint 3.",
+        {
+            (0.2, 0.2, 0.3, 0.0, -0.15, -0.25): "These are the raw advantages; whiten them. See hint 3.",
+            (
+                0.684653,
+                0.684653,
+                1.141089,
+                -0.228218,
+                -0.912871,
+                -1.369306,
+            ): "You divided the sum of squares by n − 1 = 5; divide it by n = 6. See hint 3.",
+            (1.0, 1.0, 1.5, 0.0, -0.75, -1.25): "The mean is missing: subtract it before you divide. See hint 3.",
+        },
+    )
+    expect.close(
+        "advantages on the padding",
+        advantages[1, 2:],
+        [0.0, 0.0],
+        "Whitening has moved them away from 0: mask once more at the end. See hint 3.",
+    )
     zero, mask = torch.zeros(1, 1), torch.ones(1, 1, dtype=torch.long)
     alone, _ = _call(function, torch.ones(1), zero, zero, mask, 1.0, 1.0)
-    expect.close("advantage of a batch of one token", alone, [[0.0]],
-                 "Its variance is 0 (and n − 1 would be too): add 1e-8 to the variance before the root. "
-                 "See hint 3.")
+    expect.close(
+        "advantage of a batch of one token",
+        alone,
+        [[0.0]],
+        "Its variance is 0 (and n − 1 would be too): add 1e-8 to the variance before the root. See hint 3.",
+    )
 
 
 def masking(function: Callable) -> None:
@@ -78,8 +109,15 @@ def masking(function: Callable) -> None:
     for junk in (50.0, -50.0):
         final_rewards, kl_penalties, values, mask, gamma, lam = _arguments()
         padding = mask == 0
-        advantages, returns = _call(function, final_rewards, kl_penalties.masked_fill(padding, junk),
-                                    values.masked_fill(padding, -junk), mask, gamma, lam)
+        advantages, returns = _call(
+            function,
+            final_rewards,
+            kl_penalties.masked_fill(padding, junk),
+            values.masked_fill(padding, -junk),
+            mask,
+            gamma,
+            lam,
+        )
         advice = "Mask the penalties, and the value and advantage that come from the next token. See hint 2."
         expect.unchanged("advantages", advantages, clean_advantages, advice)
         expect.unchanged("returns", returns[~padding], clean_returns[~padding], advice)
@@ -89,8 +127,7 @@ def masking(function: Callable) -> None:
     advantages, returns = _call(function, *three, gamma, lam)
     advice = "A row whose mask is empty has no last token: it gets no reward and counts nowhere. See hint 2."
     expect.close("advantages beside a response without tokens", advantages[:2], clean_advantages, advice)
-    expect.close("returns beside a response without tokens", returns[:2][mask == 1], clean_returns[mask == 1],
-                 advice)
+    expect.close("returns beside a response without tokens", returns[:2][mask == 1], clean_returns[mask == 1], advice)
     expect.close("advantages of a response without tokens", advantages[2], [0.0] * 4, advice)
 
 
@@ -109,9 +146,14 @@ CRITERIA = (token_rewards, recursion, whitening, masking, no_gradient)
 
 def _arguments(**changes) -> tuple[Tensor, Tensor, Tensor, Tensor, float, float]:
     example = new_example()
-    given = {"final_rewards": example.final_rewards, "kl_penalties": example.kl_penalties,
-             "values": example.values_old, "response_mask": example.response_mask,
-             "gamma": example.gamma, "lam": example.lam}
+    given = {
+        "final_rewards": example.final_rewards,
+        "kl_penalties": example.kl_penalties,
+        "values": example.values_old,
+        "response_mask": example.response_mask,
+        "gamma": example.gamma,
+        "lam": example.lam,
+    }
     return tuple((given | changes).values())
 
 
@@ -119,6 +161,6 @@ def _call(function: Callable, *args) -> tuple[Tensor, ...]:
     results = expect.tensors(expect.call(function, *args), "advantages", "returns")
     for name, result in zip(("advantages", "returns"), results, strict=True):
         assert result.shape == args[2].shape, (
-            f"{name} have shape {tuple(result.shape)}; they must have that of values, "
-            f"{tuple(args[2].shape)}.")
+            f"{name} have shape {tuple(result.shape)}; they must have that of values, {tuple(args[2].shape)}."
+        )
     return results

@@ -1,4 +1,5 @@
 """Criteria of the two parts of exercise 5, response_outputs and minibatch_loss, on the worked example; ungraded."""
+
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -20,6 +21,7 @@ PPO = SimpleNamespace(clip_ratio=0.2, clip_range_value=0.3, vf_coeff=0.5, entrop
 
 
 # ------------------------------------------------------------------ response_outputs
+
 
 def inputs(function: Callable) -> None:
     """prompt and response go through the actor together, ids and masks, in one call"""
@@ -54,11 +56,13 @@ def _outputs(function: Callable) -> tuple[TableActor, tuple[Tensor, ...]]:
     for name, part, shape in zip(("log_probs_new", "values_new", "logits_new"), parts, ((2, 4), (2, 4), (2, 4, 4))):
         assert part.shape == shape, (
             f"{name} has shape {tuple(part.shape)}; it must be {shape}: b = 2 responses, R = 4 positions"
-            f"{', V = 4 tokens of the vocabulary' if len(shape) == 3 else ''}. See hint 2.")
+            f"{', V = 4 tokens of the vocabulary' if len(shape) == 3 else ''}. See hint 2."
+        )
     return actor, parts
 
 
 # ------------------------------------------------------------------ minibatch_loss
+
 
 def arguments(function: Callable) -> None:
     """each of the three losses is called once, with what the names of its arguments say"""
@@ -71,9 +75,13 @@ def arguments(function: Callable) -> None:
 def total(function: Callable) -> None:
     """the total is policy + vf_coeff · value + entropy_coeff · entropy loss, with its gradient"""
     _, loss, _ = _loss(function)
-    expect.close("total, where the losses are 1, 10 and −100 and the coefficients 0.5 and 0.01", loss, 5.0,
-                 "It is 1 + 0.5 · 10 + 0.01 · (−100). See hint 1.",
-                 {7.0: "The entropy loss has its minus sign already: add it. See hint 1."})
+    expect.close(
+        "total, where the losses are 1, 10 and −100 and the coefficients 0.5 and 0.01",
+        loss,
+        5.0,
+        "It is 1 + 0.5 · 10 + 0.01 · (−100). See hint 1.",
+        {7.0: "The entropy loss has its minus sign already: add it. See hint 1."},
+    )
     assert loss.requires_grad, "the total carries no gradient: no .item(), no detach() on the way to it."
 
 
@@ -85,8 +93,9 @@ def metrics(function: Callable) -> None:
         assert name in found, f"the dict lacks {name}."
         assert type(found[name]) is float, f"{name} is a {type(found[name]).__name__}; make it a float with .item()."
         slips = {-100.0: "The log shows the entropy itself: minus the entropy loss. See hint 1."}
-        expect.close(name, torch.tensor(found[name]), target, "Is it in its place?",
-                     slips if name == "loss/entropy" else None)
+        expect.close(
+            name, torch.tensor(found[name]), target, "Is it in its place?", slips if name == "loss/entropy" else None
+        )
 
 
 def _loss(function: Callable) -> tuple[LinearLosses, Tensor, dict]:
@@ -96,7 +105,8 @@ def _loss(function: Callable) -> tuple[LinearLosses, Tensor, dict]:
     with losses.in_the_place_of_those_of(function):
         result = function(actor, dict(buffer), PPO)
     assert isinstance(result, tuple) and len(result) == 2, (
-        f"it returned a {type(result).__name__}; it must return (total, metrics)")
+        f"it returned a {type(result).__name__}; it must return (total, metrics)"
+    )
     expect.scalars(result[0], "total")
     return losses, *result
 

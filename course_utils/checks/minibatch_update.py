@@ -4,6 +4,7 @@ The function trains an actor whose logits and values are its parameters, one for
 with SGD and a learning rate of 1: how far a parameter has moved is its gradient. The losses are replaced by
 linear ones that keep what they were given, so that every gradient is a fraction that can be written down.
 """
+
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,14 +36,15 @@ def losses(function: Callable) -> None:
     # The losses are means over 6 response tokens, so a value has moved by vf_coeff / 6. The gradient of a
     # log-prob sums to 0 over the vocabulary: the sum of a position's logits has moved by entropy_coeff / 6.
     predicting = torch.tensor([[0, 1, 1, 1, 1, 0], [0, 1, 1, 0, 0, 0]]) * (-1 / 6)
-    advice = ("If forward fails too, correct that first. The total is policy + vf_coeff · value + "
-              "entropy_coeff · entropy loss. See hint 1.")
+    advice = (
+        "If forward fails too, correct that first. The total is policy + vf_coeff · value + "
+        "entropy_coeff · entropy loss. See hint 1."
+    )
     expect.close("step of the values (SGD, learning rate 1)", epoch.moved["values"], 0.5 * predicting, advice)
     step = epoch.moved["logits"]
     if torch.allclose(step.sum(dim=-1), -0.01 * predicting, atol=1e-6):
         advice = "The entropy loss has its minus sign already: add it. See hint 1."
-    expect.close("step of the logits, summed over the vocabulary", step.sum(dim=-1), 0.01 * predicting,
-                 advice)
+    expect.close("step of the logits, summed over the vocabulary", step.sum(dim=-1), 0.01 * predicting, advice)
     # The first token of A had probability 1/2: the gradient of its log-probability is 1 - 1/2.
     expect.close("step of the logit of A's first token", step[0, 1, 1], -(1 - 1 / 2) / 6, advice)
 
@@ -52,27 +54,33 @@ def minibatches(function: Callable) -> None:
     # (mini_batch_size, gradient_accumulation_steps) for 5 responses; the responses in each group
     cases = (((1, 1), [1, 1, 1, 1, 1]), ((2, 2), [4, 1]), ((2, 3), [5]), ((3, 1), [3, 2]), ((8, 1), [5]))
     for (size, steps), groups in cases:
-        epoch = Epoch(function, *_buffer(5), mini_batch_size=size, gradient_accumulation_steps=steps,
-                      vf_coeff=1.0)
+        epoch = Epoch(function, *_buffer(5), mini_batch_size=size, gradient_accumulation_steps=steps, vf_coeff=1.0)
         setting = f"5 responses, mini_batch_size {size}, gradient_accumulation_steps {steps}"
         seen = sorted(row for rows in epoch.actor.rows for row in rows)
         assert seen == [0, 1, 2, 3, 4], (
-            f"{setting}: responses {seen} were used; each of 0 to 4 must be, once. See hint 2.")
+            f"{setting}: responses {seen} were used; each of 0 to 4 must be, once. See hint 2."
+        )
         assert max(len(rows) for rows in epoch.actor.rows) <= size, (
-            f"{setting}: a mini-batch had more responses than that. See hint 2.")
+            f"{setting}: a mini-batch had more responses than that. See hint 2."
+        )
         # A group's loss is a mean over its responses: the values of each have moved by 1 / (their number).
         moved = epoch.moved["values"].sum(dim=1).sort().values
         target = sorted(-1 / group for group in groups for _ in range(group))
-        expect.close(f"{setting}: step of each response's values, the largest first", moved, target,
-                     f"The groups have {', '.join(map(str, groups))} responses; each counts 1 / (its group's "
-                     "responses). Weigh a mini-batch by its responses / the group's, step the last group, "
-                     "and call zero_grad after each step. See hint 2.")
+        expect.close(
+            f"{setting}: step of each response's values, the largest first",
+            moved,
+            target,
+            f"The groups have {', '.join(map(str, groups))} responses; each counts 1 / (its group's "
+            "responses). Weigh a mini-batch by its responses / the group's, step the last group, "
+            "and call zero_grad after each step. See hint 2.",
+        )
     orders = [_order(function, seed) for seed in (0, 0, 1)]
     assert orders[0] != list(range(12)) and orders[0] != orders[2], (
-        "the responses come in the same order each time: shuffle them with torch.randperm. See hint 2.")
+        "the responses come in the same order each time: shuffle them with torch.randperm. See hint 2."
+    )
     assert orders[0] == orders[1], (
-        "the same seed gives two orders: shuffle with torch.randperm, which training.seed controls. "
-        "See hint 2.")
+        "the same seed gives two orders: shuffle with torch.randperm, which training.seed controls. See hint 2."
+    )
 
 
 def step(function: Callable) -> None:
@@ -82,27 +90,39 @@ def step(function: Callable) -> None:
     assert events == ["optimizer.step", "lr_scheduler.step"] * 3, (
         "5 responses, mini_batch_size 1, gradient_accumulation_steps 2: the groups have 2, 2 and 1 of them, "
         "so there are three times optimizer.step() and then lr_scheduler.step(). Yours: "
-        f"{', '.join(events) or 'none'}. See hint 2.")
+        f"{', '.join(events) or 'none'}. See hint 2."
+    )
     left = [p for p in epoch.actor.parameters() if p.grad is not None and p.grad.any()]
     assert not left, "gradients are left after the epoch: call optimizer.zero_grad() each time. See hint 2."
     # Two mini-batches in one group, of 2 responses and of 1.
-    epoch = Epoch(function, *_buffer(3), mini_batch_size=2, gradient_accumulation_steps=2, vf_coeff=1.0,
-                  max_grad_norm=0.01)
-    advice = ("Call nn.utils.clip_grad_norm_ on all parameters of the actor once the group's gradients are "
-              "complete, before optimizer.step(). See hint 2.")
+    epoch = Epoch(
+        function, *_buffer(3), mini_batch_size=2, gradient_accumulation_steps=2, vf_coeff=1.0, max_grad_norm=0.01
+    )
+    advice = (
+        "Call nn.utils.clip_grad_norm_ on all parameters of the actor once the group's gradients are "
+        "complete, before optimizer.step(). See hint 2."
+    )
     norm = torch.cat([change.flatten() for change in epoch.moved.values()]).norm()
     expect.close("length of a step with learning rate 1 and max_grad_norm 0.01", norm, 0.01, advice)
     # 3 tokens of a response have moved by 1/3 of its 1/3, scaled down; so all three responses moved alike.
     moved = epoch.moved["values"].sum(dim=1)
-    expect.close("how far the values of three responses moved in it, beside the first", moved / moved[0], [1.0] * 3,
-                 advice)
+    expect.close(
+        "how far the values of three responses moved in it, beside the first", moved / moved[0], [1.0] * 3, advice
+    )
 
 
 def metrics(function: Callable) -> None:
     """eight floats: means over the mini-batches, the gradient norm as it was before clipping"""
     # Three mini-batches, of 2, 2 and 1 responses. The i-th has losses i, 10 i, -100 i, and metrics i / 10.
-    epoch = Epoch(function, *_buffer(5, tokens=1), mini_batch_size=2, gradient_accumulation_steps=2,
-                  max_grad_norm=0.1, vf_coeff=0.5, entropy_coeff=0.0)
+    epoch = Epoch(
+        function,
+        *_buffer(5, tokens=1),
+        mini_batch_size=2,
+        gradient_accumulation_steps=2,
+        max_grad_norm=0.1,
+        vf_coeff=0.5,
+        entropy_coeff=0.0,
+    )
     kind = type(epoch.result).__name__
     assert isinstance(epoch.result, dict), f"it returned a {kind}; it must return a dict."
     missing = [name for name in UPDATE_METRICS if name not in epoch.result]
@@ -112,19 +132,22 @@ def metrics(function: Callable) -> None:
     # A response's gradient is 1/2, -1/2 by two equally likely logits and 1/2 by its value: the squares add up
     # to 3/4. In the group of four each weighs 1/4: the norm is sqrt(4 * 3/4) / 4. For the group of one it is
     # sqrt(3/4).
-    targets = (2.0, 20.0, 200.0, 12.0, 0.2, 0.2, 0.2, (3 ** 0.5 / 4 + 0.75 ** 0.5) / 2)
+    targets = (2.0, 20.0, 200.0, 12.0, 0.2, 0.2, 0.2, (3**0.5 / 4 + 0.75**0.5) / 2)
     slips = {
         "loss/entropy": {-200.0: "The log shows the entropy itself: minus the entropy loss. See hint 1."},
         "loss/total": {9.0: "Log the total as it was before it is weighed. See hint 3."},
         "params/grad_norm": {
             0.1: "This is the norm after clipping; take the one before. See hint 3.",
-            0.0: "The gradients had been cleared: clip before optimizer.step() and zero_grad(). See hint 2."},
+            0.0: "The gradients had been cleared: clip before optimizer.step() and zero_grad(). See hint 2.",
+        },
     }
     for name, target in zip(UPDATE_METRICS, targets, strict=True):
         advice = "It is the mean over the three mini-batches, each counting once. See hint 3."
         if name == "params/grad_norm":
-            advice = ("It is the mean over the two steps of what clip_grad_norm_ returned. If `minibatches` or `step` "
-                      "fails above, correct that first. See hint 3.")
+            advice = (
+                "It is the mean over the two steps of what clip_grad_norm_ returned. If `minibatches` or `step` "
+                "fails above, correct that first. See hint 3."
+            )
         expect.close(name, torch.tensor(epoch.result[name]), target, advice, slips.get(name))
 
 
@@ -138,11 +161,16 @@ def expect_output(name: str, yours: Tensor, rows: list[int]) -> None:
         shifted = worked_buffer()[1].values[rows, 2:]
         assert not torch.equal(yours.detach(), shifted), (
             "The numbers are those one position late. The output at a token predicts the next one: the first "
-            "response token, at position P, is predicted at P − 1. See hint 2.")
+            "response token, at position P, is predicted at P − 1. See hint 2."
+        )
     on_response = example.response_mask[rows] == 1
-    expect.close(f"{name} of the response tokens", yours[on_response], getattr(example, name)[rows][on_response],
-                 "Take positions P−1 to P+R−2 of the actor's outputs; log_probs_new is log_softmax of "
-                 "those logits, gathered at response_input_ids. See hint 2.")
+    expect.close(
+        f"{name} of the response tokens",
+        yours[on_response],
+        getattr(example, name)[rows][on_response],
+        "Take positions P−1 to P+R−2 of the actor's outputs; log_probs_new is log_softmax of "
+        "those logits, gathered at response_input_ids. See hint 2.",
+    )
 
 
 def expect_arguments(losses: "LinearLosses", batch: dict[str, Tensor], ppo: SimpleNamespace) -> None:
@@ -160,7 +188,8 @@ def expect_arguments(losses: "LinearLosses", batch: dict[str, Tensor], ppo: Simp
         given, target = losses.only_call(loss)[argument], batch[source]
         at = batch[mask].bool() | (argument == "response_mask")  # the mask everywhere, the rest on it
         assert given.shape == target.shape and torch.equal(given[at].double(), target[at].double()), (
-            f'{argument} of {loss} must be the buffer\'s "{source}" of this mini-batch. See hint 2.')
+            f'{argument} of {loss} must be the buffer\'s "{source}" of this mini-batch. See hint 2.'
+        )
     for loss, argument in (("compute_policy_loss", "clip_ratio"), ("compute_value_loss", "clip_range_value")):
         given, target = losses.only_call(loss)[argument], getattr(ppo, argument)
         assert given == target, f"{argument} of {loss} is {given}; it must be cfg.ppo.{argument} = {target}."
@@ -184,24 +213,33 @@ class TableActor(nn.Module):
         for row in range(len(self.logits)):
             if self._is(row, "input_ids", ids):
                 assert self._is(row, "attention_mask", mask), (
-                    "attention_mask must be prompt_attention_mask followed by response_attention_mask. See "
-                    "hint 2.")
+                    "attention_mask must be prompt_attention_mask followed by response_attention_mask. See hint 2."
+                )
                 return row
-        raise AssertionError("input_ids must be prompt_input_ids followed by response_input_ids, whole rows "
-                             "of the buffer. See hint 2.")
+        raise AssertionError(
+            "input_ids must be prompt_input_ids followed by response_input_ids, whole rows of the buffer. See hint 2."
+        )
 
     def _is(self, row: int, name: str, given: Tensor) -> bool:
-        prompt, response = given[:self.prompt_length], given[self.prompt_length:]
-        return (torch.equal(prompt, self.buffer[f"prompt_{name}"][row])
-                and torch.equal(response, self.buffer[f"response_{name}"][row]))
+        prompt, response = given[: self.prompt_length], given[self.prompt_length :]
+        return torch.equal(prompt, self.buffer[f"prompt_{name}"][row]) and torch.equal(
+            response, self.buffer[f"response_{name}"][row]
+        )
 
 
 class Epoch:
     """One call of run_ppo_update_epoch, and what it did."""
 
     def __init__(self, function: Callable, buffer: dict[str, Tensor], actor: nn.Module, **ppo):
-        defaults = {"mini_batch_size": 2, "gradient_accumulation_steps": 1, "clip_ratio": 0.2,
-                    "clip_range_value": 0.3, "vf_coeff": 0.5, "entropy_coeff": 0.01, "max_grad_norm": 1e6}
+        defaults = {
+            "mini_batch_size": 2,
+            "gradient_accumulation_steps": 1,
+            "clip_ratio": 0.2,
+            "clip_range_value": 0.3,
+            "vf_coeff": 0.5,
+            "entropy_coeff": 0.01,
+            "max_grad_norm": 1e6,
+        }
         self.ppo = SimpleNamespace(**(defaults | ppo))
         self.buffer = {name: tensor.clone() for name, tensor in buffer.items()}
         self.actor = actor
@@ -213,14 +251,17 @@ class Epoch:
         optimizer.register_step_post_hook(lambda *_: self.events.append("optimizer.step"))
         scheduler = SimpleNamespace(step=lambda: self.events.append("lr_scheduler.step"))
         with self.losses.in_the_place_of_those_of(function):
-            self.result = function(self.actor, optimizer, scheduler, dict(buffer),
-                                   SimpleNamespace(ppo=self.ppo), torch.device("cpu"))
+            self.result = function(
+                self.actor, optimizer, scheduler, dict(buffer), SimpleNamespace(ppo=self.ppo), torch.device("cpu")
+            )
         assert self.result is not None, "it returned None: is the `return` at the end missing?"
         for name, tensor in buffer.items():
             assert torch.equal(tensor, self.buffer[name]), (
-                f'it changed "{name}" of the buffer; the next epoch needs it.')
-        self.moved = {name: (parameter - self.start[name]).detach()
-                      for name, parameter in self.actor.named_parameters()}
+                f'it changed "{name}" of the buffer; the next epoch needs it.'
+            )
+        self.moved = {
+            name: (parameter - self.start[name]).detach() for name, parameter in self.actor.named_parameters()
+        }
 
 
 class LinearLosses:
@@ -237,7 +278,8 @@ class LinearLosses:
         calls = self.calls[loss]
         assert len(calls) == 1, (
             f"{loss} was called {len(calls)} times for one mini-batch; call it once, by this name: notebook 6 "
-            "puts your own in its place.")
+            "puts your own in its place."
+        )
         return calls[0]
 
     @contextmanager
@@ -272,7 +314,8 @@ def _mean(name: str, tensor: Tensor, mask: Tensor, shown: float) -> Tensor:
     """A loss that reads `shown` and has the gradient of the mean of `tensor` over the mask."""
     assert tensor.shape == mask.shape, (
         f"{name} has shape {tuple(tensor.shape)} beside a response_mask of {tuple(mask.shape)}; both must be "
-        "(b, R): take the R positions P−1 to P+R−2, both included. See hint 2.")
+        "(b, R): take the R positions P−1 to P+R−2, both included. See hint 2."
+    )
     mean = (tensor * mask).sum() / mask.sum()
     return mean - mean.detach() + shown
 
@@ -282,10 +325,15 @@ def worked_buffer() -> tuple[dict[str, Tensor], TableActor]:
     predict nothing."""
     example = worked_example()
     buffer = {
-        "prompt_input_ids": example.prompt_input_ids, "prompt_attention_mask": example.prompt_attention_mask,
-        "response_input_ids": example.response_input_ids, "response_attention_mask": example.response_mask,
-        "logprobs": example.log_probs_old, "ref_logprobs": example.log_probs_old - 0.1,
-        "values": example.values_old, "advantages": example.advantages, "returns": example.returns,
+        "prompt_input_ids": example.prompt_input_ids,
+        "prompt_attention_mask": example.prompt_attention_mask,
+        "response_input_ids": example.response_input_ids,
+        "response_attention_mask": example.response_mask,
+        "logprobs": example.log_probs_old,
+        "ref_logprobs": example.log_probs_old - 0.1,
+        "values": example.values_old,
+        "advantages": example.advantages,
+        "returns": example.returns,
         "rewards": example.final_rewards,
     }
     logits = torch.cat([torch.zeros(2, 1, 4), example.logits_new, torch.zeros(2, 1, 4)], dim=1)
@@ -299,12 +347,16 @@ def _buffer(responses: int, tokens: int = 3) -> tuple[dict[str, Tensor], TableAc
     shape = (responses, tokens)
     prompts = torch.arange(responses).unsqueeze(1) >> torch.arange(4) & 1  # (N, 4)
     buffer = {
-        "prompt_input_ids": prompts, "prompt_attention_mask": torch.ones_like(prompts),
+        "prompt_input_ids": prompts,
+        "prompt_attention_mask": torch.ones_like(prompts),
         "response_input_ids": torch.ones(shape, dtype=torch.long),
         "response_attention_mask": torch.ones(shape, dtype=torch.long),
         "rewards": torch.zeros(responses),
-        "logprobs": torch.zeros(shape), "ref_logprobs": torch.zeros(shape), "values": torch.zeros(shape),
-        "advantages": torch.zeros(shape), "returns": torch.zeros(shape),
+        "logprobs": torch.zeros(shape),
+        "ref_logprobs": torch.zeros(shape),
+        "values": torch.zeros(shape),
+        "advantages": torch.zeros(shape),
+        "returns": torch.zeros(shape),
     }
     logits, values = torch.zeros(responses, 4 + tokens, 2), torch.zeros(responses, 4 + tokens)
     return buffer, TableActor(buffer, logits, values)

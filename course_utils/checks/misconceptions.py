@@ -3,6 +3,7 @@
 A fingerprint is what such a solution does on the exercise's probe. `python -m autograder.misconceptions` writes
 fingerprints.json; neither those solutions nor the right ones are in this package.
 """
+
 import json
 from collections.abc import Callable
 from functools import cache

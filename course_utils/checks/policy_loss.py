@@ -1,4 +1,5 @@
 """Criteria of exercise 1, compute_policy_loss."""
+
 import math
 from collections.abc import Callable
 
@@ -15,18 +16,15 @@ def worked_example(function: Callable) -> None:
     assert loss.dtype == torch.float32, f"the loss has dtype {loss.dtype}; float32 in must give float32 out."
     advice = "Compare your ratios and products with the table above, token by token. Hint 2 lists the steps."
     slips = {
-        -0.0875 / 6: "Only the sign is wrong: an optimizer minimises, so the loss is minus the objective. "
-                     "See hint 1.",
+        -0.0875 / 6: "Only the sign is wrong: an optimizer minimises, so the loss is minus the objective. See hint 1.",
         0.0875: "You summed; divide by the number of response tokens, 6. See hint 2.",
-        0.0875 / 8: "You divided by all 8 positions; padding does not count, so divide by the mask's sum. "
-                    "See hint 2.",
+        0.0875 / 8: "You divided by all 8 positions; padding does not count, so divide by the mask's sum. See hint 2.",
         0.2984375: "You averaged each response, then the responses; here every response token weighs the "
-                   "same. See hint 2.",
+        "same. See hint 2.",
         -0.25 / 6: "This is the loss without clipping. See hint 1.",
-        -0.15 / 6: "You took the clipped term everywhere; it counts only where it is the smaller. "
-                   "See hint 1.",
+        -0.15 / 6: "You took the clipped term everywhere; it counts only where it is the smaller. See hint 1.",
         -0.4875 / 6: "You took the larger of the two terms; the objective is the smaller, the pessimistic "
-                     "one. See hint 1.",
+        "one. See hint 1.",
         0.95 / 6: "Your ratio is upside down: it is new over old, exp(new - old). See hint 2.",
     }
     # .9 + .375 + 1.25 - .3125 and -.8 - 1.5 add up to -.0875, over 6 tokens; the loss is minus that.
@@ -45,11 +43,21 @@ def clipping(function: Callable) -> None:
     )
     for ratio, advantage, clip_ratio, target, which in cases:
         old = torch.full((1, 1), -1.5)
-        loss, _, _ = _call(function, old + math.log(ratio), old, torch.full((1, 1), advantage),
-                           torch.ones(1, 1, dtype=torch.long), clip_ratio)
+        loss, _, _ = _call(
+            function,
+            old + math.log(ratio),
+            old,
+            torch.full((1, 1), advantage),
+            torch.ones(1, 1, dtype=torch.long),
+            clip_ratio,
+        )
         what = f"loss of one token with ratio {ratio}, advantage {advantage}, ε = {clip_ratio}"
-        expect.close(what, loss, target, f"Here {which}. The minimum is between r · A and clip(r) · A, not "
-                                         "between ratios. See hint 1.")
+        expect.close(
+            what,
+            loss,
+            target,
+            f"Here {which}. The minimum is between r · A and clip(r) · A, not between ratios. See hint 1.",
+        )
 
 
 def masking(function: Callable) -> None:
@@ -58,8 +66,9 @@ def masking(function: Callable) -> None:
     padding = arguments[3] == 0
     clean = _call(function, *arguments)
     for new, old, advantage in ((0.0, -50.0, -50.0), (-50.0, 0.0, 50.0)):
-        dirty = [tensor.masked_fill(padding, junk)
-                 for tensor, junk in zip(arguments[:3], (new, old, advantage), strict=True)]
+        dirty = [
+            tensor.masked_fill(padding, junk) for tensor, junk in zip(arguments[:3], (new, old, advantage), strict=True)
+        ]
         dirty[0].requires_grad_()
         results = _call(function, *dirty, *arguments[3:])
         for name, yours, before in zip(("loss", "clip_frac", "approx_kl"), results, clean, strict=True):
@@ -71,25 +80,33 @@ def masking(function: Callable) -> None:
     three = [torch.cat([tensor, tensor[:1]]) for tensor in arguments[:4]]
     three[3][2] = 0
     advice = "Divide one sum over the batch by the mask's sum, not each response by its own. See hint 2."
-    for name, yours, before in zip(("loss", "clip_frac", "approx_kl"), _call(function, *three, arguments[4]), clean,
-                                   strict=True):
+    for name, yours, before in zip(
+        ("loss", "clip_frac", "approx_kl"), _call(function, *three, arguments[4]), clean, strict=True
+    ):
         expect.close(f"{name} beside a response without tokens", yours, before.detach(), advice)
     three[3][2, 2] = 1
-    expect.close("loss beside a response of a single token", _call(function, *three, arguments[4])[0], -1.1625 / 7,
-                 advice)
+    expect.close(
+        "loss beside a response of a single token", _call(function, *three, arguments[4])[0], -1.1625 / 7, advice
+    )
 
 
 def gradient(function: Callable) -> None:
     """the gradient reaches log_probs_new, and is 0 where clipping binds"""
     new, *others = _arguments()
     loss, _, _ = _call(function, new.requires_grad_(), *others)
-    grad = expect.gradient(loss, new, "Compute the ratio from log_probs_new itself: no .detach(), "
-                                      "no .item(), no torch.no_grad(). See hint 3.")
+    grad = expect.gradient(
+        loss,
+        new,
+        "Compute the ratio from log_probs_new itself: no .detach(), no .item(), no torch.no_grad(). See hint 3.",
+    )
     # -A r / 6 where r A is the smaller term, 0 where the clipped one is.
     target = [[0, -0.75 * 0.5 / 6, -1.25 / 6, 0.25 * 1.25 / 6], [0, 1.5 / 6, 0, 0]]
-    expect.close("gradient by log_probs_new", grad, target,
-                 "It is 0 for a clipped token and −A · r / 6 for others: let torch.clamp and torch.min "
-                 "do it. See hint 3.")
+    expect.close(
+        "gradient by log_probs_new",
+        grad,
+        target,
+        "It is 0 for a clipped token and −A · r / 6 for others: let torch.clamp and torch.min do it. See hint 3.",
+    )
 
 
 def metrics(function: Callable) -> None:
@@ -98,20 +115,30 @@ def metrics(function: Callable) -> None:
     _, clip_frac, approx_kl = _call(function, new.requires_grad_(), *others)
     all_positions = "You divided by all 8 positions; divide by the 6 response tokens. See hint 2."
     # Ratios 1.25, .5, 1, 1.25 and .5, 1: four of six are further than .2 from 1.
-    expect.close("clip_frac", clip_frac, 4 / 6,
-                 "It is the share of response tokens with |r − 1| > ε. See hint 2.", {
-                     2 / 6: "Count every response token with |r − 1| > ε: on both sides, whether or not "
-                            "clipping changed its loss. See hint 2.",
-                     4 / 8: all_positions,
-                 })
+    expect.close(
+        "clip_frac",
+        clip_frac,
+        4 / 6,
+        "It is the share of response tokens with |r − 1| > ε. See hint 2.",
+        {
+            2 / 6: "Count every response token with |r − 1| > ε: on both sides, whether or not "
+            "clipping changed its loss. See hint 2.",
+            4 / 8: all_positions,
+        },
+    )
     kl = -2 * (math.log(1.25) + math.log(0.5)) / 6  # minus the mean of the log-ratios
-    expect.close("approx_kl", approx_kl, kl,
-                 "It is the mean of old − new over the response tokens. See hint 1.", {
-                     -kl: "The sign: it is old − new. See hint 1.",
-                     kl * 6 / 8: all_positions,
-                     0.0883743: "This is k2, half the squared log-ratio; k1 is the mean of old − new.",
-                     0.0733346: "This is k3, r − 1 − log r; k1 is the mean of old − new.",
-                 })
+    expect.close(
+        "approx_kl",
+        approx_kl,
+        kl,
+        "It is the mean of old − new over the response tokens. See hint 1.",
+        {
+            -kl: "The sign: it is old − new. See hint 1.",
+            kl * 6 / 8: all_positions,
+            0.0883743: "This is k2, half the squared log-ratio; k1 is the mean of old − new.",
+            0.0733346: "This is k3, r − 1 − log r; k1 is the mean of old − new.",
+        },
+    )
     for name, metric in (("clip_frac", clip_frac), ("approx_kl", approx_kl)):
         expect.no_gradient(name, metric, "It is only for the log: use .detach(). See hint 3.")
 
@@ -121,8 +148,7 @@ CRITERIA = (worked_example, clipping, masking, gradient, metrics)
 
 def _arguments() -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
     example = new_example()
-    return (example.log_probs_new, example.log_probs_old, example.advantages, example.response_mask,
-            example.clip_ratio)
+    return (example.log_probs_new, example.log_probs_old, example.advantages, example.response_mask, example.clip_ratio)
 
 
 def _call(function: Callable, *args) -> tuple[Tensor, ...]:

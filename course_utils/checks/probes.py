@@ -3,6 +3,7 @@
 Inputs are multiples of 1/64 from a generator of our own: the same with every version of torch, and exact in
 float32, so that two terms that are equal on paper are equal in the computer too.
 """
+
 import math
 from collections.abc import Callable
 
@@ -67,15 +68,19 @@ def gae(function: Callable) -> list[Fact]:
     empty_row = MASK * torch.tensor([[1], [1], [0]])
     zero, one = torch.zeros(1, 1), torch.ones(1, 1, dtype=torch.long)
     return [  # returns mean nothing on padding
-        *of_call(function, rewards, _poisoned(kl_penalties), _poisoned(values, -1), MASK, 0.75, 0.5,
-                 only={1: MASK == 1}),
+        *of_call(
+            function, rewards, _poisoned(kl_penalties), _poisoned(values, -1), MASK, 0.75, 0.5, only={1: MASK == 1}
+        ),
         *of_call(function, rewards, kl_penalties, values, empty_row, 0.5, 0.75, only={1: empty_row == 1}),
         *of_call(function, torch.ones(1, requires_grad=True), zero, zero.clone().requires_grad_(), one, 1.0, 1.0),
     ]
 
 
 PROBES: dict[str, Callable[[Callable], list[Fact]]] = {
-    "policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy, "gae": gae,
+    "policy_loss": policy_loss,
+    "value_loss": value_loss,
+    "entropy": entropy,
+    "gae": gae,
     "minibatch_update": minibatch_update,
 }
 

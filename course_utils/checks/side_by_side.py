@@ -3,6 +3,7 @@
 A loss is one number, so it is asked for one token at a time, with a mask that is 1 on this token alone. That gives
 the last column of the notebook's table by hand.
 """
+
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -18,16 +19,21 @@ from course_utils.figures.token_explorer import diverging
 from course_utils.worked_example import VOCABULARY, worked_example
 
 NOTHING = math.nan  # on padding, which has no target
-EMPTY_RESPONSE = ("No number: with this token alone in the mask the other response has none, and yours divides each "
-                  "response's sum by that response's tokens, here 0 / 0. Divide one sum by all tokens of the batch.")
-SINGLE_TOKEN = ("No number: yours needs several tokens, as an unbiased standard deviation does. What a token adds to "
-                "the sum depends on no other token.")
+EMPTY_RESPONSE = (
+    "No number: with this token alone in the mask the other response has none, and yours divides each "
+    "response's sum by that response's tokens, here 0 / 0. Divide one sum by all tokens of the batch."
+)
+SINGLE_TOKEN = (
+    "No number: yours needs several tokens, as an unbiased standard deviation does. What a token adds to "
+    "the sum depends on no other token."
+)
 ENTROPY = [[1.75, 2, 1.75, 1.75], [1.75, 2, NOTHING, NOTHING]]  # of each token's distribution, in bits
 
 
 @dataclass(frozen=True)
 class Grid:
     """One number a token, for responses A and B; or one line of other numbers."""
+
     what: str
     yours: Tensor  # (rows, T)
     target: list[list[float]]  # (rows, T)
@@ -51,31 +57,48 @@ def side_by_side(function: Callable) -> str:
 
 # ------------------------------------------------------------------ what is compared
 
+
 def _policy_loss(function: Callable) -> Iterable[Grid]:
     example = worked_example()
-    yield _token_by_token("the loss of each token alone", lambda mask: function(
-        example.log_probs_new, example.log_probs_old, example.advantages, mask, example.clip_ratio)[0],
-        [[-0.9, -0.375, -1.25, 0.3125], [0.8, 1.5, NOTHING, NOTHING]])
+    yield _token_by_token(
+        "the loss of each token alone",
+        lambda mask: function(
+            example.log_probs_new, example.log_probs_old, example.advantages, mask, example.clip_ratio
+        )[0],
+        [[-0.9, -0.375, -1.25, 0.3125], [0.8, 1.5, NOTHING, NOTHING]],
+    )
 
 
 def _value_loss(function: Callable) -> Iterable[Grid]:
     example = worked_example()
-    yield _token_by_token("the loss of each token alone, half the larger error", lambda mask: function(
-        example.values_new, example.values_old, example.returns, mask, example.clip_range_value)[0],
-        [[0.005, 0.045, 0.005, 0.005], [0.01125, 0.00125, NOTHING, NOTHING]])
+    yield _token_by_token(
+        "the loss of each token alone, half the larger error",
+        lambda mask: function(example.values_new, example.values_old, example.returns, mask, example.clip_range_value)[
+            0
+        ],
+        [[0.005, 0.045, 0.005, 0.005], [0.01125, 0.00125, NOTHING, NOTHING]],
+    )
 
 
 def _entropy(function: Callable) -> Iterable[Grid]:
     example = worked_example()
-    yield _token_by_token("the loss of each token alone, minus its entropy in nats",
-                          lambda mask: function(example.logits_new, mask),
-                          [[-bits * math.log(2) for bits in row] for row in ENTROPY])
+    yield _token_by_token(
+        "the loss of each token alone, minus its entropy in nats",
+        lambda mask: function(example.logits_new, mask),
+        [[-bits * math.log(2) for bits in row] for row in ENTROPY],
+    )
 
 
 def _gae(function: Callable) -> Iterable[Grid]:
     example = worked_example()
-    advantages, returns = function(example.final_rewards, example.kl_penalties, example.values_old,
-                                   example.response_mask, example.gamma, example.lam)
+    advantages, returns = function(
+        example.final_rewards,
+        example.kl_penalties,
+        example.values_old,
+        example.response_mask,
+        example.gamma,
+        example.lam,
+    )
     yield Grid("advantages, whitened", advantages, [[0.75, 0.75, 1.25, -0.25], [-1.0, -1.5, 0.0, 0.0]])
     yield Grid("returns", returns, [[0.3, 0.4, 0.7, 0.9], [0.15, -0.05, NOTHING, NOTHING]])
 
@@ -100,19 +123,29 @@ def _epoch(function: Callable) -> Iterable[Grid]:
     example, epoch = worked_example(), Epoch(function, *worked_buffer(), mini_batch_size=2, vf_coeff=0.5)
     order = torch.tensor(epoch.actor.rows[0]).argsort()
     given = epoch.losses.only_call("compute_policy_loss")["log_probs_new"]
-    yield Grid("log-probability of each response token, as the policy loss was given it", given[order],
-               _on_tokens(example.log_probs_new))
+    yield Grid(
+        "log-probability of each response token, as the policy loss was given it",
+        given[order],
+        _on_tokens(example.log_probs_new),
+    )
     tokens = torch.cat([example.prompt_input_ids, example.response_input_ids], dim=1).tolist()
     predicts = [[0, 1, 1, 1, 1, 0], [0, 1, 1, 0, 0, 0]]
-    yield Grid("how far the value at each position of prompt and response moved, with c_V = 0.5 and learning rate 1",
-               epoch.moved["values"], [[-0.5 / 6 * does for does in row] for row in predicts],
-               tuple(tuple(VOCABULARY[token] for token in row) for row in tokens))
+    yield Grid(
+        "how far the value at each position of prompt and response moved, with c_V = 0.5 and learning rate 1",
+        epoch.moved["values"],
+        [[-0.5 / 6 * does for does in row] for row in predicts],
+        tuple(tuple(VOCABULARY[token] for token in row) for row in tokens),
+    )
 
 
 GRIDS = {
-    "compute_policy_loss": _policy_loss, "compute_value_loss": _value_loss, "compute_entropy_loss": _entropy,
-    "compute_gae_advantages": _gae, "response_outputs": _outputs,
-    "minibatch_loss": _minibatch_loss, "run_ppo_update_epoch": _epoch,
+    "compute_policy_loss": _policy_loss,
+    "compute_value_loss": _value_loss,
+    "compute_entropy_loss": _entropy,
+    "compute_gae_advantages": _gae,
+    "response_outputs": _outputs,
+    "minibatch_loss": _minibatch_loss,
+    "run_ppo_update_epoch": _epoch,
 }
 
 
@@ -140,6 +173,7 @@ def _on_tokens(numbers: Tensor) -> list[list[float]]:
 
 # ------------------------------------------------------------------ how it looks
 
+
 def _html(grid: Grid) -> str:
     target = torch.tensor(grid.target)
     yours = grid.yours.detach().float()
@@ -147,23 +181,32 @@ def _html(grid: Grid) -> str:
         return ""
     largest = target.nan_to_num().abs().max().item()
     right = torch.isclose(yours, target, 1e-4, 1e-5) | target.isnan()
-    columns = grid.columns or tuple(tuple(VOCABULARY[token] for token in row)
-                                    for row in worked_example().response_input_ids.tolist())
+    columns = grid.columns or tuple(
+        tuple(VOCABULARY[token] for token in row) for row in worked_example().response_input_ids.tolist()
+    )
     differ, numbers = int((~right).sum()), int((~target.isnan()).sum())
     seen = f"✗ {differ} of {numbers} differ" if differ else "✓ yours is the target"
-    tables = (_table("yours", grid.rows, yours, target, right, columns, largest)
-              + _table("target", grid.rows, target, target, torch.ones_like(right), columns, largest))
+    tables = _table("yours", grid.rows, yours, target, right, columns, largest) + _table(
+        "target", grid.rows, target, target, torch.ones_like(right), columns, largest
+    )
     note = f"<p>{escape(grid.note)}</p>" if grid.note else ""
-    return (f'<div><b>{escape(grid.what)}</b>: {seen}</div>'
-            f'<div style="display:flex; flex-wrap:wrap; gap:2em; margin:0.3em 0 1em">{tables}</div>{note}')
+    return (
+        f"<div><b>{escape(grid.what)}</b>: {seen}</div>"
+        f'<div style="display:flex; flex-wrap:wrap; gap:2em; margin:0.3em 0 1em">{tables}</div>{note}'
+    )
 
 
-def _table(title: str, names: tuple[str, ...], numbers: Tensor, target: Tensor, right: Tensor, columns: tuple,
-           largest: float) -> str:
+def _table(
+    title: str, names: tuple[str, ...], numbers: Tensor, target: Tensor, right: Tensor, columns: tuple, largest: float
+) -> str:
     rows = "".join(
-        f"<tr><th>{name}</th>" + "".join(
-            _cell(token, *cell, largest) for token, cell in zip(tokens, zip(*map(Tensor.tolist, parts)), strict=True))
-        + "</tr>" for name, tokens, *parts in zip(names, columns, numbers, target, right, strict=True))
+        f"<tr><th>{name}</th>"
+        + "".join(
+            _cell(token, *cell, largest) for token, cell in zip(tokens, zip(*map(Tensor.tolist, parts)), strict=True)
+        )
+        + "</tr>"
+        for name, tokens, *parts in zip(names, columns, numbers, target, right, strict=True)
+    )
     return f"<table><caption>{title}</caption><tbody>{rows}</tbody></table>"
 
 
@@ -174,5 +217,7 @@ def _cell(token: str, number: float, target: float, right: bool, largest: float)
     colour = diverging(number / largest if math.isfinite(number) else 0)
     frame = "1px solid #99999966" if right else f"3px solid {ORANGE}"
     shown = "no number" if math.isnan(number) else f"{number + 0.0:.4g}"  # + 0.0: no "-0"
-    return (f'<td style="text-align:center; color:#000000; background-color:{colour}; border:{frame}">'
-            f'{escape(token)}<br>{"" if right else "✗ "}{shown}</td>')
+    return (
+        f'<td style="text-align:center; color:#000000; background-color:{colour}; border:{frame}">'
+        f"{escape(token)}<br>{'' if right else '✗ '}{shown}</td>"
+    )

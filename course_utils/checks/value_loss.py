@@ -1,4 +1,5 @@
 """Criteria of exercise 2, compute_value_loss."""
+
 from collections.abc import Callable
 
 import torch
@@ -16,13 +17,10 @@ def worked_example(function: Callable) -> None:
     slips = {
         0.145 / 6: "The factor ½ is missing. See hint 2.",
         0.145 / 2: "You summed; divide by the number of response tokens, 6. See hint 2.",
-        0.145 / 16: "You divided by all 8 positions; padding does not count, so divide by the mask's sum. "
-                    "See hint 2.",
+        0.145 / 16: "You divided by all 8 positions; padding does not count, so divide by the mask's sum. See hint 2.",
         0.135 / 12: "This is the loss without clipping. See hint 1.",
-        0.115 / 12: "You took the clipped error everywhere; it counts only where it is the larger. "
-                    "See hint 1.",
-        0.105 / 12: "You took the smaller of the two errors; the loss is the larger, the pessimistic one. "
-                    "See hint 1.",
+        0.115 / 12: "You took the clipped error everywhere; it counts only where it is the larger. See hint 1.",
+        0.105 / 12: "You took the smaller of the two errors; the loss is the larger, the pessimistic one. See hint 1.",
     }
     # The larger squared errors .01 + .09 + .01 + .01 and .0225 + .0025 add up to .145.
     expect.close("loss", loss, 0.145 / 12, advice, slips)
@@ -39,11 +37,16 @@ def clipping(function: Callable) -> None:
         (3.5, 2.0, 4.0, 1.125, "v moved up by 1.5 from 2, so v_clipped = 2.5, and ½ (2.5 − 4)² is the larger"),
     )
     for value, old, target_return, target, which in cases:
-        loss, _ = _call(function, torch.full((1, 1), value), torch.full((1, 1), old),
-                        torch.full((1, 1), target_return), torch.ones(1, 1, dtype=torch.long), 0.5)
+        loss, _ = _call(
+            function,
+            torch.full((1, 1), value),
+            torch.full((1, 1), old),
+            torch.full((1, 1), target_return),
+            torch.ones(1, 1, dtype=torch.long),
+            0.5,
+        )
         what = f"loss of one token with v = {value}, old value {old:g}, return {target_return}, range 0.5"
-        expect.close(what, loss, target,
-                     f"Here {which}. The clip is around values_old, on both sides. See hint 1.")
+        expect.close(what, loss, target, f"Here {which}. The clip is around values_old, on both sides. See hint 1.")
 
 
 def masking(function: Callable) -> None:
@@ -52,8 +55,10 @@ def masking(function: Callable) -> None:
     padding = arguments[3] == 0
     clean = _call(function, *arguments)
     for new, old, target_return in ((50.0, -50.0, -50.0), (-50.0, 0.0, 50.0), (50.0, 50.0, -50.0)):
-        dirty = [tensor.masked_fill(padding, junk)
-                 for tensor, junk in zip(arguments[:3], (new, old, target_return), strict=True)]
+        dirty = [
+            tensor.masked_fill(padding, junk)
+            for tensor, junk in zip(arguments[:3], (new, old, target_return), strict=True)
+        ]
         dirty[0].requires_grad_()
         results = _call(function, *dirty, *arguments[3:])
         for name, yours, before in zip(("loss", "vf_clip_frac"), results, clean, strict=True):
@@ -66,36 +71,53 @@ def gradient(function: Callable) -> None:
     """the gradient reaches values_new, and is 0 where clipping binds"""
     new, *others = _arguments()
     loss, _ = _call(function, new.requires_grad_(), *others)
-    grad = expect.gradient(loss, new, "Compute both errors from values_new itself: no .detach(), "
-                                      "no torch.no_grad(). See hint 3.")
+    grad = expect.gradient(
+        loss, new, "Compute both errors from values_new itself: no .detach(), no torch.no_grad(). See hint 3."
+    )
     # (v - R) / 6 where the unclipped error is the larger, 0 where the clipped one is.
     target = [[0.1 / 6, -0.3 / 6, 0, -0.1 / 6], [-0.15 / 6, 0, 0, 0]]
-    expect.close("gradient by values_new", grad, target,
-                 "It is 0 for a clipped token and (v − R) / 6 for any other: let torch.clamp and torch.max "
-                 "do it. See hint 3.")
+    expect.close(
+        "gradient by values_new",
+        grad,
+        target,
+        "It is 0 for a clipped token and (v − R) / 6 for any other: let torch.clamp and torch.max do it. See hint 3.",
+    )
 
 
 def metrics(function: Callable) -> None:
     """vf_clip_frac, without gradient"""
     new, *others = _arguments()
     _, frac = _call(function, new.requires_grad_(), *others)
-    expect.close("vf_clip_frac", frac, 2 / 6,
-                 "It is the share of response tokens whose clipped error is the larger. See hint 2.", {
-                     4 / 6: "Count where the clipped error is the larger: not wherever the value left the "
-                            "range, and not where both errors are equal. See hint 2.",
-                     2 / 8: "You divided by all 8 positions; divide by the 6 response tokens. See hint 2.",
-                 })
+    expect.close(
+        "vf_clip_frac",
+        frac,
+        2 / 6,
+        "It is the share of response tokens whose clipped error is the larger. See hint 2.",
+        {
+            4 / 6: "Count where the clipped error is the larger: not wherever the value left the "
+            "range, and not where both errors are equal. See hint 2.",
+            2 / 8: "You divided by all 8 positions; divide by the 6 response tokens. See hint 2.",
+        },
+    )
     expect.no_gradient("vf_clip_frac", frac, "It is only for the log: use .detach(). See hint 3.")
     # A value that moved from 0 to 2, with a range of 1: the clipped one is further from 4, 3, 3, but nearer to 0.
     returns, zeros = torch.tensor([[4.0, 3.0, 3.0, 0.0]]), torch.zeros(1, 4)
     _, frac = _call(function, zeros + 2, zeros, returns, torch.ones(1, 4, dtype=torch.long), 1.0)
-    expect.close("vf_clip_frac where the clipped error is the larger for three tokens of four", frac, 3 / 4,
-                 "Count where the clipped error is the larger, not where it is the smaller. See hint 2.")
+    expect.close(
+        "vf_clip_frac where the clipped error is the larger for three tokens of four",
+        frac,
+        3 / 4,
+        "Count where the clipped error is the larger, not where it is the smaller. See hint 2.",
+    )
     # Whole numbers, so that `old + clamp(new - old)` is exact too: rounding is nobody's mistake.
     old = torch.arange(8.0).unsqueeze(0)
     _, frac = _call(function, old + 3, old, torch.zeros_like(old), torch.ones_like(old).long(), 5.0)
-    expect.close("vf_clip_frac where no value left the range", frac, 0.0,
-                 "There both errors are equal, and equal errors do not count as larger. See hint 2.")
+    expect.close(
+        "vf_clip_frac where no value left the range",
+        frac,
+        0.0,
+        "There both errors are equal, and equal errors do not count as larger. See hint 2.",
+    )
 
 
 CRITERIA = (worked_example, clipping, masking, gradient, metrics)
@@ -103,8 +125,7 @@ CRITERIA = (worked_example, clipping, masking, gradient, metrics)
 
 def _arguments() -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
     example = new_example()
-    return (example.values_new, example.values_old, example.returns, example.response_mask,
-            example.clip_range_value)
+    return (example.values_new, example.values_old, example.returns, example.response_mask, example.clip_range_value)
 
 
 def _call(function: Callable, *args) -> tuple[Tensor, ...]:

@@ -1,4 +1,5 @@
 """A run drawn over the recorded reference run."""
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -39,8 +40,15 @@ def _draw_curve(axes: Axes, history: list[dict], metric: str, **style) -> None:
 
 def _draw_band(axes: Axes, reference: ReferenceRun) -> None:
     rewards = list(zip(*reference.seed_rewards))  # of each step
-    axes.fill_between(range(1, len(rewards) + 1), [min(step) for step in rewards], [max(step) for step in rewards],
-                      color=GREY, alpha=0.4, lw=0, label=f"{len(reference.seed_rewards)} other seeds")
+    axes.fill_between(
+        range(1, len(rewards) + 1),
+        [min(step) for step in rewards],
+        [max(step) for step in rewards],
+        color=GREY,
+        alpha=0.4,
+        lw=0,
+        label=f"{len(reference.seed_rewards)} other seeds",
+    )
 
 
 def _describe(history: list[dict], reference: ReferenceRun) -> str:
@@ -48,11 +56,13 @@ def _describe(history: list[dict], reference: ReferenceRun) -> str:
         return "No step is finished yet; the reference run alone is drawn."
     last = history[-1]
     other = reference.history[min(last["step"], len(reference.history)) - 1]
-    rewards = [moving_average(seed[:len(history)])[-1] for seed in reference.seed_rewards]
+    rewards = [moving_average(seed[: len(history)])[-1] for seed in reference.seed_rewards]
     yours = moving_average([line["rollout/reward_mean"] for line in history])[-1]
-    return (f"Yours over the reference run, at PPO step {last['step']}: reward, mean of 5 steps, {yours:.2f}, and "
-            f"{min(rewards):.2f} to {max(rewards):.2f} with {len(rewards)} other seeds; "
-            f"KL {last['rollout/kl']:.1f} and {other['rollout/kl']:.1f} nats; explained variance "
-            f"{last['rollout/explained_variance']:.2f} and {other['rollout/explained_variance']:.2f}; clip fraction "
-            f"{last['params/policy_clip_frac']:.2f} and {other['params/policy_clip_frac']:.2f}; entropy "
-            f"{last['loss/entropy']:.3f} and {other['loss/entropy']:.3f} nats.")
+    return (
+        f"Yours over the reference run, at PPO step {last['step']}: reward, mean of 5 steps, {yours:.2f}, and "
+        f"{min(rewards):.2f} to {max(rewards):.2f} with {len(rewards)} other seeds; "
+        f"KL {last['rollout/kl']:.1f} and {other['rollout/kl']:.1f} nats; explained variance "
+        f"{last['rollout/explained_variance']:.2f} and {other['rollout/explained_variance']:.2f}; clip fraction "
+        f"{last['params/policy_clip_frac']:.2f} and {other['params/policy_clip_frac']:.2f}; entropy "
+        f"{last['loss/entropy']:.3f} and {other['loss/entropy']:.3f} nats."
+    )

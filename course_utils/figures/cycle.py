@@ -1,4 +1,5 @@
 """The map of PPO that opens each notebook: the whole cycle, with the place that the notebook is about."""
+
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
@@ -7,8 +8,14 @@ from matplotlib.patches import FancyBboxPatch
 
 from course_utils.figures.show import BLUE, ORANGE, new_figure, show
 
-PLACES = {1: "the policy loss", 2: "the value loss", 3: "the entropy bonus", 4: "the advantages",
-          5: "the mini-batch update", 6: "the whole cycle"}  # by the number of the notebook
+PLACES = {  # by the number of the notebook
+    1: "the policy loss",
+    2: "the value loss",
+    3: "the entropy bonus",
+    4: "the advantages",
+    5: "the mini-batch update",
+    6: "the whole cycle",
+}
 WIDTH, HEIGHT = 9, 3.75  # inches, as are all coordinates
 
 
@@ -85,32 +92,63 @@ def _draw_update(axes: Axes, marked: bool) -> None:
 
 
 def _frame(axes: Axes, box: Box, colour: str, line: float, edge: str = "black") -> None:
-    axes.add_patch(FancyBboxPatch((box.left, box.bottom), box.width, box.height, facecolor=colour, edgecolor=edge,
-                                  linewidth=line, boxstyle="round,pad=0,rounding_size=0.1"))
+    axes.add_patch(
+        FancyBboxPatch(
+            (box.left, box.bottom),
+            box.width,
+            box.height,
+            facecolor=colour,
+            edgecolor=edge,
+            linewidth=line,
+            boxstyle="round,pad=0,rounding_size=0.1",
+        )
+    )
 
 
 def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], colour: str = "black") -> None:
-    axes.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": colour, "linewidth": 1.5, "shrinkA": 0,
-                                              "shrinkB": 0, "mutation_scale": 14})
+    axes.annotate(
+        "",
+        end,
+        start,
+        arrowprops={
+            "arrowstyle": "-|>",
+            "color": colour,
+            "linewidth": 1.5,
+            "shrinkA": 0,
+            "shrinkB": 0,
+            "mutation_scale": 14,
+        },
+    )
 
 
 def _draw_here(axes: Axes, here: int) -> None:
     if here == 6:
-        axes.text(ROLLOUT[0].middle, 1.1, "you are\nhere: the\nwhole\ncycle", ha="center", va="center", fontsize=11,
-                  weight="bold", color=ORANGE)
+        axes.text(
+            ROLLOUT[0].middle,
+            1.1,
+            "you are\nhere: the\nwhole\ncycle",
+            ha="center",
+            va="center",
+            fontsize=11,
+            weight="bold",
+            color=ORANGE,
+        )
         return
-    box, = (box for box in (*ROLLOUT, *LOSSES, UPDATE) if box.notebook == here)
+    (box,) = (box for box in (*ROLLOUT, *LOSSES, UPDATE) if box.notebook == here)
     above = box in ROLLOUT
     edge = box.bottom + box.height if above else box.bottom
     tail = 3.5 if above else 0.15
     _arrow(axes, (box.middle, tail), (box.middle, edge), ORANGE)
-    axes.text(box.middle - 0.1, tail, "you are here ", ha="right", va="center", fontsize=11, weight="bold",
-              color=ORANGE)
+    axes.text(
+        box.middle - 0.1, tail, "you are here ", ha="right", va="center", fontsize=11, weight="bold", color=ORANGE
+    )
 
 
 def _describe(here: int) -> str:
     steps = ", ".join(box.title for box in ROLLOUT)
     losses = ", ".join(f"{box.title} (notebook {box.notebook})" for box in LOSSES)
-    return (f"Map of the PPO cycle. You are here: {PLACES[here]} (notebook {here}). In order: {steps} (by GAE, "
-            f"notebook 4), {UPDATE.title} (notebook 5), which adds up {losses}; then the new policy, which samples "
-            "the next responses, and so round again.")
+    return (
+        f"Map of the PPO cycle. You are here: {PLACES[here]} (notebook {here}). In order: {steps} (by GAE, "
+        f"notebook 4), {UPDATE.title} (notebook 5), which adds up {losses}; then the new policy, which samples "
+        "the next responses, and so round again."
+    )

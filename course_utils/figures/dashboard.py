@@ -1,4 +1,5 @@
 """The live figure of a run, its picture on disk, and both in words."""
+
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,8 +30,11 @@ PANELS = (
     Panel("Policy loss", "small, around 0: not a sign of learning", (("loss/policy", "", BLUE),)),
     Panel("Value loss", "should fall", (("loss/value", "", ORANGE),)),
     Panel("Explained variance", "of the critic; above 0 helps", (("rollout/explained_variance", "", PURPLE),)),
-    Panel("Clip fraction", "mostly below 0.3",
-          (("params/policy_clip_frac", "policy", BLUE), ("params/value_clip_frac", "value", ORANGE))),
+    Panel(
+        "Clip fraction",
+        "mostly below 0.3",
+        (("params/policy_clip_frac", "policy", BLUE), ("params/value_clip_frac", "value", ORANGE)),
+    ),
     Panel("Entropy", "nats a token; falls, but not to 0", (("loss/entropy", "", GREEN),)),
     Panel("Response length", "tokens; should settle", (("rollout/response_length", "", GREY),)),
 )
@@ -75,13 +79,18 @@ def dress(axes: Axes, title: str, hint: str, last_step: int) -> None:
 
 def _draw_accuracy(axes: Axes, history: list[dict], label: str, colour: str) -> None:
     """Every evaluation with its interval; the one before training is in the first step's line and stands at 0."""
-    found = [(step, line[f"{when}/accuracy"], line[f"{when}/low"], line[f"{when}/high"]) for line in history
-             for when, step in (("before", 0), ("eval", line["step"])) if f"{when}/accuracy" in line]
+    found = [
+        (step, line[f"{when}/accuracy"], line[f"{when}/low"], line[f"{when}/high"])
+        for line in history
+        for when, step in (("before", 0), ("eval", line["step"]))
+        if f"{when}/accuracy" in line
+    ]
     if found:
         steps, values, lows, highs = zip(*found)
         errors = [[v - low for v, low in zip(values, lows)], [high - v for v, high in zip(values, highs)]]
-        axes.errorbar(steps, values, errors, fmt="o-", ms=2.5, lw=1.2, color=colour, ecolor=GREY, capsize=3,
-                      label=label)
+        axes.errorbar(
+            steps, values, errors, fmt="o-", ms=2.5, lw=1.2, color=colour, ecolor=GREY, capsize=3, label=label
+        )
 
 
 def describe(history: list[dict]) -> str:
@@ -91,12 +100,14 @@ def describe(history: list[dict]) -> str:
     last = history[-1]
     accuracies = [line["eval/accuracy"] for line in history if "eval/accuracy" in line]
     held_out = f", held-out accuracy {accuracies[-1]:.1%}" if accuracies else ""
-    return (f"PPO step {last['step']}: reward {history[0]['rollout/reward_mean']:.2f} at first, "
-            f"{last['rollout/reward_mean']:.2f} now{held_out}, KL to the reference {last['rollout/kl']:.2f} nats, "
-            f"policy loss {last['loss/policy']:.3f}, value loss {last['loss/value']:.3f}, "
-            f"explained variance {last['rollout/explained_variance']:.2f}, "
-            f"clip fraction {last['params/policy_clip_frac']:.2f}, entropy {last['loss/entropy']:.3f} nats, "
-            f"response length {last['rollout/response_length']:.0f} tokens.")
+    return (
+        f"PPO step {last['step']}: reward {history[0]['rollout/reward_mean']:.2f} at first, "
+        f"{last['rollout/reward_mean']:.2f} now{held_out}, KL to the reference {last['rollout/kl']:.2f} nats, "
+        f"policy loss {last['loss/policy']:.3f}, value loss {last['loss/value']:.3f}, "
+        f"explained variance {last['rollout/explained_variance']:.2f}, "
+        f"clip fraction {last['params/policy_clip_frac']:.2f}, entropy {last['loss/entropy']:.3f} nats, "
+        f"response length {last['rollout/response_length']:.0f} tokens."
+    )
 
 
 def save_training_figure(history: list[dict], path: Path) -> None:
@@ -158,5 +169,7 @@ class Dashboard:
             note = f", about {seconds:.0f} s left" if seconds < 100 else f", about {seconds / 60:.0f} min left"
         else:
             note = ""
-        return (f'<progress value="{done}" max="{self.total}" aria-label="training"></progress> '
-                f"step {done} of {self.total}{note}")
+        return (
+            f'<progress value="{done}" max="{self.total}" aria-label="training"></progress> '
+            f"step {done} of {self.total}{note}"
+        )

@@ -1,4 +1,5 @@
 """Pictures of notebook 3: which tokens of a real response are decisions, and what temperature does to entropy."""
+
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -30,6 +31,7 @@ BARS = 6  # tokens that have a bar of their own
 
 # ------------------------------------------------------------------ why: decisions and what they are worth
 
+
 def draw_decisions(rollout: RealRollout, row: int) -> tuple[Figure, str]:
     """The entropy of each token of one response, and the rewards of all responses by their first token."""
     figure = new_figure(9, 3.6)
@@ -39,15 +41,17 @@ def draw_decisions(rollout: RealRollout, row: int) -> tuple[Figure, str]:
 
 def _draw_entropies(axes: Axes, rollout: RealRollout, row: int) -> str:
     tokens = [_printable(token) for token in rollout.tokens[row]]
-    entropies = _entropy(rollout.logits[row, :len(tokens)]).tolist()
+    entropies = _entropy(rollout.logits[row, : len(tokens)]).tolist()
     decisions = [f"{token} ({entropy:.1f})" for token, entropy in zip(tokens, entropies) if entropy > OPEN]
     axes.bar(range(len(tokens)), entropies, color=[ORANGE if entropy > OPEN else BLUE for entropy in entropies])
     axes.axhline(OPEN, color="black", linestyle=":", linewidth=1)
     axes.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=8)
     axes.set_ylabel("entropy (nats)")
     axes.set_title(f"{len(decisions)} of {len(tokens)} tokens are decisions: above {OPEN:g} nats", fontsize=11)
-    return (f"entropy of the {len(tokens)} tokens of one response. {len(decisions)} have more than {OPEN:g} nats: "
-            f"{', '.join(decisions)}.")
+    return (
+        f"entropy of the {len(tokens)} tokens of one response. {len(decisions)} have more than {OPEN:g} nats: "
+        f"{', '.join(decisions)}."
+    )
 
 
 def _draw_openings(axes: Axes, rollout: RealRollout) -> str:
@@ -58,11 +62,17 @@ def _draw_openings(axes: Axes, rollout: RealRollout) -> str:
     axes.bar_label(axes.bar([_printable(name) for name in names], rewards, color=BLUE), labels, fontsize=9)
     axes.set(ylim=(0, 1.25), ylabel="mean reward", xlabel="first token")
     axes.set_title("The first one matters", fontsize=11)
-    return "mean reward of the responses by their first token: " + ", ".join(
-        f"{_printable(name)} {reward:.2f} ({count} times)" for name, reward, count in zip(names, rewards, counts)) + "."
+    return (
+        "mean reward of the responses by their first token: "
+        + ", ".join(
+            f"{_printable(name)} {reward:.2f} ({count} times)" for name, reward, count in zip(names, rewards, counts)
+        )
+        + "."
+    )
 
 
 # ------------------------------------------------------------------ why: a policy that is sure of itself
+
 
 def same_question(rollout: RealRollout, row: int, temperature: float, count: int = 8) -> list[tuple[float, str]]:
     """Reward and text of `count` responses to one question of the rollout, sampled at this temperature."""
@@ -78,12 +88,14 @@ def print_entropies(rollout: RealRollout, loss: Callable) -> None:
     with unless_stub("compute_entropy_loss"):
         for temperature in (0.001, 0.1, 1, 2, 5):
             logits = rollout.logits / temperature
-            rows.append(f"{temperature:11g} {-loss(logits, rollout.mask):9.4f} "
-                        f"{-loss(logits.bfloat16(), rollout.mask):10.4f}")
+            rows.append(
+                f"{temperature:11g} {-loss(logits, rollout.mask):9.4f} {-loss(logits.bfloat16(), rollout.mask):10.4f}"
+            )
         print("\n".join(rows))
 
 
 # ------------------------------------------------------------------ entropy against temperature
+
 
 def draw_temperature(rollout: RealRollout, row: int, temperature: float, token: float) -> tuple[Figure, str]:
     """The distribution that one token was drawn from, at this temperature, and its entropy at all of them.
@@ -92,7 +104,7 @@ def draw_temperature(rollout: RealRollout, row: int, temperature: float, token: 
     """
     tokens = [_printable(text) for text in rollout.tokens[row]]
     position = min(int(token), len(tokens)) - 1
-    logits = rollout.logits[row, :len(tokens)]
+    logits = rollout.logits[row, : len(tokens)]
     figure = new_figure(9, 3.6)
     left, right = figure.subplots(1, 2)
     bars = _draw_bars(left, logits[position], temperature, rollout.tokens[row][position])
@@ -131,8 +143,11 @@ def _draw_bars(axes: Axes, logits: Tensor, temperature: float, drawn: str) -> st
     axes.invert_yaxis()
     axes.set(xlim=(0, 1), xlabel="probability (outline: at temperature 1)")
     axes.set_title("Orange: the token that was drawn", fontsize=11)
-    return (f"At temperature {temperature:.2f} its probabilities are "
-            + ", ".join(f"{name} {p:.2f}" for name, p in zip(names, now)) + ".")
+    return (
+        f"At temperature {temperature:.2f} its probabilities are "
+        + ", ".join(f"{name} {p:.2f}" for name, p in zip(names, now))
+        + "."
+    )
 
 
 def _draw_curve(axes: Axes, logits: Tensor, position: int, temperature: float) -> str:
@@ -146,8 +161,10 @@ def _draw_curve(axes: Axes, logits: Tensor, position: int, temperature: float) -
     axes.set_title(f"Entropy {here:.2f} at temperature {temperature:.2f}", fontsize=11)
     # Below, since the curves fill the axes.
     axes.legend(fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.22), frameon=False)
-    return (f"Its entropy there is {here:.2f} nats, of at most {highest:.2f}; at temperature 1 it is "
-            f"{_entropy(logits[position]).item():.2f}.")
+    return (
+        f"Its entropy there is {here:.2f} nats, of at most {highest:.2f}; at temperature 1 it is "
+        f"{_entropy(logits[position]).item():.2f}."
+    )
 
 
 def _entropy(logits: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
 """Pictures of notebook 4: one reward for many tokens, where the prospects changed, and GAE on real responses."""
+
 from math import ceil
 
 import torch
@@ -13,23 +14,29 @@ from course_utils.problems import Problem, Prompt
 from course_utils.real_rollout import RealRollout, embedded_tokenizer, respond, rewards_of
 from course_utils.rollout import texts_of
 
-LINE = 13          # tokens in a line of a heat map
+LINE = 13  # tokens in a line of a heat map
 FULL_COLOUR = 0.6  # the advantage that has it: the same at every γ and λ, so that pictures can be compared
-RIDGE = 300.0      # large enough for a critic that has seen few responses
+RIDGE = 300.0  # large enough for a critic that has seen few responses
 CONTINUATIONS = 8
 
 
 # ------------------------------------------------------------------ why: one reward for all tokens
 
+
 def draw_one_reward(rollout: RealRollout, rows: tuple[int, ...]) -> tuple[Figure, str]:
     """What each token is credited with if nobody says which of them earned the reward."""
     mean = rollout.rewards.mean().item()
-    return _draw_heat_maps(f"Reward of the response minus the mean reward, {mean:.2f}: the same for each token", [
-        (_name(rollout, row), rollout.tokens[row],
-         [rollout.rewards[row].item() - mean] * len(rollout.tokens[row])) for row in rows])
+    return _draw_heat_maps(
+        f"Reward of the response minus the mean reward, {mean:.2f}: the same for each token",
+        [
+            (_name(rollout, row), rollout.tokens[row], [rollout.rewards[row].item() - mean] * len(rollout.tokens[row]))
+            for row in rows
+        ],
+    )
 
 
 # ------------------------------------------------------------------ which token was it?
+
 
 def draw_prospects(rollout: RealRollout, row: int) -> tuple[Figure, str]:
     """The mean reward if the model goes on by itself from each prefix of a response: the true value V(s)."""
@@ -44,8 +51,10 @@ def draw_prospects(rollout: RealRollout, row: int) -> tuple[Figure, str]:
     axes.set(ylim=(0, 1), ylabel="mean reward from here", xlim=(-0.7, len(names) - 0.3))
     title = f"Orange: after “{visible(tokens[worst])}” the prospects fall by {-steps[worst]:.2f}"
     axes.set_title(f"{title} ({CONTINUATIONS} ends sampled after each token)", fontsize=11, parse_math=False)
-    return figure, (f"{title}, the largest fall. Mean reward of {CONTINUATIONS} ends that the model wrote, after each "
-                    "token: " + ", ".join(f"{name} {value:.2f}" for name, value in zip(names, prospects)) + ".")
+    return figure, (
+        f"{title}, the largest fall. Mean reward of {CONTINUATIONS} ends that the model wrote, after each "
+        "token: " + ", ".join(f"{name} {value:.2f}" for name, value in zip(names, prospects)) + "."
+    )
 
 
 def true_values(rollout: RealRollout, row: int, count: int = CONTINUATIONS) -> list[float]:
@@ -63,6 +72,7 @@ def true_values(rollout: RealRollout, row: int, count: int = CONTINUATIONS) -> l
 
 
 # ------------------------------------------------------------------ GAE with a critic of its own
+
 
 class LinearCritic:
     """Values that are linear in the model's last hidden states, fitted to the responses that are not `unseen`."""
@@ -86,15 +96,21 @@ class LinearCritic:
 
 def draw_gae(critic: LinearCritic, gamma: float, lam: float) -> tuple[Figure, str]:
     """The raw advantages of the responses that the critic has not seen."""
-    return _draw_heat_maps(f"Raw advantages, γ = {gamma:.2f}, {_name_of(lam)}", [
-        (_name(critic.rollout, row), critic.rollout.tokens[row], _advantages_of(critic, row, gamma, lam))
-        for row in critic.unseen])
+    return _draw_heat_maps(
+        f"Raw advantages, γ = {gamma:.2f}, {_name_of(lam)}",
+        [
+            (_name(critic.rollout, row), critic.rollout.tokens[row], _advantages_of(critic, row, gamma, lam))
+            for row in critic.unseen
+        ],
+    )
 
 
 def draw_lambdas(critic: LinearCritic, row: int, gamma: float = 1.0) -> tuple[Figure, str]:
     """One response three times: how far the blame reaches back."""
-    return _draw_heat_maps(f"{_name(critic.rollout, row)}: raw advantages, γ = {gamma:.2f}", [
-        (_name_of(lam), critic.rollout.tokens[row], _advantages_of(critic, row, gamma, lam)) for lam in (0, 0.8, 1)])
+    return _draw_heat_maps(
+        f"{_name(critic.rollout, row)}: raw advantages, γ = {gamma:.2f}",
+        [(_name_of(lam), critic.rollout.tokens[row], _advantages_of(critic, row, gamma, lam)) for lam in (0, 0.8, 1)],
+    )
 
 
 def _advantages_of(critic: LinearCritic, row: int, gamma: float, lam: float) -> list[float]:
@@ -116,10 +132,12 @@ def _name(rollout: RealRollout, row: int) -> str:
 
 def _name_of(lam: float) -> str:
     return f"λ = {lam:.2f}" + {0.0: ": TD, looks one token ahead", 1.0: ": Monte Carlo, waits for the reward"}.get(
-        lam, ", between TD (0) and Monte Carlo (1)")
+        lam, ", between TD (0) and Monte Carlo (1)"
+    )
 
 
 # ------------------------------------------------------------------ heat maps
+
 
 def _draw_heat_maps(title: str, panels: list[tuple[str, list[str], list[float]]]) -> tuple[Figure, str]:
     """A heat map for each (name, tokens, values), one below the other."""
@@ -137,8 +155,15 @@ def _draw_heat_map(axes: Axes, name: str, tokens: list[str], values: list[float]
         line, column = divmod(i, LINE)
         axes.add_patch(Rectangle((column, line), 1, 1, facecolor=diverging(value / FULL_COLOUR), edgecolor="white"))
         text = visible(token)
-        axes.text(column + 0.5, line + 0.3, text, ha="center", va="center", fontsize=9.5 if len(text) < 9 else 8,
-                  parse_math=False)
+        axes.text(
+            column + 0.5,
+            line + 0.3,
+            text,
+            ha="center",
+            va="center",
+            fontsize=9.5 if len(text) < 9 else 8,
+            parse_math=False,
+        )
         axes.text(column + 0.5, line + 0.74, signed(value), ha="center", va="center", fontsize=8)
     axes.set(xlim=(0, LINE), ylim=(ceil(len(tokens) / LINE), 0))
     axes.axis("off")

@@ -1,4 +1,5 @@
 """Pictures for notebook 5: outputs taken at the wrong positions, and what one update does to a real response."""
+
 import copy
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ VISIBLE = 0.005  # smaller changes of a probability are not marked
 
 # ------------------------------------------------------------------ why: one position late
 
+
 def draw_positions(rollout: RealRollout, row: int = RIGHT) -> tuple[Figure, str]:
     """The ratio to the log-probs of sampling at each token of a response, by outputs at the right positions and by
     those one position late. The model has not been updated, so it should be 1."""
@@ -31,20 +33,25 @@ def draw_positions(rollout: RealRollout, row: int = RIGHT) -> tuple[Figure, str]
     axes.axhline(1, color=GREY, linewidth=1)
     axes.plot(exact, "o", color=BLUE, label="output before the token: predicts it")
     axes.plot(late, "x", color=ORANGE, markeredgewidth=2, label="output at the token: one position late")
-    axes.set(yscale="log", ylim=(1e-9, 1e3), ylabel="ratio  new / old",
-             title="Nothing has been learnt yet, so every ratio must be 1")
+    axes.set(
+        yscale="log",
+        ylim=(1e-9, 1e3),
+        ylabel="ratio  new / old",
+        title="Nothing has been learnt yet, so every ratio must be 1",
+    )
     axes.legend(loc="upper right", ncols=2, fontsize=9)
     _name_tokens(axes, tokens)
     outside = sum(not 0.8 <= ratio <= 1.2 for ratio in late)
     return figure, (
         f"The ratio of new to old probability at each of the {len(tokens)} tokens of a response, on a logarithmic "
         f"scale. With outputs at the right positions all lie on 1. One position late, {outside} of {len(late)} are "
-        f"outside 0.8 to 1.2, most near {sorted(late)[len(late) // 2]:.0e}; the last token has no output at all.")
+        f"outside 0.8 to 1.2, most near {sorted(late)[len(late) // 2]:.0e}; the last token has no output at all."
+    )
 
 
 def _ratios(rollout: RealRollout, row: int) -> tuple[list[float], list[float]]:
     """π(token) / π(token) at sampling, token by token: by the output that predicts it, and by the one after it."""
-    steps = [logits.softmax(dim=0) for logits in rollout.logits[row, :len(rollout.tokens[row])]]  # each (V,)
+    steps = [logits.softmax(dim=0) for logits in rollout.logits[row, : len(rollout.tokens[row])]]  # each (V,)
     ids, old = rollout.buffer["response_input_ids"][row].tolist(), rollout.buffer["logprobs"][row].exp().tolist()
     exact = [float(step[token]) / before for step, token, before in zip(steps, ids, old)]
     late = [float(step[token]) / before for step, token, before in zip(steps[1:], ids, old)]
@@ -53,9 +60,11 @@ def _ratios(rollout: RealRollout, row: int) -> tuple[list[float], list[float]]:
 
 # ------------------------------------------------------------------ what one update does
 
+
 @dataclass(frozen=True)
 class OneUpdate:
     """Two responses before and after one step on their mini-batch, for each of RATES."""
+
     tokens: tuple[list[str], list[str]]  # of the right and of the wrong response
     advantages: tuple[float, float]
     probabilities: dict[int, list[list[float]]]  # [learning rate][response][token]; at 0 nothing has changed
@@ -76,8 +85,11 @@ def one_update(rollout: RealRollout) -> OneUpdate:
         torch.optim.Adam(actor.parameters(), lr=rate * UNIT).step()
         with torch.no_grad():
             probabilities[rate] = [(-_surprises(actor, rollout, row)).exp().tolist() for row in (RIGHT, WRONG)]
-    return OneUpdate((rollout.tokens[RIGHT], rollout.tokens[WRONG]),
-                     (advantages[RIGHT].item(), advantages[WRONG].item()), probabilities)
+    return OneUpdate(
+        (rollout.tokens[RIGHT], rollout.tokens[WRONG]),
+        (advantages[RIGHT].item(), advantages[WRONG].item()),
+        probabilities,
+    )
 
 
 def _surprises(actor: ActorCritic, rollout: RealRollout, row: int) -> Tensor:
@@ -87,7 +99,7 @@ def _surprises(actor: ActorCritic, rollout: RealRollout, row: int) -> Tensor:
     response = buffer["response_input_ids"][row][rollout.mask[row] == 1]
     text = torch.cat([prompt, response])
     logits, _ = actor(text.unsqueeze(0), torch.ones_like(text).unsqueeze(0))
-    return F.cross_entropy(logits[0, :-1], text[1:], reduction="none")[-len(response):]
+    return F.cross_entropy(logits[0, :-1], text[1:], reduction="none")[-len(response) :]
 
 
 def draw_update(update: OneUpdate, learning_rate: float) -> tuple[Figure, str]:
@@ -107,8 +119,10 @@ def _draw_updates(update: OneUpdate, learning_rates: tuple[float, ...], height: 
     lines = figure.subplots(len(learning_rates), 2, sharex="col", sharey=True, width_ratios=widths, squeeze=False)
     words = []
     for panels, learning_rate in zip(lines, learning_rates):
-        words.append("The probability of each sampled token before and after one step with learning rate "
-                     f"{learning_rate:g} · 10⁻⁴.")
+        words.append(
+            "The probability of each sampled token before and after one step with learning rate "
+            f"{learning_rate:g} · 10⁻⁴."
+        )
         before, after = update.probabilities[0], update.probabilities[round(learning_rate)]
         for number, name in enumerate(("Right", "Wrong")):
             title = f"{name} answer, advantage {update.advantages[number]:+.2f}".replace("-", "−")
@@ -133,8 +147,11 @@ def _draw_change(axes: Axes, before: list[float], after: list[float]) -> None:
 def _change_in_words(tokens: list[str], before: list[float], after: list[float]) -> str:
     """The five largest changes, if there are any."""
     largest = sorted(range(len(tokens)), key=lambda i: -abs(after[i] - before[i]))[:5]
-    changes = [f"“{visible(tokens[i])}” {before[i]:.2f} to {after[i]:.2f}" for i in sorted(largest)
-               if abs(after[i] - before[i]) >= VISIBLE]
+    changes = [
+        f"“{visible(tokens[i])}” {before[i]:.2f} to {after[i]:.2f}"
+        for i in sorted(largest)
+        if abs(after[i] - before[i]) >= VISIBLE
+    ]
     return f"{', '.join(changes)}, the others less." if changes else "no token changes."
 
 

@@ -1,4 +1,5 @@
 """Pictures for notebook 1, the policy loss: a lucky guess that is learnt too well, and the clipped objective."""
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
@@ -31,24 +32,32 @@ LUCKY_SEED = 28
 LEARNING_RATE = 0.002  # of plain gradient descent
 CLIP = 0.2
 CASES = ((0.5, 0.2), (1.3, 0.2), (1.3, 0.5))  # ratio, clip ratio: what notebook 1 asks for before it shows it
-STYLES = ({"color": BLUE, "linestyle": "--"}, {"color": GREEN, "linestyle": ":"}, {"color": ORANGE, "linestyle": "-"},
-          {"color": PURPLE, "linestyle": "-."})
+STYLES = (
+    {"color": BLUE, "linestyle": "--"},
+    {"color": GREEN, "linestyle": ":"},
+    {"color": ORANGE, "linestyle": "-"},
+    {"color": PURPLE, "linestyle": "-."},
+)
 
 
 @dataclass(frozen=True)
 class LuckyGuess:
     """A response of a real rollout that calculates nothing and is right."""
+
     rollout: RealRollout
     row: int
 
     def __str__(self) -> str:
-        return (f"{self.rollout.questions[self.row]}\nright answer: {self.rollout.golds[self.row]}\n"
-                f"response: {self.rollout.responses[self.row]}")
+        return (
+            f"{self.rollout.questions[self.row]}\nright answer: {self.rollout.golds[self.row]}\n"
+            f"response: {self.rollout.responses[self.row]}"
+        )
 
 
 @dataclass(frozen=True)
 class Repeated:
     """What many updates on one response do to the model."""
+
     tokens: list[str]  # R of them
     old_probs: Tensor  # (R,) when the response was written
     ratios: Tensor  # (steps + 1, R): probability of each token over its old one
@@ -59,7 +68,7 @@ class Repeated:
 
 def lucky_guess() -> LuckyGuess:
     rollout = real_rollout(8, LUCKY_SEED)
-    row, = (i for i, text in enumerate(rollout.responses) if rollout.rewards[i] == 1 and "<<" not in text)
+    (row,) = (i for i, text in enumerate(rollout.responses) if rollout.rewards[i] == 1 and "<<" not in text)
     return LuckyGuess(rollout, row)
 
 
@@ -80,11 +89,17 @@ def repeat_update(lucky: LuckyGuess, loss: Callable | None = None, steps: int = 
     before = _greedy(actor, prompts)
     guessed = [row for row, text in enumerate(before) if "<<" not in text]
     tokens = lucky.rollout.tokens[lucky.row]
-    old = lucky.rollout.buffer["logprobs"][lucky.row, :len(tokens)]
+    old = lucky.rollout.buffer["logprobs"][lucky.row, : len(tokens)]
     ratios = _ascend(actor, lucky, old[None], loss, steps)
     after = _greedy(actor, [prompts[row] for row in guessed])
-    return Repeated(tokens, old.exp(), ratios, [prompts[row].problem.question for row in guessed],
-                    [before[row] for row in guessed], after)
+    return Repeated(
+        tokens,
+        old.exp(),
+        ratios,
+        [prompts[row].problem.question for row in guessed],
+        [before[row] for row in guessed],
+        after,
+    )
 
 
 def _greedy(actor: ActorCritic, prompts: list[Prompt]) -> list[str]:
@@ -113,8 +128,10 @@ def _ascend(actor: ActorCritic, lucky: LuckyGuess, old: Tensor, loss: Callable |
 
 
 def _show_answers(repeated: Repeated) -> None:
-    rows = [(escape(question), escape(before.strip()), f"<b>{escape(after.strip())}</b>")
-            for question, before, after in zip(repeated.questions, repeated.before, repeated.after)]
+    rows = [
+        (escape(question), escape(before.strip()), f"<b>{escape(after.strip())}</b>")
+        for question, before, after in zip(repeated.questions, repeated.before, repeated.after)
+    ]
     display(HTML(html_table(("another question", "response before", "response after"), rows)))
 
 
@@ -129,29 +146,40 @@ def draw_ratios(repeated: Repeated) -> tuple[Figure, str]:
     names = [repr(token) if token.strip() else "the space" for token in repeated.tokens]
     for name, ratio, style in zip(names, ratios.T, STYLES):
         axes.plot(ratio, linewidth=2.5, label=f"{name}, at the end {ratio[-1]:.2f}", **style)
-    axes.set(xlim=(0, steps), ylim=(0, 1.08 * ceiling), xlabel="updates on the same response",
-             ylabel="ratio = new / old probability")
+    axes.set(
+        xlim=(0, steps),
+        ylim=(0, 1.08 * ceiling),
+        xlabel="updates on the same response",
+        ylabel="ratio = new / old probability",
+    )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9, frameon=False)
     top = ratios[-1].argmax()
-    axes.set_title(f"After {steps} updates, {names[top]} is {ratios[-1, top]:.1f} times as likely as when it was "
-                   "written", fontsize=11)
+    axes.set_title(
+        f"After {steps} updates, {names[top]} is {ratios[-1, top]:.1f} times as likely as when it was written",
+        fontsize=11,
+    )
     final = ", ".join(f"{name} {ratio:.2f}" for name, ratio in zip(names, ratios[-1]))
-    return figure, (f"Lines of the ratio of each token over {steps} updates. All begin at 1; at the end: {final}. "
-                    f"A grey band marks {1 - CLIP} to {1 + CLIP}, a line the highest possible ratio, {ceiling:.1f}.")
+    return figure, (
+        f"Lines of the ratio of each token over {steps} updates. All begin at 1; at the end: {final}. "
+        f"A grey band marks {1 - CLIP} to {1 + CLIP}, a line the highest possible ratio, {ceiling:.1f}."
+    )
 
 
 # ------------------------------------------------------------------ the clipped objective
 
+
 def draw_objective(ratio: float, clip_ratio: float) -> tuple[Figure, str]:
     """One token's objective over its ratio, for an advantage of +1 and of −1, with the token at `ratio`."""
     figure = new_figure(9, 3.9)
-    words = [_draw_sign(axes, advantage, ratio, clip_ratio)
-             for axes, advantage in zip(figure.subplots(1, 2), (1, -1))]
-    figure.suptitle("The arrow is where gradient ascent moves your token; in the grey range nothing moves it",
-                    fontsize=11)
-    return figure, (f"The clipped objective of one token over its ratio r, with ε = {clip_ratio:.2f} and the token at "
-                    f"r = {ratio:.2f}. {' '.join(words)}")
+    words = [_draw_sign(axes, advantage, ratio, clip_ratio) for axes, advantage in zip(figure.subplots(1, 2), (1, -1))]
+    figure.suptitle(
+        "The arrow is where gradient ascent moves your token; in the grey range nothing moves it", fontsize=11
+    )
+    return figure, (
+        f"The clipped objective of one token over its ratio r, with ε = {clip_ratio:.2f} and the token at "
+        f"r = {ratio:.2f}. {' '.join(words)}"
+    )
 
 
 def draw_three_ratios() -> tuple[Figure, str]:
@@ -164,7 +192,7 @@ def draw_three_ratios() -> tuple[Figure, str]:
     for axes in figure.axes:
         axes.set_title(axes.get_title().replace(": ", "\n"), fontsize=10)
         axes.get_legend().remove()  # one for all is below,
-        axes.texts[-1].remove()     # and what grey means above
+        axes.texts[-1].remove()  # and what grey means above
     figure.suptitle("r = 0.5, r = 1.3, and r = 1.3 with a larger ε. In the grey range the gradient is 0", fontsize=11)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
     return figure, f"The clipped objective of one token over its ratio, three times. {' '.join(words)}"
@@ -183,12 +211,21 @@ def _draw_sign(axes: Axes, advantage: int, ratio: float, clip_ratio: float) -> s
     axes.axvline(1, color="black", linewidth=0.8, linestyle=":")
     axes.plot(ratio, value, "o", color=ORANGE, markersize=10, label="your token")
     if not clipped:
-        axes.annotate("", (ratio + 0.35 * advantage, value + 0.35), (ratio, value), zorder=5,
-                      arrowprops={"arrowstyle": "-|>", "color": ORANGE, "linewidth": 2.5, "mutation_scale": 18})
+        axes.annotate(
+            "",
+            (ratio + 0.35 * advantage, value + 0.35),
+            (ratio, value),
+            zorder=5,
+            arrowprops={"arrowstyle": "-|>", "color": ORANGE, "linewidth": 2.5, "mutation_scale": 18},
+        )
     sign, edge = ("+1", "1 + ε") if advantage > 0 else ("−1", "1 − ε")
     state = "clipped, gradient 0" if clipped else f"gradient {sign}"
-    axes.set(xlim=(0, 2.5), ylim=(-0.3, 2.7) if advantage > 0 else (-2.7, 0.3), ylabel="objective",
-             xlabel=f"ratio r   ({edge} = {limit:.2f})")
+    axes.set(
+        xlim=(0, 2.5),
+        ylim=(-0.3, 2.7) if advantage > 0 else (-2.7, 0.3),
+        ylabel="objective",
+        xlabel=f"ratio r   ({edge} = {limit:.2f})",
+    )
     axes.set_title(f"advantage A = {sign}: {state}", fontsize=11)
     if flat[1] - flat[0] > 0.6:  # or the words would be wider than the range
         axes.text(sum(flat) / 2, axes.get_ylim()[0] + 0.1, "gradient 0", ha="center", fontsize=9)

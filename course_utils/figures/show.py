@@ -1,6 +1,7 @@
 """How every picture of the course is shown: as an image with a description for those who cannot see it, in colours
 that people with any colour vision can tell apart, and with sliders where sliders run.
 """
+
 import base64
 import io
 from collections.abc import Callable
@@ -35,6 +36,7 @@ def show(figure: Figure, description: str) -> None:
 @dataclass(frozen=True)
 class Slider:
     """A number to play with: from `low` to `high`, beginning at `start`."""
+
     label: str
     start: float
     low: float
@@ -48,6 +50,7 @@ def explore(draw: Callable[..., tuple[Figure, str]], **sliders: Slider) -> None:
     `draw` takes a number for each slider, by its name, and returns a figure and its description. Where widgets do not
     run (an exported page, a front end without them), the picture of the start values is there all the same.
     """
+
     def html(values: dict[str, float]) -> HTML:
         return HTML(image(*draw(**values)))
 
@@ -57,10 +60,19 @@ def explore(draw: Callable[..., tuple[Figure, str]], **sliders: Slider) -> None:
     except ImportError:  # the package's own dependencies do not include it
         display(start)
         return
-    controls = {name: ipywidgets.FloatSlider(
-        slider.start, min=slider.low, max=slider.high, step=slider.step, description=slider.label,
-        readout_format=".2f" if slider.step % 1 else ".0f", layout={"width": "32em"},
-        style={"description_width": "14em"}) for name, slider in sliders.items()}
+    controls = {
+        name: ipywidgets.FloatSlider(
+            slider.start,
+            min=slider.low,
+            max=slider.high,
+            step=slider.step,
+            description=slider.label,
+            readout_format=".2f" if slider.step % 1 else ".0f",
+            layout={"width": "32em"},
+            style={"description_width": "14em"},
+        )
+        for name, slider in sliders.items()
+    }
     display(ipywidgets.VBox(list(controls.values())))
     picture = display(start, display_id=True)
     for control in controls.values():

@@ -3,6 +3,7 @@
 The HTML is what JupyterLab's sanitiser leaves of any: no script, no <style>, no radio buttons (it disables them and
 drops their names). <details> remains, and so do style and title on an element.
 """
+
 from collections.abc import Sequence
 from html import escape
 from math import floor, log10
@@ -25,10 +26,15 @@ def explore_tokens(tokens: list[str], quantities: dict[str, Tensor]) -> None:
     """
     columns = [[f"{name} {text}" for text in _texts(_numbers(tokens, values))] for name, values in quantities.items()]
     hints = [", ".join(texts) for texts in zip(*columns)]
-    display(HTML("".join(
-        f'<details{"" if i else " open"}><summary style="cursor: pointer"><b>{escape(name)}</b></summary>'
-        f"{tokens_html(tokens, name, values, hints)}</details>"
-        for i, (name, values) in enumerate(quantities.items()))))
+    display(
+        HTML(
+            "".join(
+                f'<details{"" if i else " open"}><summary style="cursor: pointer"><b>{escape(name)}</b></summary>'
+                f"{tokens_html(tokens, name, values, hints)}</details>"
+                for i, (name, values) in enumerate(quantities.items())
+            )
+        )
+    )
 
 
 def tokens_html(tokens: list[str], name: str, values: Tensor | Sequence[float], hints: list[str] | None = None) -> str:
@@ -43,19 +49,25 @@ def tokens_html(tokens: list[str], name: str, values: Tensor | Sequence[float], 
     numbers, shares = _numbers(tokens, values), (-1, -0.5, 0, 0.5, 1)
     limit = _limit(numbers)
     hints = hints or [f"{name} {text}" for text in _texts(numbers)]
-    spans = [_span(token, diverging(value / limit), f"token {i}: {hint}")
-             for i, (token, value, hint) in enumerate(zip(tokens, numbers, hints, strict=True), start=1)]
-    scale = " ".join(f'<span style="{TOKEN.format(diverging(share))}">&nbsp;{text}&nbsp;</span>'
-                     for share, text in zip(shares, _texts([share * limit for share in shares])))
-    return (f'<div style="font-family: monospace; line-height: 2; white-space: pre-wrap">{"".join(spans)}</div>'
-            f"<div>{escape(name)}: {scale} {escape(_extremes(tokens, numbers))}</div>")
+    spans = [
+        _span(token, diverging(value / limit), f"token {i}: {hint}")
+        for i, (token, value, hint) in enumerate(zip(tokens, numbers, hints, strict=True), start=1)
+    ]
+    scale = " ".join(
+        f'<span style="{TOKEN.format(diverging(share))}">&nbsp;{text}&nbsp;</span>'
+        for share, text in zip(shares, _texts([share * limit for share in shares]))
+    )
+    return (
+        f'<div style="font-family: monospace; line-height: 2; white-space: pre-wrap">{"".join(spans)}</div>'
+        f"<div>{escape(name)}: {scale} {escape(_extremes(tokens, numbers))}</div>"
+    )
 
 
 def diverging(share: float) -> str:
     """A colour from orange (−1) over white (0) to blue (1); what lies beyond gets the colour of the end."""
     end = BLUE if share > 0 else ORANGE
     weight = STRONGEST * min(abs(share), 1)
-    return "#" + "".join(f"{round(255 + weight * (int(end[i:i + 2], 16) - 255)):02x}" for i in (1, 3, 5))
+    return "#" + "".join(f"{round(255 + weight * (int(end[i : i + 2], 16) - 255)):02x}" for i in (1, 3, 5))
 
 
 def visible(token: str) -> str:

@@ -1,4 +1,5 @@
 """Pictures of notebook 2: critics that follow a few responses too far, and where the clipped loss has no slope."""
+
 from collections.abc import Callable
 
 import numpy as np
@@ -20,6 +21,7 @@ CASES = ((0.4, 0.9), (0.4, 0.5), (0.4, 0.1))  # old value, return
 
 
 # ------------------------------------------------------------------ why: critics that follow a few responses
+
 
 def show_critics(rollout: RealRollout, loss: Callable | None = None) -> None:
     """Shows whether critics agree; `loss` is called as compute_value_loss is, without one it is the squared error."""
@@ -43,7 +45,7 @@ def draw_critics(rollout: RealRollout, loss: Callable | None = None) -> tuple[Fi
     words = []
     for axes, (panel_loss, name, colour) in zip(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels):
         critics = [_train(hidden[rows][mask[rows]], returns[rows][mask[rows]], panel_loss) for rows in batches]
-        values = np.stack([critic(hidden[shown]).numpy() for critic in critics])[:, :len(tokens)]
+        values = np.stack([critic(hidden[shown]).numpy() for critic in critics])[:, : len(tokens)]
         spread = values.std(axis=0).mean()
         axes.plot(values.T, color=colour, linewidth=1.2)
         axes.axhline(0, color="black", linewidth=1)
@@ -54,8 +56,10 @@ def draw_critics(rollout: RealRollout, loss: Callable | None = None) -> tuple[Fi
         words.append(f"{name}, values from {values.min():.2f} to {values.max():.2f}, standard deviation {spread:.2f}")
     figure.axes[0].set_ylabel("value")
     figure.suptitle(f"{len(batches)} critics, each trained on {FOLLOWED} other responses: do they agree?", fontsize=12)
-    return figure, (f"Values of one response's tokens by {len(batches)} critics, each trained on {FOLLOWED} other "
-                    f"responses: {'; '.join(words)}.").replace("-", "−")
+    return figure, (
+        f"Values of one response's tokens by {len(batches)} critics, each trained on {FOLLOWED} other "
+        f"responses: {'; '.join(words)}."
+    ).replace("-", "−")
 
 
 def _train(hidden: Tensor, returns: Tensor, loss: Callable) -> Callable[[Tensor], Tensor]:
@@ -78,6 +82,7 @@ def _half_squared_error(values: Tensor, _old, returns: Tensor, *_rest) -> tuple[
 
 # ------------------------------------------------------------------ the loss of one token
 
+
 def draw_three_returns() -> tuple[Figure, str]:
     """The loss of one token for a return above the range, inside it and below it."""
     figure = new_figure(9, 3.8)
@@ -99,17 +104,25 @@ def draw_value_clip(value: float, old: float, target: float, clip: float) -> tup
     _draw_curves(axes, old, target, clip)
     loss, slope = _loss(value, old, target, clip), _slope(value, old, target, clip)
     axes.plot(value, loss, "o", color="black", markersize=10, zorder=5)
-    move = "the gradient is 0: the value stays" if abs(slope) < 1e-9 else (
-        f"the gradient is {slope:.2f}: the value goes {'down' if slope > 0 else 'up'}").replace("-", "−")
+    move = (
+        "the gradient is 0: the value stays"
+        if abs(slope) < 1e-9
+        else (f"the gradient is {slope:.2f}: the value goes {'down' if slope > 0 else 'up'}").replace("-", "−")
+    )
     if abs(slope) >= 1e-9:
-        axes.annotate("", (value - np.sign(slope) * 0.2, loss), (value, loss),
-                      arrowprops={"arrowstyle": "-|>", "linewidth": 2, "mutation_scale": 18})
+        axes.annotate(
+            "",
+            (value - np.sign(slope) * 0.2, loss),
+            (value, loss),
+            arrowprops={"arrowstyle": "-|>", "linewidth": 2, "mutation_scale": 18},
+        )
     axes.set_title(f"Loss {loss:.3f}; {move}", fontsize=11)
     axes.set_ylabel("loss of one token")
     axes.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
     return figure, (
         f"Loss of one token with return {target:.2f}, old value {old:.2f} and clip range {clip:.2f}: "
-        f"{_flat_in_words(old, target, clip)}. At the new value {value:.2f} the loss is {loss:.3f} and {move}.")
+        f"{_flat_in_words(old, target, clip)}. At the new value {value:.2f} the loss is {loss:.3f} and {move}."
+    )
 
 
 def _draw_curves(axes: Axes, old: float, target: float, clip: float) -> None:
@@ -119,10 +132,22 @@ def _draw_curves(axes: Axes, old: float, target: float, clip: float) -> None:
     axes.axvline(target, color=GREEN, linestyle=":", linewidth=2, label="return")
     axes.axvspan(old - clip, old + clip, ymax=0.04, color=GREY, label="range")
     axes.plot(AXIS, (AXIS - target) ** 2 / 2, "--", color=ORANGE, linewidth=2, label="½ (new value − return)²")
-    axes.plot(AXIS, (np.clip(AXIS, old - clip, old + clip) - target) ** 2 / 2, "-.", color=BLUE, linewidth=2,
-              label="½ (clipped − return)²")
-    axes.plot(AXIS, [_loss(value, old, target, clip) for value in AXIS], color="black", alpha=0.35, linewidth=6,
-              label="the loss")
+    axes.plot(
+        AXIS,
+        (np.clip(AXIS, old - clip, old + clip) - target) ** 2 / 2,
+        "-.",
+        color=BLUE,
+        linewidth=2,
+        label="½ (clipped − return)²",
+    )
+    axes.plot(
+        AXIS,
+        [_loss(value, old, target, clip) for value in AXIS],
+        color="black",
+        alpha=0.35,
+        linewidth=6,
+        label="the loss",
+    )
     axes.set(xlim=(AXIS[0], AXIS[-1]), ylim=(-0.02, 0.5), xlabel="new value")
 
 

@@ -1,4 +1,5 @@
 """How sure the policy is of its favourite token: a rough measure that points the same way as entropy."""
+
 from torch import Tensor
 
 

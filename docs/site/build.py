@@ -5,6 +5,7 @@
 Nobody's solution is in it. Exercise notebooks are executed with their stubs, and what a stub raises is left out; in
 notebook 6 the course's own functions train the default run, of which only the figures and numbers are shown.
 """
+
 import argparse
 import re
 import shutil
@@ -63,8 +64,12 @@ def exercise(path: Path) -> NotebookNode:
 def training(folder: Path, overrides: list[str]) -> NotebookNode:
     """Notebook 6 after a run with the course's functions."""
     export_all(ROOT, folder / "solutions")
-    run = execute(TRAINING, str(ROOT / "configs/config_debug.yaml"), str(folder / "solutions"),
-                  [*overrides, f"training.output_dir={folder / 'outputs/debug'}"])
+    run = execute(
+        TRAINING,
+        str(ROOT / "configs/config_debug.yaml"),
+        str(folder / "solutions"),
+        [*overrides, f"training.output_dir={folder / 'outputs/debug'}"],
+    )
     notebook = nbformat.read(run / TRAINING.name, as_version=4)
     notebook.cells = [cell for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", ())]
     for cell in notebook.cells:
@@ -78,8 +83,11 @@ def write(notebook: NotebookNode, source: Path, path: Path) -> None:
     """The page of the assignment that `path` belongs to."""
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs
-                            if output.output_type != "error" and WIDGET not in output.get("data", ())]
+            cell.outputs = [
+                output
+                for output in cell.outputs
+                if output.output_type != "error" and WIDGET not in output.get("data", ())
+            ]
     nbformat.write(notebook, source / f"{path.parent.name}.ipynb")
 
 

@@ -1,4 +1,5 @@
 """Sphinx's settings for the site. build.py puts the pages and the executed notebooks beside a copy of index.md."""
+
 project = "Tinier Zero"
 extensions = ["myst_nb", "sphinx-mathjax-offline"]  # the second brings MathJax along: no page loads anything
 exclude_patterns = ["_build"]

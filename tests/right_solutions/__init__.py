@@ -1,4 +1,5 @@
 """Right solution cells, written as differently as people write. One file an exercise; `# %% name` starts a cell."""
+
 import re
 from pathlib import Path
 
