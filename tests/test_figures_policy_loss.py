@@ -64,6 +64,8 @@ def test_three_ratios_are_the_three_predictions_of_the_notebook():
         ["gradient +1", "clipped, gradient 0", "gradient +1"],
         ["clipped, gradient 0", "gradient −1", "gradient −1"],
     ]
+    for axes in figure.axes:  # an arrow where there is a gradient, and no words on the grey
+        assert [text.get_text() for text in axes.texts] == ([] if "clipped" in axes.get_title() else [""])
     for ratio, clip_ratio in ((0.5, 0.2), (1.3, 0.2), (1.3, 0.5)):
         alone = draw_objective(ratio, clip_ratio)[1].split(". ", 1)[1]
         assert f"At r = {ratio} with ε = {clip_ratio}: {alone}" in description

@@ -191,8 +191,9 @@ def draw_three_ratios() -> tuple[Figure, str]:
         words.append(f"At r = {ratio:g} with ε = {clip_ratio:g}: {' '.join(signs)}")
     for axes in figure.axes:
         axes.set_title(axes.get_title().replace(": ", "\n"), fontsize=10)
-        axes.get_legend().remove()  # one for all is below,
-        axes.texts[-1].remove()  # and what grey means above
+        axes.get_legend().remove()  # one for all is below
+        for words_on_grey in [text for text in axes.texts if text.get_text()]:  # the arrow is a text without words
+            words_on_grey.remove()  # what grey means is said above
     figure.suptitle("r = 0.5, r = 1.3, and r = 1.3 with a larger ε. In the grey range the gradient is 0", fontsize=11)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
     return figure, f"The clipped objective of one token over its ratio, three times. {' '.join(words)}"
