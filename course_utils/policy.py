@@ -168,12 +168,12 @@ def load_actor(cfg: Config, folder: str | Path | None = None) -> ActorCritic:
 def load_reference(cfg: Config) -> ActorCritic:
     """The frozen copy that the KL penalty is measured against: the model as it was before PPO. Its matrices are kept in
     the type that their products are computed in: the same numbers, in half the memory where that is half precision."""
-    model = _load_model(cfg)
+    model, dtype = _load_model(cfg), compute_dtype(cfg)
     embedding = model.get_input_embeddings().weight
     for layer in model.modules():
         if isinstance(layer, nn.Linear) and layer.weight is not embedding:  # a tied head: the embedding stays float32
-            layer.to(compute_dtype(cfg))
-    return ActorCritic(model, cfg.generation.temperature, compute_dtype(cfg)).requires_grad_(False).eval()
+            layer.to(dtype)
+    return ActorCritic(model, cfg.generation.temperature, dtype).requires_grad_(False).eval()
 
 
 def _with_adapters(cfg: Config, folder: str | Path | None) -> nn.Module:

@@ -172,7 +172,13 @@ def draw_ratios(repeated: Repeated) -> tuple[Figure, str]:
 def draw_objective(ratio: float, clip_ratio: float) -> tuple[Figure, str]:
     """One token's objective over its ratio, for an advantage of +1 and of −1, with the token at `ratio`."""
     figure = new_figure(9, 3.9)
-    words = [_draw_sign(axes, advantage, ratio, clip_ratio) for axes, advantage in zip(figure.subplots(1, 2), (1, -1))]
+    words = []
+    for axes, advantage in zip(figure.subplots(1, 2), (1, -1)):
+        words.append(_draw_sign(axes, advantage, ratio, clip_ratio))
+        low, high = _flat(advantage, clip_ratio)
+        if high - low > 0.6:  # or the words would be wider than the range
+            axes.text((low + high) / 2, axes.get_ylim()[0] + 0.1, "gradient 0", ha="center", fontsize=9)
+        axes.legend(loc="upper left" if advantage > 0 else "upper right", fontsize=9)
     figure.suptitle(
         "The arrow is where gradient ascent moves your token; in the grey range nothing moves it", fontsize=11
     )
@@ -191,22 +197,23 @@ def draw_three_ratios() -> tuple[Figure, str]:
         words.append(f"At r = {ratio:g} with ε = {clip_ratio:g}: {' '.join(signs)}")
     for axes in figure.axes:
         axes.set_title(axes.get_title().replace(": ", "\n"), fontsize=10)
-        axes.get_legend().remove()  # one for all is below
-        for words_on_grey in [text for text in axes.texts if text.get_text()]:  # the arrow is a text without words
-            words_on_grey.remove()  # what grey means is said above
     figure.suptitle("r = 0.5, r = 1.3, and r = 1.3 with a larger ε. In the grey range the gradient is 0", fontsize=11)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
     return figure, f"The clipped objective of one token over its ratio, three times. {' '.join(words)}"
 
 
+def _flat(advantage: int, clip_ratio: float) -> tuple[float, float]:
+    """The ratios, as far as they are drawn, at which the gradient is 0: only one side is clipped."""
+    return (1 + clip_ratio, 2.5) if advantage > 0 else (0, 1 - clip_ratio)
+
+
 def _draw_sign(axes: Axes, advantage: int, ratio: float, clip_ratio: float) -> str:
     """One panel; returns what it shows, in words."""
     limit = 1 + advantage * clip_ratio  # the only side that is clipped
-    flat = (limit, 2.5) if advantage > 0 else (0, limit)
     clipped = (ratio - limit) * advantage > 1e-9
     value = limit * advantage if clipped else ratio * advantage
     r = np.array([0, limit, 2.5])
-    axes.axvspan(*flat, color=GREY, alpha=0.3, linewidth=0)
+    axes.axvspan(*_flat(advantage, clip_ratio), color=GREY, alpha=0.3, linewidth=0)
     axes.plot(r, r * advantage, color=GREY, linestyle="--", linewidth=1.5, label="r·A, not clipped")
     axes.plot(r, np.minimum(r * advantage, limit * advantage), color=BLUE, linewidth=2.5, label="objective")
     axes.axvline(1, color="black", linewidth=0.8, linestyle=":")
@@ -228,8 +235,5 @@ def _draw_sign(axes: Axes, advantage: int, ratio: float, clip_ratio: float) -> s
         xlabel=f"ratio r   ({edge} = {limit:.2f})",
     )
     axes.set_title(f"advantage A = {sign}: {state}", fontsize=11)
-    if flat[1] - flat[0] > 0.6:  # or the words would be wider than the range
-        axes.text(sum(flat) / 2, axes.get_ylim()[0] + 0.1, "gradient 0", ha="center", fontsize=9)
-    axes.legend(loc="upper left" if advantage > 0 else "upper right", fontsize=9)
     words = f"its objective is {value:.2f} and its gradient is {'0' if clipped else sign}".replace("-", "−")
     return f"Advantage {sign}: flat {'above' if advantage > 0 else 'below'} {edge} = {limit:.2f}; {words}."
