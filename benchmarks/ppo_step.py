@@ -47,14 +47,16 @@ CONTENDERS = {
     "TRL 1.9.0": [TRL_VENV / "bin/python", HERE / "ppo_step_trl.py"],
     "TRL 1.9.0, free critic": [TRL_VENV / "bin/python", HERE / "ppo_step_trl.py", "--free-critic"],
 }
-SAVINGS = {  # what ppo_step_gains.py takes away: what we do instead
+SAVINGS = {  # what is taken away, by ppo_step_gains.py or in the environment: what we do instead
     "second_pass": "log-probabilities and values kept from sampling: no second pass of the actor",
     "ended_rows": "rows that have ended leave the batch",
     "padding": "rows of about one length together: padding is not computed",
     "all_logits": "logits where they are read only",
     "whole_softmax": "scoring without the log-softmax of the whole vocabulary",
     "no_grad": "sampling keeps nothing for a backward pass",
+    "entropy_graph": "an entropy that is not rewarded is logged without a backward pass",
     "fused_adam": "AdamW in one pass over the weights",
+    "huge_pages": "memory for large tensors in pages of 2 MB",
 }
 PARTS = ("rollout", "reference", "update")
 COMMON = {"prompt_len": 40, "minibatches": 2, "epochs": 2, "warmup": 1, "seed": 0}
@@ -430,6 +432,7 @@ def main() -> None:
     if not args.report:
         make_trl_venv()
         without = {key: [sys.executable, HERE / "ppo_step_gains.py", key] for key in SAVINGS}
+        without["huge_pages"] = ["env", "THP_MEM_ALLOC_ENABLE=0", *CONTENDERS["ours"]]
         size = args.steps, args.threads
         write_lines(compare(CONTENDERS, "floor", list(WORKLOADS), *size), RESULTS)
         write_lines(compare({"ours": CONTENDERS["ours"], **without}, "ours", SAVINGS_SHOW_IN, *size), GAINS)

@@ -6,6 +6,7 @@ Nothing here changes what is computed, but for rounding: it is only computed at 
 """
 
 import sys
+from dataclasses import replace
 
 import torch
 from ppo_step import step_ours
@@ -15,6 +16,7 @@ from transformers import DynamicCache
 
 from course_utils import optimizer, rollout, trainer
 from course_utils.policy import ActorCritic
+from course_utils.trainer import Trainer
 
 
 def second_pass() -> None:
@@ -115,6 +117,16 @@ def no_grad() -> None:
     rollout.generate = lambda *given: {name: tensor.detach() for name, tensor in generate(*given).items()}
 
 
+def entropy_graph() -> None:
+    """An entropy bonus of next to nothing goes back through all logits."""
+    make = Trainer.__init__
+
+    def with_bonus(self, cfg, exercises):
+        make(self, replace(cfg, ppo=replace(cfg.ppo, entropy_coeff=1e-12)), exercises)
+
+    Trainer.__init__ = with_bonus
+
+
 def fused_adam() -> None:
     """AdamW goes over the weights once for each of its operations."""
     optimizer.partial = lambda adam, **_: adam
@@ -122,7 +134,7 @@ def fused_adam() -> None:
 
 WITHOUT = {
     function.__name__: function
-    for function in (second_pass, ended_rows, padding, all_logits, whole_softmax, no_grad, fused_adam)
+    for function in (second_pass, ended_rows, padding, all_logits, whole_softmax, no_grad, entropy_graph, fused_adam)
 }
 
 if __name__ == "__main__":

@@ -49,6 +49,8 @@ class Trainer:
     """One run of PPO. `train()` yields the metrics of each step; `step` counts the finished ones."""
 
     def __init__(self, cfg: Config, exercises: Exercises):
+        if not cfg.ppo.entropy_coeff:  # logged all the same, but no gradient has to go back through it
+            exercises = replace(exercises, compute_entropy_loss=torch.no_grad()(exercises.compute_entropy_loss))
         self.cfg, self.exercises = cfg, exercises
         exercises.connect()
         self.accelerator = make_accelerator(cfg)

@@ -4,6 +4,7 @@ import importlib
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -104,6 +105,7 @@ def two_steps(bench):
                 (rollout, "generate"),
                 (ActorCritic, "forward"),
                 (ActorCritic, "_run"),
+                (Trainer, "__init__"),
                 (optimizer, "partial"),
             ]
             for place, name in places:
@@ -125,13 +127,23 @@ def two_steps(bench):
 
 def test_without_a_saving_the_step_computes_the_same(bench, two_steps):
     gains, ours = importlib.import_module("ppo_step_gains"), two_steps()
-    assert list(gains.WITHOUT) == list(bench.SAVINGS)
+    assert [*gains.WITHOUT, "huge_pages"] == list(bench.SAVINGS)
     same = [name for name in ours[0] if name.startswith(("loss/", "rollout/"))]
-    for saving in bench.SAVINGS:
+    for saving in gains.WITHOUT:
         for metrics, wanted in zip(two_steps(saving), ours, strict=True):
             assert {name: metrics[name] for name in same} == pytest.approx(
                 {name: wanted[name] for name in same}, rel=1e-2, abs=1e-4
             ), saving
+
+
+def test_memory_for_large_tensors_comes_in_huge_pages():
+    setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not setting.exists() or "[never]" in setting.read_text():
+        pytest.skip("this machine has no transparent huge pages")
+    script = "import course_utils, torch; x = torch.ones(16 << 20); print(open('/proc/self/smaps_rollup').read())"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    (huge,) = (line.split()[1] for line in done.stdout.splitlines() if line.startswith("AnonHugePages"))
+    assert int(huge) > 32 << 10  # KB, of the tensor's 64 MB
 
 
 def test_contenders_make_their_steps_in_turns(bench, tiny, tmp_path):

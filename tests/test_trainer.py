@@ -175,6 +175,25 @@ def test_without_a_kl_coefficient_no_reference_is_loaded(make_trainer):
     assert next(trainer.train())["rollout/kl"] == 0
 
 
+def test_without_an_entropy_coefficient_the_entropy_is_logged_and_leaves_no_graph(make_trainer, solutions):
+    """The zeros that a graph would send back change nothing, to the last bit."""
+
+    def one_step(keep_graph: bool) -> tuple[dict, dict]:
+        def noting(*given):
+            with torch.set_grad_enabled(keep_graph or torch.is_grad_enabled()):
+                loss = load_exercises(solutions).compute_entropy_loss(*given)
+            assert loss.requires_grad == keep_graph
+            return loss
+
+        trainer = make_trainer("ppo.entropy_coeff=0", compute_entropy_loss=noting)
+        metrics = trainer.ppo_step(1)
+        return {name: metrics[name] for name in SEED_METRICS}, trainer.actor.state_dict()
+
+    (metrics, weights), (wanted_metrics, wanted_weights) = one_step(False), one_step(True)
+    assert metrics == wanted_metrics and metrics["loss/entropy"] > 0
+    assert all(torch.equal(weight, wanted_weights[name]) for name, weight in weights.items())
+
+
 @pytest.mark.parametrize("where", ["loss", "gradient", "metric"])
 def test_nan_stops_the_run_and_keeps_the_last_checkpoint(make_trainer, solutions, where):
     policy_loss = load_exercises(solutions).compute_policy_loss
