@@ -43,23 +43,16 @@ WORK = [
 
 def run(processes: int, threads: int, steps: int, solutions: Path) -> dict:
     """Trains `steps` steps and one before them that is not counted; lists over the counted ones."""
-    launch = [
-        "torch.distributed.run",
-        "--nproc_per_node",
-        str(processes),
-        "--rdzv_backend",
-        "c10d",
-        "--rdzv_endpoint",
-        "localhost:0",
-        "-m",
-        "course_utils.train",
-    ]
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(
             [
                 sys.executable,
                 "-m",
-                *launch,
+                "torch.distributed.run",
+                "--standalone",  # any free port
+                f"--nproc_per_node={processes}",
+                "-m",
+                "course_utils.train",
                 "--config",
                 "configs/config_debug.yaml",
                 "--exercises",
