@@ -54,7 +54,7 @@ def test_the_first_token_decides_over_the_reward(rollout):
     assert rewards["␣That"] > 0.7 and rewards["␣####"] < 0.3  # what the notebook says
 
 
-@pytest.mark.parametrize(("temperature", "token"), [(1, 1), (0.3, 1), (2.5, 3), (5, 12)])
+@pytest.mark.parametrize(("temperature", "token"), [(1, 1), (0.3, 1), (0.1, 3), (2.5, 3), (5, 12)])
 def test_bars_and_point_are_those_of_the_temperature(rollout, temperature, token):
     figure, description = draw_temperature(rollout, 4, temperature, token)
     logits = rollout.logits[4, token - 1]
@@ -64,6 +64,7 @@ def test_bars_and_point_are_those_of_the_temperature(rollout, temperature, token
     point = next(line for line in figure.axes[1].lines if line.get_marker() == "o")
     expected = entropies(logits / temperature)
     assert (point.get_xdata()[0], point.get_ydata()[0]) == pytest.approx((temperature, expected), abs=1e-4)
+    assert "-0.00" not in description + figure.axes[1].get_title()
     assert f"Its entropy there is {expected:.2f} nats, of at most {math.log(logits.numel()):.2f}" in description
 
 

@@ -26,22 +26,15 @@ def test_two_cpu_processes_give_the_result_of_one(small_run, small_config, solut
         "ppo.mini_batch_size=16",
         "ppo.learning_rate=1e-3",
     )
-    launch = [
-        "-m",
-        "torch.distributed.run",
-        "--nproc_per_node",
-        "2",
-        "--rdzv_backend",
-        "c10d",
-        "--rdzv_endpoint",
-        "localhost:0",
-        "-m",
-        "course_utils.train",
-    ]
     subprocess.run(
         [
             sys.executable,
-            *launch,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",  # any free port
+            "--nproc_per_node=2",
+            "-m",
+            "course_utils.train",
             "--config",
             "configs/config_debug.yaml",
             "--exercises",

@@ -124,7 +124,7 @@ def draw_three_temperatures(rollout: RealRollout, row: int) -> tuple[Figure, str
         drawn, logits = rollout.tokens[row][position], rollout.logits[row, position]
         for axes, temperature in zip(line, (0.1, 1, 5)):
             words.append(f"Token {position + 1}: {_draw_bars(axes, logits, temperature, drawn)}")
-            entropy = abs(_entropy(logits / temperature).item())  # rounding makes -0 of 0
+            entropy = _entropy(logits / temperature).item()
             axes.set_title(f"token {position + 1}, temperature {temperature:g}\n{entropy:.2f} nats", fontsize=10)
             axes.set_xlabel("probability" if position else "", fontsize=9)
     figure.suptitle("Orange: the token that was drawn; outline: its probability at temperature 1", fontsize=11)
@@ -168,7 +168,7 @@ def _draw_curve(axes: Axes, logits: Tensor, position: int, temperature: float) -
 
 
 def _entropy(logits: Tensor) -> Tensor:
-    return Categorical(logits=logits).entropy()
+    return Categorical(logits=logits).entropy().abs()  # rounding makes -0 of 0
 
 
 def _printable(text: str) -> str:
