@@ -70,7 +70,7 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
 def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError("must be at least 1")
     return number
 
 

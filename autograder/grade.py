@@ -250,7 +250,7 @@ def grade(book: CourseGradebook, students: dict[str, list[str]], judging: Judgin
                     graded.append(as_graded(student, one))
                 bar.update()
     except DBAPIError as error:
-        raise GradingError(_trouble(book.coursedir.db_url, error.orig)) from error
+        raise GradingError(_trouble(book.coursedir.db_url.removeprefix("sqlite:///"), error.orig)) from error
     return graded
 
 

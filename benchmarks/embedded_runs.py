@@ -2,7 +2,7 @@
 
     python benchmarks/embedded_runs.py --variants default --seeds 1 2 3 4 5
     python benchmarks/embedded_runs.py --variants no_critic no_clip no_kl lam_0 lam_1 --seeds 1 2 3
-    python benchmarks/embedded_runs.py --report          # writes docs/embedded_results.md from the lines
+    python benchmarks/embedded_runs.py --report          # prints the table of docs/embedded_results.md
 
 A line is appended to results/embedded_runs.jsonl when its run is finished; a run that is there is not repeated.
 Settings were chosen on the validation splits; what is reported here are the test splits, 1,000 problems each.
@@ -25,7 +25,6 @@ from course_utils.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results/embedded_runs.jsonl"
-REPORT = ROOT / "docs/embedded_results.md"
 UNMEASURABLE = 1e-12  # a coefficient that has no effect but keeps the reference loaded, so that the KL is measured
 QUARTER = ["ppo.rollout_samples=32", "ppo.mini_batch_size=8"]  # a quarter of the responses in each step
 VARIANTS = {  # what differs from the default: settings

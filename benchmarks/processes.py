@@ -87,7 +87,7 @@ def report(lines: list[dict]) -> str:
         own = [line for line in lines if (line["processes"], line["threads"]) == (processes, threads)]
         gains = [np.median(a["step_s"]) / np.median(b["step_s"]) for a, b in zip(first, own)]
         parts = [np.concatenate([line[f"{part}_s"] for line in own]) for part in ("step", *PARTS)]
-        cells = [f"{processes} × {threads}", *map(spread, parts), spread(gains)]
+        cells = [f"{processes} × {threads}", *map(spread, parts), " · ".join(f"{gain:.2f}" for gain in gains)]
         rows.append("| " + " | ".join(cells) + " |")
     return "\n".join(rows)
 

@@ -16,10 +16,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from course_utils.plain_error import PlainError
 from course_utils.policy import ActorCritic
 
 
-class CheckpointError(Exception):
+class CheckpointError(PlainError):
     """A checkpoint that cannot be written or read, and what is still safe."""
 
 
@@ -55,7 +56,8 @@ def save(folder: Path, actor: ActorCritic, tokenizer, optimizer, lr_scheduler, s
         raise CheckpointError(
             f"could not write {folder}: {reason}. "
             + (f"The last good checkpoint is {kept}. " if kept else "There is no earlier checkpoint. ")
-            + "Free some space or choose another training.output_dir, then go on with training.resume=auto."
+            + "Free some space, or move the run's folder to another disk and name it as training.output_dir; then go "
+            "on with training.resume=auto."
         ) from error
     return folder
 

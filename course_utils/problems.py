@@ -10,12 +10,13 @@ from transformers import PreTrainedTokenizerBase
 
 from course_utils.config import DatasetConfig
 from course_utils.embedded import problems as embedded
+from course_utils.plain_error import PlainError
 from course_utils.reward import strict_answer
 
 EMBEDDED_TRAIN, EMBEDDED_HELD_OUT = 4000, 1000  # how many embedded problems a split has
 
 
-class DataError(Exception):
+class DataError(PlainError):
     """Problems that cannot be read; the message says where and what to do."""
 
 

@@ -15,10 +15,13 @@ MAY_DIFFER = (
     "training.output_dir",
     "training.resume",
     "training.log_interval",
+    "training.eval_interval",
     "training.save_interval",
     "training.device",
     "tracking",
     "wandb.report_to_wandb",
+    "wandb.project",
+    "wandb.name",
 )
 
 

@@ -42,7 +42,8 @@ def execute(notebook: Path, config: str, exercises: str, overrides: list[str]) -
     """Runs the notebook and returns the run's folder, which then also holds the notebook as .ipynb and .html.
 
     Raises:
-        papermill.PapermillExecutionError: a cell failed; the notebook with its error is at the path printed.
+        papermill.PapermillExecutionError: a cell failed; the notebook with its error is in the run's folder, if the run
+            came so far.
     """
     cfg = load_config(config, overrides)
     output_dir = str(Path(cfg.training.output_dir).resolve())

@@ -325,18 +325,19 @@ class Trainer:
                 if not should_reduce_batch_size(error):
                     raise
                 if not half or key == "mini_batch_size" and self.accelerator.num_processes > 1:
+                    smaller = f"ppo.{key}={half}, " if half else ""
                     raise TrainingError(
                         f"PPO step {self.step + 1}: out of memory with ppo.{key}={getattr(ppo, key)}. Try "
-                        f"ppo.{key}={half or 1}, training.gradient_checkpointing=true, a smaller "
+                        f"{smaller}training.gradient_checkpointing=true, a smaller "
                         "dataset.max_gen_length or a smaller model; then go on with a new run."
                     ) from error
             # Not above: the error's traceback keeps the tensors alive.
             clear_device_cache(garbage_collection=True)
-            smaller = {key: half}
+            halved = {key: half}
             if key == "mini_batch_size":
                 self.optimizer.zero_grad()  # what the epoch left behind
-                smaller["gradient_accumulation_steps"] = 2 * ppo.gradient_accumulation_steps
-            self.cfg = replace(self.cfg, ppo=replace(ppo, **smaller))
+                halved["gradient_accumulation_steps"] = 2 * ppo.gradient_accumulation_steps
+            self.cfg = replace(self.cfg, ppo=replace(ppo, **halved))
             self.accelerator.print(f"PPO step {self.step + 1}: out of memory; going on with ppo.{key}={half}")
 
     @property
@@ -366,8 +367,9 @@ class Trainer:
         raise TrainingError(
             f"{self._where}: {what}. The mini-batch is in {batch}. "
             + (f"The last good checkpoint is {kept}. " if kept else "No checkpoint was written yet. ")
-            + "Try a smaller ppo.learning_rate or ppo.max_grad_norm, model.torch_dtype=float32, or check your losses "
-            "for a division by zero or a log of 0; then go on with training.resume=auto."
+            + "Check your losses for a division by zero or a log of 0, export them, and go on with "
+            "training.resume=auto. Or begin a new run with a smaller ppo.learning_rate or ppo.max_grad_norm, or with "
+            "model.torch_dtype=float32."
         )
 
 
@@ -427,7 +429,7 @@ def describe_rollout(buffer: dict[str, Tensor], scores: list[Score], kl: Tensor)
 
 def check_advantages(result, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """The two tensors (N, R) of exercise 4, or an ExerciseError that says what came instead."""
-    if not (isinstance(result, tuple) and len(result) == 2 and all(isinstance(x, Tensor) for x in result)):
+    if not (isinstance(result, tuple | list) and len(result) == 2 and all(isinstance(x, Tensor) for x in result)):
         raise ExerciseError(
             f"compute_gae_advantages must return (advantages, returns), two tensors, not {result!r:.80}"
         )
@@ -449,7 +451,15 @@ def check_update_metrics(metrics) -> dict[str, float]:
     missing = [name for name in UPDATE_METRICS if name not in metrics]
     if missing:
         raise ExerciseError(f"the dict that run_ppo_update_epoch returned lacks {', '.join(missing)}")
-    return {name: float(metrics[name]) for name in UPDATE_METRICS}
+    numbers = {}
+    for name in UPDATE_METRICS:
+        try:
+            numbers[name] = float(metrics[name])
+        except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: a tensor of several numbers
+            raise ExerciseError(
+                f"run_ppo_update_epoch must return {name} as one number, not {metrics[name]!r:.80}"
+            ) from error
+    return numbers
 
 
 class Clock:

@@ -92,7 +92,7 @@ def test_the_step_is_that_of_the_stand_in_loss(rollout, update):
             parameter += step
     for row, found in zip((RIGHT, WRONG), update.probabilities[3]):
         assert found == pytest.approx(after[row, : len(found)].exp().tolist(), abs=0.02)
-    assert update.advantages == pytest.approx((0.854, -1.098), abs=1e-3)
+    assert update.advantages == pytest.approx((math.sqrt(7 / 9), -math.sqrt(9 / 7)), abs=1e-3)  # 9 of 16 are right
 
 
 def test_a_small_step_does_what_the_notebook_says(update):
@@ -125,8 +125,8 @@ def test_the_drawing_marks_every_visible_change_and_says_the_largest(update, rat
     largest = max(abs(new - old) for old, new in zip(update.probabilities[0][0], update.probabilities[rate][0]))
     assert not told and rate == 0 or math.isclose(max(abs(b - a) for a, b in told), largest, abs_tol=0.011)
     assert [axes.get_title().split("\n") for axes in figure.axes] == [
-        ["Right answer", "advantage +0.85"],
-        ["Wrong answer", "advantage −1.10"],
+        ["Right answer", "advantage +0.88"],
+        ["Wrong answer", "advantage −1.13"],
     ]
 
 

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from course_utils.checkpoint import CheckpointError, latest
 from course_utils.config import ConfigError
-from course_utils.exercises import EXERCISES, ExerciseError, load_exercises
+from course_utils.exercises import EXERCISES, UPDATE_METRICS, ExerciseError, load_exercises
 from course_utils.metrics import read_metrics
 from course_utils.trainer import Trainer, TrainingError
 
@@ -258,6 +258,19 @@ def test_an_update_without_its_metrics_is_named(make_trainer):
     trainer = make_trainer(run_ppo_update_epoch=lambda *_: {"loss/policy": 0.0})
     with pytest.raises(ExerciseError, match="lacks loss/value"):
         next(trainer.train())
+
+
+@pytest.mark.parametrize("several", [[0.1, 0.2], None, torch.zeros(2)])
+def test_a_metric_that_is_not_one_number_is_named(make_trainer, several):
+    trainer = make_trainer(run_ppo_update_epoch=lambda *_: dict.fromkeys(UPDATE_METRICS, 0.0) | {"loss/value": several})
+    with pytest.raises(ExerciseError, match="loss/value as one number, not"):
+        next(trainer.train())
+
+
+def test_advantages_may_come_as_a_list(make_trainer, solutions):
+    """As check() and the judge have it."""
+    gae = load_exercises(solutions).compute_gae_advantages
+    assert next(make_trainer(compute_gae_advantages=lambda *given: [*gae(*given)]).train())["step"] == 1
 
 
 @pytest.mark.parametrize(

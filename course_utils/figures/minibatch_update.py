@@ -73,7 +73,7 @@ class OneUpdate:
 def one_update(rollout: RealRollout) -> OneUpdate:
     """A step of Adam with the whole rollout as its mini-batch, and with a plain loss: minus the advantage times the
     log-probability, without the ratio. Takes about two seconds; the rollout's own model is left alone."""
-    advantages = (rollout.rewards - rollout.rewards.mean()) / rollout.rewards.std()
+    advantages = (rollout.rewards - rollout.rewards.mean()) / rollout.rewards.std(correction=0)
     actor = embedded_actor()
     start = copy.deepcopy(actor.state_dict())
     for row in range(len(rollout.tokens)):
