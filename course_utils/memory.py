@@ -7,12 +7,14 @@ Llama-like layer and for losses as in the course's solutions. tests/test_memory.
 """
 
 import argparse
+import sys
 from dataclasses import asdict, dataclass
 
 import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from course_utils.config import Config, ConfigError, load_config
+from course_utils.plain_error import PlainError
 from course_utils.policy import compute_dtype, load_shape
 
 FLOAT32 = 4  # bytes
@@ -112,8 +114,11 @@ def main() -> None:
     parser.add_argument("--config", required=True, help="a YAML file, e.g. configs/config_colab.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     args = parser.parse_intermixed_args()
-    cfg = load_config(args.config, args.overrides)
-    memory = estimate(load_shape(cfg), cfg)
+    try:
+        cfg = load_config(args.config, args.overrides)
+        memory = estimate(load_shape(cfg), cfg)
+    except PlainError as error:
+        sys.exit(f"error: {error}")
     for part, size in [*asdict(memory).items(), ("peak", memory.peak)]:
         print(f"{part:10} {size / 1e9:8.2f} GB")
 

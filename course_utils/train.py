@@ -14,27 +14,16 @@ from pathlib import Path
 from accelerate import notebook_launcher
 from tqdm import tqdm  # not tqdm.auto: Jupyter drops the widgets of processes that notebook 6 launches
 
-from course_utils.checkpoint import CheckpointError
-from course_utils.config import ConfigError, load_config
-from course_utils.exercises import ExerciseError, load_exercises
+from course_utils.config import load_config
+from course_utils.exercises import load_exercises
 from course_utils.export import ExportError, export_all
 from course_utils.figures.dashboard import save_training_figure
 from course_utils.metrics import read_metrics
-from course_utils.policy import ModelError
-from course_utils.problems import DataError
+from course_utils.plain_error import PlainError
 from course_utils.samples import accuracy_of
-from course_utils.trainer import Trainer, TrainingError
+from course_utils.trainer import Trainer
 
-EXPECTED_ERRORS = (
-    ConfigError,
-    ModelError,
-    DataError,
-    ExerciseError,
-    ExportError,
-    CheckpointError,
-    TrainingError,
-    OSError,  # such as a full disk
-)
+EXPECTED_ERRORS = PlainError, ExportError, OSError  # the last is such as a full disk
 SOLUTIONS = "build/solutions"
 
 

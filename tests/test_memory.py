@@ -10,7 +10,7 @@ import pytest
 from transformers import LlamaConfig, Qwen2Config
 
 from course_utils.config import ConfigError, load_config
-from course_utils.memory import check_gpu, estimate
+from course_utils.memory import check_gpu, estimate, main
 from course_utils.policy import load_shape
 
 ROOT = Path(__file__).parent.parent
@@ -151,3 +151,9 @@ def test_a_gpu_that_is_too_small_is_said_before_anything_is_loaded(small_config)
     assert len(said) == 1 and "batches are halved" in said[0]
     with pytest.raises(ConfigError, match="model.lora=16"):
         check_gpu(cfg, 0.99 * memory.kept, said.append)
+
+
+def test_a_config_that_is_wrong_is_said_without_a_traceback(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["memory", "--config", "configs/config_debug.yaml", "ppo.clip_ration=0.1"])
+    with pytest.raises(SystemExit, match="error: .*clip_ration"):
+        main()
