@@ -215,12 +215,12 @@ def test_an_epoch_that_is_only_played_earns_nothing(process, body):
 
 HONEST = {  # exercise -> what honest people leave at the top of its cell, with its name
     "policy_loss": {
-        "prints": "print('shape', 3)",
+        "prints": "print('shape', 3, flush=True)",
         "warnings": "import warnings; warnings.warn('careful')",
         "a type alias": "Loss = tuple[Tensor, Tensor, Tensor]",
     },
     "value_loss": {
-        "deprecation on stderr": "import sys; print('DeprecationWarning', file=sys.stderr)",
+        "deprecation on stderr": "import sys; print('DeprecationWarning' * 9999, file=sys.stderr)",
         "logging": "import logging; logging.getLogger().warning('step %d', 1)",
         "assertions": "assert 1 < 2",
     },
