@@ -197,7 +197,7 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 def require_gradebook(db_url: str, assignments: set[str]) -> None:
     """GradingError: the gradebook is missing, foreign or locked, or does not know one of the assignments. Looked at
     without nbgrader, which would add its tables to whatever database it is given."""
-    path = Path(db_url.removeprefix("sqlite:///"))
+    path = _file(db_url)
     if not path.exists():
         raise GradingError(f"no gradebook {path}: run 'make release' first")
     try:
@@ -217,7 +217,11 @@ def require_gradebook(db_url: str, assignments: set[str]) -> None:
         raise GradingError(_trouble(path, error)) from error
 
 
-def _trouble(path: str | Path, error: object) -> str:
+def _file(db_url: str) -> Path:
+    return Path(db_url.removeprefix("sqlite:///"))
+
+
+def _trouble(path: Path, error: object) -> str:
     if "locked" in str(error):
         return (
             f"{path} is locked by another program. Let that finish, or close it, and grade again: every finished "
@@ -250,7 +254,7 @@ def grade(book: CourseGradebook, students: dict[str, list[str]], judging: Judgin
                     graded.append(as_graded(student, one))
                 bar.update()
     except DBAPIError as error:
-        raise GradingError(_trouble(book.coursedir.db_url.removeprefix("sqlite:///"), error.orig)) from error
+        raise GradingError(_trouble(_file(book.coursedir.db_url), error.orig)) from error
     return graded
 
 

@@ -30,9 +30,8 @@ MAKE_A_VERDICT = (
     *HERE.glob("misconceptions/*.py"),
     *HERE.parent.glob("course_utils/checks/*.py"),  # what a criterion expects, in words
     *(HERE.parent / f"course_utils/{name}.py" for name in ("worked_example", "exercises")),
-    *(
-        HERE.parent / exercise.notebook for exercise in EXERCISES.values()
-    ),  # the wrong solutions are made from the right ones
+    # The wrong solutions are made from the right ones.
+    *(HERE.parent / exercise.notebook for exercise in EXERCISES.values()),
 )
 VERSION = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(MAKE_A_VERDICT))).hexdigest()[:16]
 NO_RESULT = "its answer does not have the form of a result"

@@ -7,5 +7,5 @@ import os
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 # Memory for a large tensor comes from the kernel in pages of 2 MB in place of 4 KB, where Linux lets a process ask for
-# it. With a large vocabulary, whose logits are new memory in every mini-batch, a step then takes a quarter less time.
+# it. With a large vocabulary each mini-batch's logits are new memory; docs/speed.md has what it gains.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

@@ -17,7 +17,8 @@ from shlex import quote
 
 from course_utils.config import Config, ConfigError, RewardConfig, load_config
 from course_utils.engine_settings import Answers, Options, Shell, openrlhf, verl
-from course_utils.problems import DataError, Problem, load_problems
+from course_utils.plain_error import PlainError
+from course_utils.problems import Problem, load_problems
 
 ENGINES = {"verl": verl, "openrlhf": openrlhf}
 COMMANDS = {"verl": "python3 -m verl.trainer.main_ppo", "openrlhf": "python3 -m openrlhf.cli.train_ppo_ray"}
@@ -151,7 +152,7 @@ def main() -> None:
     args = parser.parse_intermixed_args()
     try:
         print(export(args.engine, load_config(args.config, args.overrides), Path("build") / args.engine), end="")
-    except (ConfigError, DataError, OSError) as error:
+    except (PlainError, OSError) as error:
         sys.exit(f"error: {error}")
 
 

@@ -10,19 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from course_utils.config import Config
+from course_utils.run_folder import MAY_DIFFER, flat
 
 RECORD = Path(__file__).with_suffix(".jsonl")
-NO_MATTER = {  # for what is learned
-    "dataset.eval_samples",
-    "ppo.batch_size",
-    "training.seed",
-    "training.log_interval",
-    "training.save_interval",
-    "training.eval_interval",
-    "training.output_dir",
-    "training.device",
-    "training.resume",
-}
+# For what is learned. How long a run is decides over its learning rates.
+NO_MATTER = {*MAY_DIFFER, "dataset.eval_samples", "ppo.batch_size", "training.seed"} - {"training.total_ppo_steps"}
 
 
 @dataclass(frozen=True)
@@ -50,11 +42,4 @@ def differences(cfg: Config) -> list[str]:
 
 def compared_settings(cfg: Config) -> dict:
     """key -> value of all settings that change what is learned."""
-    settings = asdict(cfg)
-    del settings["wandb"], settings["tracking"]
-    return {
-        f"{section}.{key}": value
-        for section, entries in settings.items()
-        for key, value in entries.items()
-        if f"{section}.{key}" not in NO_MATTER
-    }
+    return {key: value for key, value in flat(asdict(cfg)).items() if key not in NO_MATTER}

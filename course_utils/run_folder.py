@@ -59,8 +59,8 @@ def _refuse_other_settings(cfg: Config, folder: Path) -> None:
     saved = folder / "effective_config.yaml"
     if not saved.exists():
         return
-    before = _flat(OmegaConf.to_container(OmegaConf.load(saved)))
-    now = _flat(OmegaConf.to_container(OmegaConf.structured(cfg)))
+    before = flat(OmegaConf.to_container(OmegaConf.load(saved)))
+    now = flat(OmegaConf.to_container(OmegaConf.structured(cfg)))
     changed = [
         f"{key}: {before.get(key)} -> {now.get(key)}"
         for key in sorted(before | now)
@@ -73,8 +73,9 @@ def _refuse_other_settings(cfg: Config, folder: Path) -> None:
         )
 
 
-def _flat(tree: dict, prefix: str = "") -> dict:
+def flat(tree: dict, prefix: str = "") -> dict:
+    """{"ppo": {"gamma": 1}} as {"ppo.gamma": 1}."""
     found = {}
     for key, value in tree.items():
-        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return found

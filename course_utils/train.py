@@ -23,7 +23,6 @@ from course_utils.plain_error import PlainError
 from course_utils.samples import accuracy_of
 from course_utils.trainer import Trainer
 
-EXPECTED_ERRORS = PlainError, ExportError, OSError  # the last is such as a full disk
 SOLUTIONS = "build/solutions"
 
 
@@ -84,7 +83,7 @@ def main() -> None:
         if args.exercises == SOLUTIONS:
             export_all(Path(), SOLUTIONS)
         run(args.config, args.exercises, args.overrides)
-    except EXPECTED_ERRORS as error:
+    except (PlainError, ExportError, OSError) as error:  # OSError: such as a full disk
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(

@@ -65,7 +65,8 @@ def test_killed_and_resumed_is_uninterrupted(small_run, small_config, solutions,
 def test_a_finished_run_is_not_resumed_but_a_longer_one_goes_on(small_config, solutions):
     exercises = load_exercises(solutions)
     list(Trainer(small_config("training.total_ppo_steps=1"), exercises).train())
-    longer = Trainer(small_config("training.total_ppo_steps=2", "training.resume=auto"), exercises)
+    changes = "training.total_ppo_steps=2", "training.eval_interval=1", "wandb.project=p", "wandb.name=n"
+    longer = Trainer(small_config(*changes, "training.resume=auto"), exercises)
     assert longer.step == 1 and [line["step"] for line in longer.train()] == [2]
     fresh = Trainer(small_config("training.total_ppo_steps=2", "training.resume=auto"), exercises)
     assert fresh.step == 0 and fresh.folder != longer.folder
