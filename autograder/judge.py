@@ -5,6 +5,7 @@ import functools
 import hashlib
 import hmac
 import importlib
+import math
 import re
 import secrets
 import time
@@ -100,8 +101,7 @@ class Questioning:
     """Puts the cases of an exercise to the worker, and begins again behind a case that ended it.
 
     Such a case has cost its criterion, so the criterion's other cases are not asked: a submission that hangs everywhere
-    takes CASE_SECONDS for each criterion and no more. One that makes each answer wait is asked nothing more when
-    EXERCISE_SECONDS are over.
+    takes CASE_SECONDS for each criterion and no more. One that makes each answer wait has EXERCISE_SECONDS for all.
     """
 
     def __init__(self, process: Worker, key: str, source: str):
@@ -123,7 +123,8 @@ class Questioning:
         if self.refused:
             return {"failed": self.refused}, {}
         if case.criterion not in self.failed:
-            told, tensors = self._ask(*case.request())
+            message, inputs = case.request()
+            told, tensors = self._ask(message, inputs, self.until)
             if "ended" in told:
                 self._settle()
                 told = {"failed": "it gave no result: it ended the process"}
@@ -140,7 +141,8 @@ class Questioning:
                 "key": self.key,
                 "limits": LIMITS,
                 "function": EXERCISES[self.key].function,
-            }
+            },
+            until=self.until,
         )
         self.loaded = told == {"loaded": True}
         if not self.loaded:
@@ -161,12 +163,12 @@ class Questioning:
         if self.process.process and self._ask({"kind": "ping", "nonce": nonce})[0] != {"pong": nonce}:
             self.process.stop()
 
-    def _ask(self, message: dict, tensors: dict | None = None) -> tuple[dict, dict]:
+    def _ask(self, message: dict, tensors: dict | None = None, until: float = math.inf) -> tuple[dict, dict]:
         """The answer; {"failed": in words} where the process ended, hangs or makes no sense, and is gone."""
         try:
             if self.process.process is None:
                 self.process.start()
-            return self.process.ask(message, tensors or {})
+            return self.process.ask(message, tensors or {}, until=until)
         except WorkerFailed as failure:
             self.loaded = False
             self.timed_out |= isinstance(failure, TimedOut)

@@ -5,6 +5,7 @@ Inside are this Python's files, read-only, worker.py and an empty /tmp; no netwo
 
 import contextlib
 import json
+import math
 import os
 import select
 import shutil
@@ -179,11 +180,13 @@ class Worker:
             self.process.stdout.close()
             self.process = None
 
-    def ask(self, message: dict, tensors: dict[str, Tensor], seconds: float = CASE_SECONDS) -> tuple[dict, dict]:
-        """Sends a frame and waits for the answer. WorkerFailed, TimedOut: there is none, or it is none; the process is
-        gone."""
+    def ask(
+        self, message: dict, tensors: dict[str, Tensor], seconds: float = CASE_SECONDS, *, until: float = math.inf
+    ) -> tuple[dict, dict]:
+        """Sends a frame and waits for the answer, for so many seconds and at most until `until`, by time.monotonic().
+        WorkerFailed, TimedOut: there is none, or it is none; the process is gone."""
         try:
-            deadline = time.monotonic() + seconds
+            deadline = min(time.monotonic() + seconds, until)
             worker.write_frame(self.process.stdin, message, tensors)
             return self._read(deadline - time.monotonic())
         except WorkerFailed:

@@ -62,14 +62,13 @@ def run_call(function, case: dict, tensors: dict[str, Tensor]) -> tuple[dict, di
     """Calls with positional arguments: tensors by name, numbers as they are; case["wrt"] names those to differentiate
     the first result by."""
     args = [tensors[arg] if isinstance(arg, str) else arg for arg in case["args"]]
-    before = {name: tensor.clone() for name, tensor in tensors.items()}
     for name in case["wrt"]:
         tensors[name].requires_grad_()
     result = function(*args)
     several = isinstance(result, (tuple, list))
     parts, found = list(result)[:8] if several else [result], {}
     told = {"several": several, "parts": [describe(part, f"out{i}", found) for i, part in enumerate(parts)]}
-    told["changed"] = [name for name in before if not torch.equal(before[name], tensors[name].detach())]
+    describe_inputs(tensors, found)
     if case["wrt"] and isinstance(parts[0], Tensor) and parts[0].requires_grad:
         gradients = torch.autograd.grad(parts[0], [tensors[name] for name in case["wrt"]], allow_unused=True)
         told["gradients"] = [describe(g, f"grad{i}", found) for i, g in enumerate(gradients)]
@@ -85,6 +84,12 @@ def describe(value, name: str, found: dict[str, Tensor]) -> dict:
     if isinstance(value, (int, float)):
         return {"kind": type(value).__name__, "value": float(value)}
     return {"kind": type(value).__name__[:LONGEST_TEXT]}
+
+
+def describe_inputs(tensors: dict[str, Tensor], found: dict[str, Tensor]) -> None:
+    """Puts the inputs as they are after the call into `found`: whether they have changed, the judge sees for itself."""
+    for name, tensor in tensors.items():
+        describe(tensor, f"after.{name}", found)
 
 
 def describe_error(error: BaseException) -> dict:
@@ -149,7 +154,6 @@ def run_epoch(function, case: dict, tensors: dict[str, Tensor]) -> tuple[dict, d
     in the first call, the actor's inputs and what became of its parameters."""
     actor = Actor(*(tensors.pop(name) for name in ("embedding", "logits", "actor_values")), case["flat"])
     buffer = dict(sorted(tensors.items()))  # whatever order the frame had
-    before = {name: tensor.clone() for name, tensor in buffer.items()}
     optimizer = torch.optim.SGD(actor.parameters(), lr=1.0)
     rates = case["rates"]
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rates[min(step, len(rates) - 1)])
@@ -166,7 +170,10 @@ def run_epoch(function, case: dict, tensors: dict[str, Tensor]) -> tuple[dict, d
     result = function(
         actor, optimizer, scheduler, buffer, SimpleNamespace(ppo=SimpleNamespace(**case["ppo"])), torch.device("cpu")
     )
+    if case["one_step_more"]:
+        one_step_more(actor, optimizer)
     found = {name: parameter.detach().clone() for name, parameter in actor.named_parameters()}
+    describe_inputs(buffer, found)
     found |= {f"call{i}": ids for i, ids in enumerate(actor.calls[:64])}
     given = {name: describe_call(loss, calls[name], found) for name, loss in zip(LOSSES, STAND_INS)}
     metrics = result if isinstance(result, dict) else {}
@@ -178,10 +185,15 @@ def run_epoch(function, case: dict, tensors: dict[str, Tensor]) -> tuple[dict, d
             str(name)[:60]: describe(value, f"metric.{str(name)[:60]}", found)
             for name, value in list(metrics.items())[:40]
         },
-        "gradients_left": any(p.grad is not None and bool(p.grad.any()) for p in actor.parameters()),
-        "changed": [name for name in before if name not in buffer or not torch.equal(before[name], buffer[name])],
-        "scheduler_steps": scheduler.last_epoch,
     }, found
+
+
+@torch.enable_grad()
+def one_step_more(actor: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """A step behind the epoch, of the sum of all parameters. It takes along what the epoch has left behind, gradients
+    that were not set back and the scheduler's last step, so both show in the parameters."""
+    sum(parameter.sum() for parameter in actor.parameters()).backward()
+    optimizer.step()
 
 
 def describe_call(loss, calls: list[inspect.BoundArguments], found: dict[str, Tensor]) -> dict[str, dict]:

@@ -213,6 +213,37 @@ def test_an_epoch_that_is_only_played_earns_nothing(process, body):
     assert_honest_work_is_judged_as_ever(process)
 
 
+LIES = """
+import __main__
+torch.equal = lambda *tensors: True
+original = __main__.run_epoch
+def run_epoch(function, case, tensors):
+    told, found = original(function, case, tensors)
+    steps = -(-len(tensors["rewards"]) // (case["ppo"]["mini_batch_size"] * case["ppo"]["gradient_accumulation_steps"]))
+    return told | {"changed": [], "gradients_left": False, "scheduler_steps": steps}, found
+__main__.run_epoch = run_epoch
+"""
+NOT_LAST = "start + steps < len(mini_batches)"
+
+
+@pytest.mark.parametrize(
+    ("key", "old", "new", "lost"),
+    [
+        ("policy_loss", "    tokens =", "    advantages *= response_mask\n    tokens =", "worked_example"),
+        ("minibatch_update", "    means =", "    collated_buffer['rewards'].zero_()\n    means =", "minibatches"),
+        ("minibatch_update", "        lr_scheduler.step()", f"        {NOT_LAST} and lr_scheduler.step()", "step"),
+        ("minibatch_update", "        optimizer.zero_grad()", f"        {NOT_LAST} and optimizer.zero_grad()", "step"),
+    ],
+)
+def test_what_a_function_leaves_behind_is_seen_whatever_its_process_says(process, key, old, new, lost):
+    source = solution_source(key)
+    assert source.count(old) == 1
+    kept = [criterion for criterion in judge.criteria(key) if criterion != lost]
+    assert points(process, key, LIES + source.replace(old, new)) == kept
+    assert points(process, key, LIES + source) == list(judge.criteria(key))
+    assert_honest_work_is_judged_as_ever(process)
+
+
 HONEST = {  # exercise -> what honest people leave at the top of its cell, with its name
     "policy_loss": {
         "prints": "print('shape', 3, flush=True)",

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from autograder import sandbox
-from autograder.sandbox import NoSandbox, Worker, WorkerFailed
+from autograder.sandbox import NoSandbox, TimedOut, Worker, WorkerFailed
 from autograder.verdict_cache import VerdictCache, course_secret
 from tests.class_of_students import new_course
 from tests.course import copy_code
@@ -194,6 +194,14 @@ def test_a_hang_ends_at_its_deadline_with_every_process(body):
             call(worker, seconds=1)
         assert worker.process is None
         assert all_gone(inside)
+
+
+@needs_sandbox
+def test_of_two_deadlines_the_earlier_holds():
+    with Worker() as worker:
+        load(worker, "__import__('time').sleep(0.5)")
+        with pytest.raises(TimedOut):
+            worker.ask({"kind": "call", "args": ["x"], "wrt": [], "seed": 0}, {"x": torch.ones(2)}, until=0)
 
 
 @needs_sandbox

@@ -1,5 +1,6 @@
 """A case without an answer in time costs its criterion, but not for good: it may have been the machine's fault."""
 
+import math
 import shutil
 from types import SimpleNamespace
 
@@ -76,19 +77,21 @@ def test_the_judge_tells_a_time_out_from_every_other_end(process, monkeypatch, d
 
 @pytest.mark.skipif(not shutil.which("bwrap"), reason="bubblewrap is not installed")
 def test_answers_just_in_time_are_waited_for_only_so_long_in_all(process, monkeypatch):
-    """By a clock on which each answer takes 19 seconds: that to the load and six cases fit into 120."""
+    """By a clock on which each answer takes 19 seconds: that to the load and six cases fit into 120, the last of them
+    with 6 seconds left."""
     clock, asked, ask = [0.0], [], Worker.ask
 
-    def slowly(self, message, tensors):
+    def slowly(self, message, tensors, until):
+        asked.append((message["kind"], until - clock[0]))
         clock[0] += 19
-        asked.append(message["kind"])
         return ask(self, message, tensors)
 
     monkeypatch.setattr(judge, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     monkeypatch.setattr(Worker, "ask", slowly)
     source = f"{header('policy_loss')}\n\n{solution_source('policy_loss')}"
     verdict = judge.judge_exercise(process, "policy_loss", source, b"secret")
-    assert asked == ["load", *["call"] * 6, "end", "ping"]
+    left = [("load", 120), *(("call", seconds) for seconds in (101, 82, 63, 44, 25, 6))]
+    assert asked == [*left, ("end", math.inf), ("ping", math.inf)]
     assert verdict.timed_out and verdict.misconception == ""
     assert [result.criterion for result in verdict.results if result.passed] == ["worked_example"]
     assert all("no time was left of the 120 seconds" in result.advice for result in verdict.results[1:])

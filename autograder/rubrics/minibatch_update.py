@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from autograder import reference, worker
-from autograder.rubrics import Draw, close, error_in_words, mask_of
+from autograder.rubrics import Draw, close, error_in_words, mask_of, untouched
 from course_utils.exercises import UPDATE_METRICS
 
 PPO = {
@@ -124,6 +124,11 @@ class Epoch:
         """The learning rate of each optimizer step: another one each time, so that a scheduler's step shows."""
         return [round(0.5 / (step + 1), 4) for step in range(16)]
 
+    @property
+    def one_step_more(self) -> bool:
+        """Whether the worker takes a step behind the epoch, which shows what the epoch has left behind."""
+        return self.criterion == "step"
+
     def request(self) -> tuple[dict, dict[str, Tensor]]:
         tensors = {name: tensor.clone() for name, tensor in self.buffer.items()}
         tensors |= {name: self.actor[name].clone() for name in ("embedding", "logits", "actor_values")}
@@ -131,6 +136,7 @@ class Epoch:
             "kind": "epoch",
             "seed": self.seed,
             "flat": self.actor["flat"],
+            "one_step_more": self.one_step_more,
             "rates": self.rates,
             "ppo": self.ppo,
         }, tensors
@@ -174,6 +180,10 @@ class Epoch:
             *(self.actor[name].double() for name in ("embedding", "logits", "actor_values")), self.actor["flat"]
         )
         replay = reference.epoch(actor, given, order, self.ppo, self.rates, worker.STAND_INS)
+        if self.one_step_more:
+            actor.zero_grad()
+            steps = -(-len(order) // self.ppo["gradient_accumulation_steps"])
+            worker.one_step_more(actor, torch.optim.SGD(actor.parameters(), lr=self.rates[steps]))
         return replay | {"parameters": {name: p.detach() for name, p in actor.named_parameters()}}
 
     def _forward(self, told, tensors, replay, order) -> str:
@@ -204,7 +214,7 @@ class Epoch:
         return self._moved(tensors, replay, "The total is policy + vf_coeff · value + entropy_coeff · entropy loss")
 
     def _minibatches(self, told, tensors, replay, order) -> str:
-        if told.get("changed") != []:
+        if not untouched(self.buffer, tensors):
             return "it changes the buffer; the next epoch needs it"
         return self._moved(
             tensors,
@@ -214,16 +224,12 @@ class Epoch:
         )
 
     def _step(self, told, tensors, replay, order) -> str:
-        if told.get("gradients_left") is not False:
-            return "gradients are left after the epoch: call zero_grad after each step"
-        steps = -(-len(order) // self.ppo["gradient_accumulation_steps"])
-        if told.get("scheduler_steps") != steps:
-            return f"there are {steps} groups, and the scheduler steps once after each"
         return self._moved(
             tensors,
             replay,
             "After each group, the last one too: clip the norm of all gradients, "
-            "optimizer.step(), lr_scheduler.step(), zero_grad()",
+            "optimizer.step(), lr_scheduler.step(), zero_grad(), or the next epoch begins with old gradients or an old "
+            "learning rate",
         )
 
     def _metrics(self, told, tensors, replay, order) -> str:
