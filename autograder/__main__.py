@@ -13,12 +13,16 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
+WINDOWS = "Windows lacks what the judge needs (fork). In WSL, the Linux that Windows brings, the same command runs."
 STOPPED = "Stopped. Every finished verdict is kept: run it again to go on."
 
 
 def main(arguments: list[str] | None = None) -> int:
     """0: all is graded; 1: something could not be graded, and is named; 2: nothing, or nothing more, can be."""
     args = _arguments(arguments)
+    if sys.platform == "win32":
+        print(f"error: {WINDOWS}", file=sys.stderr)
+        return 2
     sys.stdout.reconfigure(errors="replace")  # a name that this terminal cannot show
     # Here, and not above: every process that judges imports this file too.
     from autograder.grade import GradingError

@@ -65,7 +65,7 @@ def command(sandboxed: bool) -> list[str]:
         raise NoSandbox(
             "bubblewrap is missing, and without it a submission could read and write your files. On "
             "Debian or Ubuntu: apt install bubblewrap; on other Linuxes the package has the same name. "
-            "macOS and Windows have none: grade on Linux. --no-sandbox runs the submissions unprotected."
+            "macOS has none: grade on Linux. --no-sandbox runs the submissions unprotected."
         )
     site = Path(sysconfig.get_path("purelib"))
     readable = dict.fromkeys(

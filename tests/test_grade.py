@@ -617,3 +617,10 @@ def test_a_learner_without_a_sandbox_is_told_so(course, cli):
 def test_a_workspace_that_is_not_there(tmp_path, cli):
     code, _, err = cli("check", str(tmp_path / "nowhere"))
     assert code == 2 and "make lab" in err and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["grade", "check"])
+def test_windows_is_refused_in_a_line(cli, monkeypatch, name):
+    monkeypatch.setattr("sys.platform", "win32")
+    code, out, err = cli(name)
+    assert (code, out) == (2, "") and "WSL" in err and len(err.splitlines()) == 1
