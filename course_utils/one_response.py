@@ -23,6 +23,7 @@ def one_response(trainer: Trainer, row: int | None = None) -> OneResponse:
     """Response number `row` of the rollout that would come next, or the longest wrong one; and what the update on that
     rollout would do to it. The trainer stays as it is. Takes as long as one PPO step."""
     buffer, scores = trainer.rollout(trainer.step + 1)
+    trainer.begin_at_ratio_1(buffer)
     kl = trainer.add_advantages(buffer)  # (N, R), nats
     log_ratio = _after_update(trainer, buffer) - buffer["logprobs"]
     lengths = buffer["response_attention_mask"].sum(1)  # (N,)

@@ -1,7 +1,7 @@
 """Sampling responses from the policy into the buffer that PPO learns from.
 
 Log-probabilities and values are kept from sampling: they are the numbers that the ratio and GAE need, and a second
-pass over the same tokens would give them again.
+pass over the same tokens would give them again, but for rounding (Trainer.begin_at_ratio_1).
 """
 
 import torch

@@ -105,16 +105,10 @@ class Trainer:
         clock, start = Clock(), time.perf_counter()
         with clock("rollout"):
             buffer, scores = self.rollout(step)
+            deviation = self.begin_at_ratio_1(buffer)
         with clock("reference"):
             kl = self.add_advantages(buffer)
-        metrics = {"step": step, **describe_rollout(buffer, scores, kl)}
-        metrics["params/max_ratio_deviation"] = deviation = self.ratio_deviation(buffer)
-        if deviation > 1e-3 and self.unwrapped.compute_dtype == torch.float32:
-            raise TrainingError(
-                f"PPO step {step}: before the first update the ratio is off 1 by {deviation:.2g}. "
-                f"{self.cfg.model.name} samples and scores differently, for instance because it draws random numbers "
-                "in its layers or does not take padding on the left. Use another model."
-            )
+        metrics = {"step": step, **describe_rollout(buffer, scores, kl), "params/max_ratio_deviation": deviation}
         with clock("update"):
             metrics |= self.update(buffer)
         if loss_scale := self.unwrapped.loss_scale:
@@ -136,10 +130,6 @@ class Trainer:
             "batch_size",
             lambda: collect(self.unwrapped, prompts[mine], self.tokenizer, self.cfg, uniforms[mine], self.device),
         )
-        if self.unwrapped.compute_dtype != torch.float32:
-            # In half precision a pass with a cache rounds otherwise than the update's pass without one: score as the
-            # update does, or the ratio would not begin at 1.
-            buffer["logprobs"] = score_logprobs(self.unwrapped, buffer, cfg.ppo.mini_batch_size)
         buffer = self._gather(buffer)
         scores = [
             score(text, prompt.problem.gold, cfg.reward)
@@ -147,6 +137,22 @@ class Trainer:
         ]
         buffer["rewards"] = torch.tensor([s.reward for s in scores], device=self.device)
         return buffer, scores
+
+    def begin_at_ratio_1(self, buffer: dict[str, Tensor]) -> float:
+        """max |π/π_old − 1| before the first update. Attention over a cache rounds otherwise than the update's, which
+        has none: little in float32, more in large models and in half precision. Where a few responses show more than
+        1e-5 of it, the log-probs are scored again, as the update will."""
+        deviation = self.ratio_deviation(buffer)
+        if deviation > 1e-3 and self.unwrapped.compute_dtype == torch.float32:
+            raise TrainingError(
+                f"PPO step {self.step + 1}: before the first update the ratio is off 1 by {deviation:.2g}. "
+                f"{self.cfg.model.name} samples and scores differently, for instance because it draws random numbers "
+                "in its layers or does not take padding on the left. Use another model."
+            )
+        if self._on_any_process(deviation > 1e-5):
+            buffer["logprobs"] = self._scored(self.unwrapped, buffer)
+            deviation = self.ratio_deviation(buffer)
+        return deviation
 
     def add_advantages(self, buffer: dict[str, Tensor]) -> Tensor:
         """Adds ref_logprobs, advantages and returns (N, R) to the buffer; returns log π − log π_ref (N, R)."""
@@ -166,9 +172,7 @@ class Trainer:
             return buffer["logprobs"].clone()
         frozen = policy.without_adapters(self.unwrapped) if self.cfg.model.lora else nullcontext(self.reference)
         with frozen as reference:
-            # As many rows as in the update, where the logits of all positions have to fit too.
-            scored = score_logprobs(reference, self._share(buffer), self.cfg.ppo.mini_batch_size)
-        return self._gather({"ref_logprobs": scored})["ref_logprobs"]
+            return self._scored(reference, buffer)
 
     def update(self, buffer: dict[str, Tensor]) -> dict[str, float]:
         """cfg.ppo.epochs passes of run_ppo_update_epoch over this process's share; the mean of their metrics."""
@@ -198,8 +202,8 @@ class Trainer:
         return dict(zip(UPDATE_METRICS, means.tolist()))
 
     def ratio_deviation(self, buffer: dict[str, Tensor]) -> float:
-        """max |π/π_old − 1| before the first update, on a few responses: 0 but for rounding, which makes about 1e-5 of
-        it in float32, or sampling and scoring do not mean the same policy."""
+        """max |π/π_old − 1| on a few responses: 0 but for rounding, or sampling and scoring do not mean the same
+        policy."""
         part = {name: tensor[: policy.ROWS_TOGETHER] for name, tensor in buffer.items()}
         log_ratio = score_logprobs(self.unwrapped, part, policy.ROWS_TOGETHER) - part["logprobs"]
         return (log_ratio.exp() - 1).abs().mul(part["response_attention_mask"]).max().item()
@@ -297,6 +301,12 @@ class Trainer:
             name: tensor[self.accelerator.process_index :: self.accelerator.num_processes]
             for name, tensor in buffer.items()
         }
+
+    def _scored(self, model: policy.ActorCritic, buffer: dict[str, Tensor]) -> Tensor:
+        """Log-probs (N, R) of the responses under `model`, each process scoring its share. As many rows at a time as
+        in the update, where the logits of all positions have to fit too."""
+        scored = score_logprobs(model, self._share(buffer), self.cfg.ppo.mini_batch_size)
+        return self._gather({"logprobs": scored})["logprobs"]
 
     def _gather(self, buffer: dict[str, Tensor]) -> dict[str, Tensor]:
         """The rows of all processes in the order of the prompts, on every process."""

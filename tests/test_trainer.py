@@ -70,11 +70,24 @@ def test_a_run_writes_what_the_course_promises(make_trainer):
 
 def test_the_first_ratio_is_one_in_every_step(make_trainer):
     trainer = make_trainer()
-    assert all(line["params/max_ratio_deviation"] < 5e-5 for line in trainer.train())
+    assert all(line["params/max_ratio_deviation"] < 1e-5 for line in trainer.train())
     buffer, _ = trainer.rollout(4)
     with torch.no_grad():
         trainer.unwrapped.model.get_input_embeddings().weight.mul_(1.1)
     assert trainer.ratio_deviation(buffer) > 0.01  # the metric sees a policy that is not the one that sampled
+
+
+def test_log_probs_that_were_rounded_otherwise_in_sampling_are_scored_again(make_trainer, monkeypatch):
+    trainer = make_trainer()
+    buffer, _ = trainer.rollout(1)
+    sampled = buffer["logprobs"]
+    assert trainer.begin_at_ratio_1(buffer) < 1e-5 and buffer["logprobs"] is sampled  # a pass less
+    next_token = trainer.unwrapped.next_token
+    monkeypatch.setattr(trainer.unwrapped, "next_token", lambda *args: [1.00002 * part for part in next_token(*args)])
+    buffer, _ = trainer.rollout(1)
+    assert 1e-5 < trainer.ratio_deviation(buffer) < 1e-3
+    assert trainer.begin_at_ratio_1(buffer) < 1e-5
+    torch.testing.assert_close(buffer["logprobs"], sampled, atol=1e-5, rtol=0)
 
 
 def test_a_model_that_samples_otherwise_than_it_scores_is_refused(make_trainer, monkeypatch):
@@ -276,7 +289,12 @@ def test_advantages_may_come_as_a_list(make_trainer, solutions):
 @pytest.mark.parametrize(
     "key, old, new, line",
     [
-        ("entropy", "log_probs).sum(dim=-1)", "log_probs).sum(dim=-1)[:, :2]", "return -(entropy * response_mask)"),
+        (
+            "entropy",
+            "log_probs).sum(dim=-1)",
+            "log_probs).sum(dim=-1)[:, :2]",
+            "mean_entropy = (entropy * response_mask)",
+        ),
         ("gae", "tokens = response_mask.sum()", "tokens = response_mask.total()", "tokens = response_mask.total()"),
     ],
 )
