@@ -285,11 +285,11 @@ def test_a_failure_shows_no_traceback():
 
 
 def test_an_exception_is_told_with_the_line_of_the_cell():
-    source = solution_source("entropy").replace("-(entropy * response_mask)", "-(entropy @ response_mask)")
+    source = solution_source("entropy").replace("(entropy * response_mask)", "(entropy @ response_mask)")
     line = 1 + source[: source.index("return -(")].count("\n")
     message = failure(define("entropy", source), "worked_example")
     assert "it raised RuntimeError: " in message
-    assert f"in line {line} of its cell: return -(entropy @" in message
+    assert f"in line {line} of its cell: mean_entropy = (entropy @" in message
 
 
 def test_a_bare_assert_of_the_learners_counts_as_a_failure():

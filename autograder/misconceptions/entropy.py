@@ -2,8 +2,7 @@
 
 from autograder.misconceptions.misconception import MASK_AS_INDEX, Misconception
 
-LOG_PROBS = "log_probs = F.log_softmax(logits_new.float(), dim=-1)"
-ENTROPY = "-(log_probs.exp() * log_probs).sum(dim=-1)"
+ENTROPY = "-(probs * log_probs).sum(dim=-1)"
 MEAN = "(entropy * response_mask).sum() / response_mask.sum()"
 
 MISCONCEPTIONS = (
@@ -11,18 +10,18 @@ MISCONCEPTIONS = (
         "sign",
         "The sign is turned round: minimising this loss makes the policy surer of itself. A lower loss must "
         "mean more entropy.",
-        (("return -(entropy", "return (entropy"),),
+        (("return -mean_entropy", "return mean_entropy"),),
     ),
     Misconception(
         "bits",
         "The entropy is in bits. Use the natural logarithm, which gives nats.",
-        (("log_probs.exp() * log_probs", "log_probs.exp() * log_probs / math.log(2)"),),
+        (("probs * log_probs", "probs * log_probs / math.log(2)"),),
     ),
     Misconception(
         "share of the largest entropy",
         "The entropy is divided by its largest possible value, the logarithm of the "
         "vocabulary's size. Leave it in nats.",
-        ((f"return -{MEAN}", f"return -{MEAN} / math.log(logits_new.shape[-1])"),),
+        ((MEAN, f"{MEAN} / math.log(logits_new.shape[-1])"),),
     ),
     Misconception(
         "perplexity",
@@ -49,19 +48,16 @@ MISCONCEPTIONS = (
         "Gini impurity",
         "This is one minus the sum of squared probabilities. It also measures doubt, but it is not "
         "the entropy, which has a logarithm.",
-        ((ENTROPY, "1 - (log_probs.exp() ** 2).sum(dim=-1)"),),
+        ((ENTROPY, "1 - (probs**2).sum(dim=-1)"),),
     ),
     Misconception(
         "entropy of the mean distribution",
         "You average the distributions of all tokens and take the entropy of "
         "that average. Take each token's own entropy, and average those.",
         (
-            (ENTROPY, "log_probs.exp()"),
-            (
-                f"return -{MEAN}",
-                "mean = (entropy * response_mask.unsqueeze(-1)).sum((0, 1)) / response_mask.sum()\n"
-                "    return (mean * mean.log()).sum()",
-            ),
+            (ENTROPY, "probs"),
+            (MEAN, "(entropy * response_mask.unsqueeze(-1)).sum((0, 1)) / response_mask.sum()"),
+            ("return -mean_entropy", "return (mean_entropy * mean_entropy.log()).sum()"),
         ),
     ),
     Misconception(
@@ -126,7 +122,7 @@ MISCONCEPTIONS = (
     Misconception(
         "probabilities detached",
         "The probabilities are detached, so the gradient of the entropy is gone. Both factors depend on the logits.",
-        (("log_probs.exp() * log_probs", "log_probs.exp().detach() * log_probs"),),
+        (("probs * log_probs", "probs.detach() * log_probs"),),
     ),
     Misconception(
         "all detached",
