@@ -49,7 +49,7 @@ def execute(notebook: Path, config: str, exercises: str, overrides: list[str]) -
     output_dir = str(Path(cfg.training.output_dir).resolve())
     # With training.resume=auto the run that goes on is an old one, and its folder is the one to follow.
     already = None if cfg.training.resume == "auto" else last_run(output_dir)
-    executed = Path(output_dir).parent / f".{notebook.name}.running"
+    executed = Path(output_dir).parent / f".running_{notebook.name}"
     executed.parent.mkdir(parents=True, exist_ok=True)
     parameters = {
         "CONFIG": str(Path(config).resolve()),
@@ -60,7 +60,14 @@ def execute(notebook: Path, config: str, exercises: str, overrides: list[str]) -
     bar = threading.Thread(target=follow, args=(output_dir, cfg.training.total_ppo_steps, already, done))
     bar.start()
     try:
-        papermill.execute_notebook(notebook, executed, parameters, cwd=notebook.parent, progress_bar=False)
+        papermill.execute_notebook(
+            notebook,
+            executed,
+            parameters,
+            cwd=notebook.parent,
+            progress_bar=False,
+            extra_arguments=["--IPKernelApp.log_level=ERROR"],  # it warns that this machine could listen to itself
+        )
     finally:
         done.set()
         bar.join()
