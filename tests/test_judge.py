@@ -110,9 +110,32 @@ def test_two_mistakes_cost_two_criteria(process):
 
 
 def test_a_mistake_that_is_in_no_bank_is_not_given_a_name(process):
-    cell = solution_source("entropy").replace("return -(", "return -1.37 * (")
+    cell = solution_source("entropy").replace("return -mean", "return -1.37 * mean")
     found = verdict(process, "entropy", cell)
     assert lost(found) and found.misconception == ""
+
+
+@pytest.mark.parametrize(
+    ("key", "names"),
+    {
+        "policy_loss": ("log_probs_old", "advantages"),
+        "value_loss": ("values_old", "returns"),
+        "entropy": ("logits_new",),
+        "gae": ("final_rewards", "kl_penalties", "values"),
+        "minibatch_update": ("logprobs", "ref_logprobs", "values", "advantages", "returns"),
+    }.items(),
+)
+def test_an_argument_that_is_masked_in_place_costs_a_point(process, key, names):
+    for name in names:
+        mask, argument = "response_mask", f"{name}.data"
+        if key == "minibatch_update":
+            mask, argument = "collated_buffer['response_attention_mask']", f"collated_buffer['{name}']"
+        mask += {"final_rewards": ".amax(1)", "logits_new": ".unsqueeze(-1)"}.get(name, "")
+        head, begin, body = solution_source(key).rpartition("### BEGIN SOLUTION\n")
+        found = lost(verdict(process, key, f"{head}{begin}    {argument}.mul_({mask})\n{body}"))
+        assert len(found) == 1 and any("in place" in advice or "the buffer" in advice for advice in found.values()), (
+            name
+        )
 
 
 @pytest.mark.parametrize("key", EXERCISES)

@@ -34,12 +34,10 @@ def cases(draw: Draw) -> list[Call]:
     one = _args(draw, mask_of(1), 1.0, 1.0)
     found.append(Call("whitening", "of a batch of one token", one, ("advantages",), 3))
     for lengths in (mask_of(6, 2, 4), mask_of(1, 1, width=3), mask_of(4, 0, 5)):
-        args = _args(draw, lengths, 1.0, 1.0)
-        for name in ("kl_penalties", "values"):
-            args[name] = draw.padded(args[name], lengths)
+        args = _poisoned(draw, lengths, 1.0, 1.0)
         found.append(_returns("masking", "with other numbers on the padding", args, 2))
         found.append(Call("masking", "on the padding", args, ("advantages",), 2, at={"advantages": 1 - lengths}))
-    args = _args(draw, mask_of(4, 2), 0.9, 0.8)
+    args = _poisoned(draw, mask_of(4, 2, 0), 0.9, 0.8)
     for argument in ("values", "kl_penalties"):
         found.append(
             Call("no_gradient", "", args, (), 3, wrt=argument, unchanged=True, no_gradient=("advantages", "returns"))
@@ -60,3 +58,8 @@ def _args(draw: Draw, mask: Tensor, gamma: float, lam: float) -> dict:
         gamma=gamma,
         lam=lam,
     )
+
+
+def _poisoned(draw: Draw, mask: Tensor, gamma: float, lam: float) -> dict:
+    args = _args(draw, mask, gamma, lam)
+    return args | {name: draw.padded(args[name], mask) for name in ("kl_penalties", "values")}
