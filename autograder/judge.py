@@ -18,6 +18,7 @@ import numpy
 import torch
 
 from autograder import misconceptions, reference, worker
+from autograder.feedback import bounded
 from autograder.rubrics import Draw, error_in_words
 from autograder.sandbox import LIMITS, TimedOut, Worker, WorkerFailed
 from autograder.verdict import Result, Verdict
@@ -71,7 +72,7 @@ def judge_exercise(process: Worker, key: str, source: str, secret: bytes) -> Ver
     problems = {}  # criterion -> what is wrong in its first failed case, without a full stop
     for case, (told, tensors) in zip(cases, answers):
         if problem := told.get("failed") or _guarded(NO_RESULT, case.problem, told, tensors, REFERENCES[key], source):
-            problems.setdefault(case.criterion, str(problem))
+            problems.setdefault(case.criterion, bounded(str(problem)))
     if hasattr(rubric, "across"):
         problems = _guarded({"minibatches": NO_RESULT}, rubric.across, cases, answers) | problems
     hints = {case.criterion: f"See hint {case.hint}." for case in cases}

@@ -24,6 +24,7 @@ from course_utils.export import AGAIN, ExportError, module_source
 
 MAX_NOTEBOOK = 5_000_000  # bytes; with a few pictures in it, one of the course has some 100,000
 MAX_SOURCE = 100_000  # characters of a solution cell; the course's longest has 4,000
+MAX_CELLS = 1000  # the course's longest notebook has 60
 MAX_RECEIPT = 1_000  # bytes of timestamp.txt and of submission_secret.txt
 MAX_STUDENT = 128  # characters: the width of the gradebook's column
 READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -146,14 +147,17 @@ def moment(timestamp: str) -> datetime | None:
     """The moment, UTC without a zone as in nbgrader's gradebook. None: the text is no point in time."""
     try:
         return parse_utc(timestamp) if timestamp else None
-    except (ValueError, OverflowError, TypeError, AttributeError):  # whatever dateutil meets in a forged one
+    except Exception:  # whatever dateutil meets in a forged one
         return None
 
 
 def modified(submitted: Path, student: str, key: str) -> str:
     """When the assignment's folder was last changed, as a timestamp.txt would say it."""
     changed = os.lstat(submitted / student / master(key).assignment).st_mtime
-    return datetime.fromtimestamp(changed, timezone.utc).strftime("%Y-%m-%d %H:%M:%S.%f UTC")
+    year_9999 = datetime(9999, 1, 1, tzinfo=timezone.utc)  # the last that has a name
+    return datetime.fromtimestamp(min(changed, year_9999.timestamp()), timezone.utc).strftime(
+        "%Y-%m-%d %H:%M:%S.%f UTC"
+    )
 
 
 # ---------------------------------------------------------------- the file
@@ -225,6 +229,8 @@ def _notebook(raw: bytes, key: str) -> dict:
         )
     if not isinstance(data.get("cells"), list):
         raise Unreadable(f"{file} is damaged: it has no list of cells.")
+    if len(data["cells"]) > MAX_CELLS:
+        raise Unreadable(f"{file} has {len(data['cells'])} cells; at most {MAX_CELLS} are read.")
     return data
 
 

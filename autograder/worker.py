@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import resource
+import signal
 import struct
 import sys
 import types
@@ -82,7 +83,7 @@ def describe(value, name: str, found: dict[str, Tensor]) -> dict:
             found[name] = value.detach().to_dense().clone().contiguous()
         return {"kind": "tensor", "requires_grad": value.requires_grad}
     if isinstance(value, (int, float)):
-        return {"kind": type(value).__name__, "value": float(value)}
+        return {"kind": "float" if isinstance(value, float) else type(value).__name__, "value": float(value)}
     return {"kind": type(value).__name__[:LONGEST_TEXT]}
 
 
@@ -166,7 +167,7 @@ def run_epoch(function, case: dict, tensors: dict[str, Tensor]) -> tuple[dict, d
 
         return call
 
-    function.__globals__.update({name: recorded(name, loss) for name, loss in zip(LOSSES, STAND_INS)})
+    inspect.unwrap(function).__globals__.update({name: recorded(name, loss) for name, loss in zip(LOSSES, STAND_INS)})
     result = function(
         actor, optimizer, scheduler, buffer, SimpleNamespace(ppo=SimpleNamespace(**case["ppo"])), torch.device("cpu")
     )
@@ -178,7 +179,7 @@ def run_epoch(function, case: dict, tensors: dict[str, Tensor]) -> tuple[dict, d
     given = {name: describe_call(loss, calls[name], found) for name, loss in zip(LOSSES, STAND_INS)}
     metrics = result if isinstance(result, dict) else {}
     return {
-        "kind": type(result).__name__,
+        "kind": "dict" if isinstance(result, dict) else type(result).__name__,
         "calls": len(actor.calls),
         "given": given,
         "metrics": {
@@ -230,16 +231,48 @@ def confine(limits: dict[str, int]) -> None:
     forbid_system_calls()
 
 
-# Linux's numbers of: the architecture, clone, and what is refused: execve, execveat, ptrace, kill, tkill,
-# tgkill, socket, socketpair, unshare, setns, mount, bpf, perf_event_open, process_vm_readv, process_vm_writev,
-# io_uring_setup, pidfd_open; x86 has fork and vfork too.
+# Linux's numbers of: the architecture, clone, prlimit64, and what is refused: execve, execveat, ptrace, kill, tkill,
+# tgkill, rt_sigqueueinfo, rt_tgsigqueueinfo, pidfd_send_signal, socket, socketpair, unshare, setns, mount, bpf,
+# perf_event_open, process_vm_readv, process_vm_writev, io_uring_setup, pidfd_open, add_key, request_key, keyctl; x86
+# has fork and vfork too.
 SYSTEM_CALLS = {
     "x86_64": (
         0xC000003E,
         56,
-        (59, 322, 101, 62, 200, 234, 41, 53, 272, 308, 165, 321, 298, 310, 311, 425, 434, 57, 58),
+        302,
+        (59, 322, 101, 62, 200, 234, 129, 297, 424, 41, 53, 272, 308, 165, 321, 298, 310, 311, 425, 434, 248, 249, 250)
+        + (57, 58),
     ),
-    "aarch64": (0xC00000B7, 220, (221, 281, 117, 129, 130, 131, 198, 199, 97, 268, 40, 280, 241, 270, 271, 425, 434)),
+    "aarch64": (
+        0xC00000B7,
+        220,
+        261,
+        (
+            221,
+            281,
+            117,
+            129,
+            130,
+            131,
+            138,
+            240,
+            424,
+            198,
+            199,
+            97,
+            268,
+            40,
+            280,
+            241,
+            270,
+            271,
+            425,
+            434,
+            217,
+            218,
+            219,
+        ),
+    ),
 }
 CLONE3, CLONE_THREAD, EPERM, ENOSYS = 435, 0x10000, 1, 38
 
@@ -249,7 +282,7 @@ def forbid_system_calls() -> None:
     whose numbers it does not know: the namespaces and limits hold there too."""
     if platform.machine() not in SYSTEM_CALLS:
         return
-    architecture, clone, refused = SYSTEM_CALLS[platform.machine()]
+    architecture, clone, prlimit, refused = SYSTEM_CALLS[platform.machine()]
     load_word, equal, at_least, has_bits, give = 0x20, 0x15, 0x35, 0x45, 0x06
     allow, refuse, unknown = 0x7FFF0000, 0x00050000 | EPERM, 0x00050000 | ENOSYS
     program = [
@@ -266,6 +299,11 @@ def forbid_system_calls() -> None:
         (has_bits, 1, 0, CLONE_THREAD),
         (give, 0, 0, refuse),
         (give, 0, 0, allow),
+        (equal, 0, 4, prlimit),  # its own limits, no other process's
+        (load_word, 0, 0, 16),
+        (equal, 1, 0, 0),
+        (give, 0, 0, refuse),
+        (give, 0, 0, allow),
     ]
     for number in refused:
         program += [(equal, 0, 1, number), (give, 0, 0, refuse)]
@@ -279,7 +317,7 @@ def forbid_system_calls() -> None:
 
 
 def serve(load_request: dict, requests, answers) -> None:
-    """The child: loads the submission, then answers cases until it is told to end."""
+    """The child: loads the submission, then answers cases until its parent ends it."""
     if sys.platform == "linux":
         confine(load_request["limits"])
     try:
@@ -289,8 +327,70 @@ def serve(load_request: dict, requests, answers) -> None:
         read_frame(requests)
         return
     write_frame(answers, {"loaded": True}, {})
-    while (frame := read_frame(requests))[0]["kind"] != "end":
-        write_frame(answers, *answer(function, *frame))
+    while True:
+        write_frame(answers, *answer(function, *read_frame(requests)))
+
+
+def fork(request: dict, *closed):
+    """The process of one exercise, its ear and its mouth. It has pipes of its own and `closed` closed, or it could go
+    on speaking in the place of the processes after it."""
+    its_questions, questions = os.pipe()
+    replies, its_replies = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            for file in closed:
+                file.close()
+            os.close(questions)
+            os.close(replies)
+            serve(request, os.fdopen(its_questions, "rb"), os.fdopen(its_replies, "wb"))
+        finally:
+            os._exit(0)
+    os.close(its_questions)
+    os.close(its_replies)
+    return child, os.fdopen(questions, "wb", 0), os.fdopen(replies, "rb", 0)
+
+
+def relay_until_the_end(child: int, questions, replies, requests, answers) -> None:
+    """Carries frames to and fro, unread, until the judge says "end" or the child is gone."""
+    while relay(replies, answers):
+        message, tensors = read_frame(requests)
+        if message["kind"] == "end":
+            break
+        try:
+            write_frame(questions, message, tensors)
+        except BrokenPipeError:
+            break
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    questions.close()
+    replies.close()
+
+
+def relay(source, target) -> bool:
+    """One frame. False: there is none; a frame that breaks off ends this process, or the judge would wait for it."""
+    head = exactly(source, HEAD.size)
+    if len(head) < HEAD.size:
+        return False
+    target.write(head)
+    target.flush()  # a length that is too large is for the judge to refuse
+    left = sum(HEAD.unpack(head))
+    while left:
+        piece = source.read(min(left, 1 << 16))
+        if not piece:
+            os._exit(1)
+        target.write(piece)
+        left -= len(piece)
+    target.flush()
+    return True
+
+
+def exactly(source, count: int) -> bytes:
+    """Less at the end of the file only."""
+    found = b""
+    while len(found) < count and (piece := source.read(count - len(found))):
+        found += piece
+    return found
 
 
 def main() -> None:
@@ -313,13 +413,8 @@ def main() -> None:
             continue
         if request["key"] == "minibatch_update":  # its first optimizer imports much: do it once
             torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-        child = os.fork()
-        if child == 0:
-            try:
-                serve(request, requests, answers)
-            finally:
-                os._exit(0)
-        os.waitpid(child, 0)
+        child, questions, replies = fork(request, requests, answers)
+        relay_until_the_end(child, questions, replies, requests, answers)
         write_frame(answers, {"ended": True}, {})
 
 

@@ -46,6 +46,7 @@ from .value_loss import compute_value_loss
 }
 MARKER = re.compile(r"^[ \t]*#+[ \t]*(BEGIN|END) SOLUTION[ \t]*(\n|$)", re.MULTILINE)
 MAGIC = re.compile(r"\s*([\w, ]+=\s*)?[%!?]|.*\?$")  # %time, !ls, x = !ls, ?f, f?
+DEEPEST_FINALLY = 4
 AGAIN = "Correct the notebook, save it, and export again."
 
 
@@ -165,6 +166,8 @@ def _parse(cell: SolutionCell, imports: str) -> ast.Module:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # such as "invalid escape sequence": Python accepts it
             tree = ast.parse(cell.source)
+            if _finally_depth(tree) > DEEPEST_FINALLY:
+                raise cell.error(f"more than {DEEPEST_FINALLY} `finally` inside each other")
             first_line = imports.count("\n")
             # With the imports above, it finds also a return outside a function and a late __future__ import.
             compile(imports + cell.source, cell.notebook, "exec", dont_inherit=True)
@@ -177,12 +180,18 @@ def _parse(cell: SolutionCell, imports: str) -> ast.Module:
     return tree
 
 
+def _finally_depth(node: ast.AST) -> int:
+    """How many `finally` stand inside each other. Compiling doubles the code at each of them."""
+    inside = max(map(_finally_depth, ast.iter_child_nodes(node)), default=0)
+    return inside + bool(getattr(node, "finalbody", None))
+
+
 def _syntax_error(cell: SolutionCell, error: SyntaxError, line: int | None) -> ExportError:
     """Tells what only a notebook understands from a slip; `line` counts within the cell."""
     if cell.source.lstrip().startswith("%%"):  # a cell magic: Python may stumble only further down
         line = cell.source[: cell.source.index("%%")].count("\n") + 1
     lines = cell.source.split("\n")
-    if line and line <= len(lines) and MAGIC.match(lines[line - 1]):
+    if line and line <= len(lines) and MAGIC.match(lines[line - 1].strip()[:200]):
         return cell.error(
             "IPython magics and shell commands (%, !, ?) cannot be in an exported module: "
             "move this line to a cell of your own",

@@ -213,6 +213,60 @@ def test_an_epoch_that_is_only_played_earns_nothing(process, body):
     assert_honest_work_is_judged_as_ever(process)
 
 
+PLAYS_THE_WORKER = """
+import sys
+import __main__ as worker
+read = worker.read_frame
+def read_frame(file):
+    message, tensors = read(file)
+    if message["kind"] == "end":
+        answers = sys._getframe(1).f_locals["answers"]
+        worker.write_frame(answers, {"ended": True}, {})
+        while True:
+            message, tensors = read(file)
+            kind = message["kind"]
+            told = {"pong": message["nonce"]} if kind == "ping" else {"loaded": True} if kind == "load" else {}
+            worker.write_frame(answers, told, {})
+    return message, tensors
+worker.read_frame = read_frame
+"""
+
+
+def test_a_process_that_plays_the_next_exercises_is_not_heard():
+    """Their verdicts are kept for whoever hands the same text in."""
+    honest = header("entropy") + solution_source("entropy")
+    found = judge.judge(
+        {"policy_loss": header("policy_loss") + PLAYS_THE_WORKER + cell("return 0"), "entropy": honest}, b""
+    )
+    assert not any(result.passed for result in found["policy_loss"].results)
+    assert all(result.passed for result in found["entropy"].results)
+
+
+def test_a_process_that_does_not_read_is_left_at_its_deadline(process, monkeypatch):
+    monkeypatch.setattr(Worker.ask, "__defaults__", (3,))
+    deaf = """
+import __main__, fcntl, sys, time
+def compute_entropy_loss(logits_new, response_mask):
+    frame = sys._getframe()
+    while "requests" not in frame.f_locals: frame = frame.f_back
+    fcntl.fcntl(frame.f_locals["requests"].fileno(), fcntl.F_SETPIPE_SZ, 4096)
+    __main__.write_frame(frame.f_locals["answers"], {"several": False, "parts": [{}]}, {})
+    time.sleep(1000)
+"""
+    assert points(process, "entropy", deaf) == []
+    monkeypatch.undo()
+    assert_honest_work_is_judged_as_ever(process)
+
+
+def test_words_that_no_file_can_hold_do_not_get_into_a_verdict(process):
+    found = judge.judge_exercise(
+        process, "policy_loss", header("policy_loss") + cell(r"raise ValueError('\ud800\x1b[2J')"), b""
+    )
+    for result in found.results:
+        result.advice.encode()
+        assert "\x1b" not in result.advice
+
+
 LIES = """
 import __main__
 torch.equal = lambda *tensors: True

@@ -286,7 +286,7 @@ def test_a_failure_shows_no_traceback():
 
 def test_an_exception_is_told_with_the_line_of_the_cell():
     source = solution_source("entropy").replace("(entropy * response_mask)", "(entropy @ response_mask)")
-    line = 1 + source[: source.index("return -(")].count("\n")
+    line = 1 + source[: source.index("mean_entropy =")].count("\n")
     message = failure(define("entropy", source), "worked_example")
     assert "it raised RuntimeError: " in message
     assert f"in line {line} of its cell: mean_entropy = (entropy @" in message

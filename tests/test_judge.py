@@ -100,6 +100,40 @@ def compute_value_loss(values_new, values_old, returns, response_mask, clip_rang
     assert found.misconception == "no half"
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("return means |", "return __import__('collections').OrderedDict(means) |"),
+        ("sum(norms) / len(norms)", "np.mean(norms)"),
+        ("def run_ppo_update_epoch(", "@torch.enable_grad()\ndef run_ppo_update_epoch("),
+    ],
+)
+def test_an_update_of_another_form_gets_all_points(process, old, new):
+    cell = solution_source("minibatch_update")
+    assert cell.count(old) == 1
+    assert lost(verdict(process, "minibatch_update", cell.replace(old, new))) == {}
+
+
+def test_mini_batches_of_one_are_none(process):
+    cell = solution_source("minibatch_update").replace("order.split(ppo.mini_batch_size)", "order.split(1)")
+    assert "mini_batch_size responses" in lost(verdict(process, "minibatch_update", cell))["minibatches"]
+
+
+def test_inputs_of_the_actor_that_a_submission_invented_are_not_counted_one_by_one():
+    rubric = importlib.import_module("autograder.rubrics.minibatch_update")
+    epoch = rubric.cases(rubrics.Draw(1))[0]
+    whole = torch.cat([epoch.buffer["prompt_input_ids"], epoch.buffer["response_input_ids"]], 1)
+    assert epoch.order({"call0": whole}) == [list(range(len(whole)))]
+    assert epoch.order({"call0": torch.zeros(10**9, 0)}) == []
+    assert epoch.order({"call0": whole.repeat(1000, 1)}) == []
+
+
+def test_results_of_another_shape_earn_nothing_in_gae(process):
+    head = "def compute_gae_advantages(final_rewards, kl_penalties, values, response_mask, gamma, lam):\n"
+    found = lost(verdict(process, "gae", f"{head}    return torch.zeros(()), torch.zeros(())"))
+    assert found.keys() == judge.criteria("gae").keys()
+
+
 def test_two_mistakes_cost_two_criteria(process):
     """That the order is always the same shows only in several answers together; another mistake must not hide it."""
     cell = solution_source("minibatch_update")

@@ -1,5 +1,6 @@
 """The sandbox from inside: what a submission sees, what it may do, and that nothing is left when it is over."""
 
+import platform
 import shutil
 from pathlib import Path
 
@@ -79,6 +80,17 @@ def test_what_is_not_its_own_is_not_there(worker, path):
     assert told["error"]["type"] == "FileNotFoundError", told
 
 
+def refused(*call: object) -> str:
+    """A system call that raises as Python's own would."""
+    return (
+        f"(lambda c: c.CDLL(None, use_errno=True).syscall{call} < 0 and (_ for _ in ()).throw("
+        "OSError(c.get_errno(), '')))(__import__('ctypes'))"
+    )
+
+
+X86 = platform.machine() == "x86_64"
+
+
 SEARCH = """import os
     found = [path for path in {paths} if os.path.lexists(path)]
     for folder, folders, files in os.walk("/"):
@@ -140,12 +152,19 @@ def test_nothing_of_a_course_in_use_is_anywhere_inside(worker, tmp_path):
         ("__import__('socket').socket()", "PermissionError"),
         ("__import__('socket').create_connection(('127.0.0.1', 9))", "PermissionError"),
         ("open(f'/proc/{__import__(\"os\").getppid()}/mem', 'r+b')", "PermissionError"),
+        ("open('/proc/1/mem', 'r+b')", "PermissionError"),  # the namespace's first process, without a filter
+        ("__import__('resource').prlimit(__import__('os').getppid(), 7)", "PermissionError"),
         ("__import__('resource').setrlimit(7, (999, 999))", "ValueError"),
         ("open('/tmp/x', 'wb').write(bytes(2 << 20))", "OSError"),
         ("torch.zeros(1 << 30)", "RuntimeError"),
         ("bytearray(1 << 32)", "MemoryError"),
         ("__import__('mmap').mmap(-1, 1 << 32)", "OSError"),
         ("__import__('sys').exit(3)", "SystemExit"),
+        *[
+            (refused(*call), "PermissionError")
+            for call in ((129, 1, 9, bytes(128)), (250, 0, -3, 1))  # rt_sigqueueinfo; keyctl: the session's keyring
+            if X86
+        ],
     ],
 )
 def test_what_it_may_not_do(worker, body, error):
@@ -189,7 +208,7 @@ def test_a_hang_ends_at_its_deadline_with_every_process(body):
     with Worker() as worker:
         load(worker, body)
         inside = tree(worker.process.pid)
-        assert len(inside) >= 3  # bubblewrap, the namespace's first process, the worker, its child
+        assert len(inside) >= 3  # bubblewrap, the worker, its child
         with pytest.raises(WorkerFailed, match="too long"):
             call(worker, seconds=1)
         assert worker.process is None

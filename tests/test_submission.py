@@ -15,6 +15,8 @@ from tests.course import cell, hand_in, notebook
 from tests.right_solutions import right_solutions
 from tests.solutions import ROOT, solution_cells, solution_source, stub_source
 
+FINALLY = "".join(f"{' ' * n}try: pass\n{' ' * n}finally:\n" for n in range(5)) + " " * 5 + "pass"  # doubled at each
+
 KEY = "policy_loss"
 
 
@@ -216,6 +218,8 @@ DIFFERENT = {**notebook(KEY), "cells": notebook(KEY)["cells"] + [cell(with_sourc
         (with_source("(" * 5000), "syntax error"),
         (with_source("-" * 90_000 + "1"), "Python cannot read it"),
         (with_source("#" * (MAX_SOURCE + 1)), "at most 100,000 are read"),
+        (with_source(FINALLY), "more than 4 `finally` inside each other"),
+        ({"nbformat": 4, "cells": [{}] * 1001}, "has 1001 cells; at most 1000 are read"),
         (with_source("def compute_policy_loss():\n    raise NotImplementedError()"), "still unsolved"),
         (with_source("def other(): pass"), "function missing"),
     ],
@@ -312,13 +316,27 @@ def test_find_takes_the_graded_assignments_only(tmp_path):
     assert list(ASSIGNMENTS.values()) == list(EXERCISES)
 
 
+def test_a_folder_of_the_far_future_has_a_date(tmp_path):
+    os.utime(hand_in(tmp_path, "ada", KEY), (2**33, 2**33))
+    assert submission.modified(tmp_path, "ada", KEY).startswith("2242-")
+
+
 def test_a_receipt_is_taken_as_far_as_it_can_be_used(tmp_path):
     folder = hand_in(tmp_path, "ada", KEY)
     assert receipt(tmp_path, "ada", KEY) == submission.Receipt("", "")
     (folder / "timestamp.txt").write_text("2026-11-22 21:58:14.187512 UTC\n")
     (folder / "submission_secret.txt").write_text("s3cret")
     assert receipt(tmp_path, "ada", KEY) == submission.Receipt("2026-11-22 21:58:14.187512 UTC", "s3cret")
-    for forged in ("yesterday", "99999-99-99", "1 2 3", "x" * 2000, "9" * 900, "2026-01-01 " * 50, "\x00"):
+    for forged in (
+        "yesterday",
+        "99999-99-99",
+        "1 2 3",
+        "x" * 2000,
+        "9" * 900,
+        "2026-01-01 " * 50,
+        "\x00",
+        "9" * 34 + "h",
+    ):
         (folder / "timestamp.txt").write_text(forged)
         assert receipt(tmp_path, "ada", KEY).timestamp == "", forged
     (folder / "timestamp.txt").unlink()
@@ -406,7 +424,7 @@ def test_attempts_are_bounded_and_printable(tmp_path):
     cell(data, "policy_loss_masking")["metadata"]["tags"] = ["\x1b[2J\u202e" + "x" * 100_000]
     data["cells"] += [
         {"cell_type": "code", "source": "", "metadata": {"nbgrader": {"grade": True, "grade_id": str(n)}}}
-        for n in range(1000)
+        for n in range(900)
     ]
     cell(data, KEY)["source"] = "\n".join(f"import os.a{n}" for n in range(1000))
     folder = hand_in(tmp_path, "ada", KEY, data)

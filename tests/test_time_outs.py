@@ -16,6 +16,14 @@ from tests.obedient_judge import obedient_judge
 from tests.solutions import solution_source
 
 KEY = "entropy"
+WRITE_TO_EVERY_FILE = """
+import os
+for number in range(3, 20):
+    try:
+        os.write(number, b"frame" * 9)
+    except OSError:
+        pass
+"""
 
 
 def run(course) -> float:
@@ -59,7 +67,7 @@ def process():
         ("__import__('time').sleep(1000)", True),
         ("any(False for _ in __import__('itertools').count())", True),
         ("__import__('os')._exit(1)", False),
-        ("__import__('os').write(4, b'frame' * 9)", False),
+        (f"exec({WRITE_TO_EVERY_FILE!r})", False),
         ("1 / 0", False),
         ("pass", False),
     ],

@@ -130,6 +130,9 @@ class Call:
             if wrong:
                 return f"{wrong} {self.situation}"
         for name in self.no_gradient:
+            yours = tensors.get(f"out{names.index(name)}")
+            if yours is None or yours.shape != wanted[name].shape:
+                return f"{name} must be a tensor of the shape {tuple(wanted[name].shape)}"
             if parts[names.index(name)].get("requires_grad") is not False:
                 return f"{name} must carry no gradient: it is not trained through"
         return ""

@@ -147,9 +147,13 @@ class Epoch:
         """The rows of each mini-batch, told by their prompts; [] where an input is not made of whole rows."""
         whole = torch.cat([self.buffer["prompt_input_ids"], self.buffer["response_input_ids"]], 1).tolist()
         row_of, found = {tuple(row): number for number, row in enumerate(whole)}, []
-        for call in range(sum(name.startswith("call") for name in tensors)):
-            ids = tensors[f"call{call}"]
-            rows = [row_of.get(tuple(row)) for row in ids.tolist()] if ids.dim() == 2 else [None]
+        calls = [tensors[name] for name in sorted(tensors) if name.startswith("call")]
+        if any(ids.dim() != 2 or ids.shape[1] != len(whole[0]) for ids in calls) or sum(map(len, calls)) > 2 * len(
+            whole
+        ):
+            return []
+        for call in range(len(calls)):
+            rows = [row_of.get(tuple(row)) for row in tensors[f"call{call}"].tolist()]
             if None in rows:
                 return []
             found.append(rows)
@@ -170,8 +174,9 @@ class Epoch:
         responses = len(self.buffer["rewards"])
         if sorted(sum(order, [])) != list(range(responses)):
             return f"of {responses} responses each must be used once in an epoch"
-        if self.criterion == "minibatches" and max(map(len, order)) > self.ppo["mini_batch_size"]:
-            return "a mini-batch had more responses than mini_batch_size"
+        size = self.ppo["mini_batch_size"]
+        if self.criterion == "minibatches" and (max(map(len, order)) > size or len(order) > -(-responses // size)):
+            return "a mini-batch has mini_batch_size responses, only the last one may have fewer"
         return getattr(self, f"_{self.criterion}")(told, tensors, self._replay(order), order)
 
     def _replay(self, order: list[list[int]]) -> dict:

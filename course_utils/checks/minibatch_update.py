@@ -128,7 +128,7 @@ def metrics(function: Callable) -> None:
     missing = [name for name in UPDATE_METRICS if name not in epoch.result]
     assert not missing, f"the dict lacks {', '.join(missing)}."
     for name, value in epoch.result.items():
-        assert type(value) is float, f"{name} is a {type(value).__name__}; it must be a float: call .item()."
+        assert isinstance(value, float), f"{name} is a {type(value).__name__}; it must be a float: call .item()."
     # A response's gradient is 1/2, -1/2 by two equally likely logits and 1/2 by its value: the squares add up
     # to 3/4. In the group of four each weighs 1/4: the norm is sqrt(4 * 3/4) / 4. For the group of one it is
     # sqrt(3/4).
