@@ -16,7 +16,7 @@ from pathlib import Path
 from nbgrader.api import Assignment, Gradebook, MissingEntry, Student
 from nbgrader.plugins import ExportPlugin
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # OWASP's list of how a formula begins
+FORMULA = tuple("=+-@＝＋－＠\t\r\n")  # OWASP's list of how a formula begins
 
 
 class LmsExport(ExportPlugin):
@@ -39,7 +39,8 @@ class LmsExport(ExportPlugin):
         rows = [[harmless(cell) for cell in row] for row in self.rows(students, assignments, gradebook)]
         try:
             with path.open("w", encoding="utf-8", newline="") as file:
-                csv.writer(file).writerows(rows)
+                # All quoted: where a spreadsheet splits at semicolons, a name could hold a cell of its own.
+                csv.writer(file, quoting=csv.QUOTE_ALL).writerows(rows)
         except OSError as error:
             self._fail(f"{path} cannot be written: {error.strerror}. Choose another place with --to.")
         self.log.info("%d students, %d assignments: %s", len(students), len(assignments), path)

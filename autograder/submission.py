@@ -24,7 +24,7 @@ from course_utils.export import AGAIN, ExportError, module_source
 
 MAX_NOTEBOOK = 5_000_000  # bytes; with a few pictures in it, one of the course has some 100,000
 MAX_SOURCE = 100_000  # characters of a solution cell; the course's longest has 4,000
-MAX_CELLS = 1000  # the course's longest notebook has 60
+MAX_CELLS = 1000  # the course's longest notebook has 48
 MAX_RECEIPT = 1_000  # bytes of timestamp.txt and of submission_secret.txt
 MAX_STUDENT = 128  # characters: the width of the gradebook's column
 READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
