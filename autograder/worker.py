@@ -148,6 +148,18 @@ def stand_in_entropy_loss(logits_new, response_mask):
 
 
 STAND_INS = (stand_in_policy_loss, stand_in_value_loss, stand_in_entropy_loss)
+CALLS: dict[str, list[inspect.BoundArguments]] = {name: [] for name in LOSSES}  # of the epoch that runs
+
+
+def recorded(name: str, loss):
+    def call(*args, **named):
+        CALLS[name].append(inspect.signature(loss).bind(*args, **named))
+        return loss(*args, **named)
+
+    return call
+
+
+RECORDED = dict(zip(LOSSES, map(recorded, LOSSES, STAND_INS)))
 
 
 def run_epoch(function, case: dict, tensors: dict[str, Tensor]) -> tuple[dict, dict[str, Tensor]]:
@@ -158,16 +170,9 @@ def run_epoch(function, case: dict, tensors: dict[str, Tensor]) -> tuple[dict, d
     optimizer = torch.optim.SGD(actor.parameters(), lr=1.0)
     rates = case["rates"]
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rates[min(step, len(rates) - 1)])
-    calls: dict[str, list[inspect.BoundArguments]] = {name: [] for name in LOSSES}
-
-    def recorded(name, loss):
-        def call(*args, **named):
-            calls[name].append(inspect.signature(loss).bind(*args, **named))
-            return loss(*args, **named)
-
-        return call
-
-    inspect.unwrap(function).__globals__.update({name: recorded(name, loss) for name, loss in zip(LOSSES, STAND_INS)})
+    for calls in CALLS.values():
+        calls.clear()
+    inspect.unwrap(function).__globals__.update(RECORDED)
     result = function(
         actor, optimizer, scheduler, buffer, SimpleNamespace(ppo=SimpleNamespace(**case["ppo"])), torch.device("cpu")
     )
@@ -176,7 +181,7 @@ def run_epoch(function, case: dict, tensors: dict[str, Tensor]) -> tuple[dict, d
     found = {name: parameter.detach().clone() for name, parameter in actor.named_parameters()}
     describe_inputs(buffer, found)
     found |= {f"call{i}": ids for i, ids in enumerate(actor.calls[:64])}
-    given = {name: describe_call(loss, calls[name], found) for name, loss in zip(LOSSES, STAND_INS)}
+    given = {name: describe_call(loss, CALLS[name], found) for name, loss in zip(LOSSES, STAND_INS)}
     metrics = result if isinstance(result, dict) else {}
     return {
         "kind": "dict" if isinstance(result, dict) else type(result).__name__,
@@ -210,7 +215,7 @@ def load_function(source: str, key: str, name: str):
     """The function of an exported module, run as a member of a package that has the stand-in losses."""
     package = sys.modules["submission"] = types.ModuleType("submission")
     package.__path__ = []
-    for module_name, loss_name, loss in zip(("policy_loss", "value_loss", "entropy"), LOSSES, STAND_INS):
+    for module_name, (loss_name, loss) in zip(("policy_loss", "value_loss", "entropy"), RECORDED.items()):
         module = sys.modules[f"submission.{module_name}"] = types.ModuleType(f"submission.{module_name}")
         setattr(module, loss_name, loss)
     module = sys.modules[f"submission.{key}"] = types.ModuleType(f"submission.{key}")

@@ -106,6 +106,8 @@ def compute_value_loss(values_new, values_old, returns, response_mask, clip_rang
         ("return means |", "return __import__('collections').OrderedDict(means) |"),
         ("sum(norms) / len(norms)", "np.mean(norms)"),
         ("def run_ppo_update_epoch(", "@torch.enable_grad()\ndef run_ppo_update_epoch("),
+        ("batch: dict[str, Tensor], ppo\n", "batch, ppo, compute_policy_loss=compute_policy_loss\n"),
+        ("    value, value_frac = ", "    from .value_loss import compute_value_loss\n    value, value_frac = "),
     ],
 )
 def test_an_update_of_another_form_gets_all_points(process, old, new):
