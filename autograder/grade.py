@@ -141,7 +141,7 @@ def _read(read: Callable[[str, str], Submission], student: str, key: str) -> Sub
 
 def _ungraded(one: Submission, outcome: object) -> Exercise:
     """No verdict for a reason that may be the grader's: no points for now, not cached, tried again in the next run."""
-    if isinstance(outcome, WorkerDied) or type(outcome).__name__ == "KilledWorker":
+    if isinstance(outcome, WorkerDied):
         why = "the process that judged it was killed, and so was the next"
     else:
         why = f"the judge failed: {type(outcome).__name__}: {outcome}"

@@ -18,7 +18,7 @@ CONNECT_SECONDS = 20
 
 
 class WorkerDied(Exception):
-    """The process that did this job was killed, and the next one, which did nothing else, was killed too."""
+    """The process that did this job was killed, and when nothing else was being done the next one was killed too."""
 
 
 class NoCluster(Exception):
@@ -35,22 +35,21 @@ def run_on_cores(function: Callable, jobs: Iterable[tuple[str, tuple]], workers:
     for first in jobs:  # once, and once more after each death
         with _processes(workers) as pool:
             for job, future in _finished(pool, function, itertools.chain([first], jobs), workers + SPARE):
-                if isinstance(future.exception(), BrokenExecutor):
+                if future.exception():
                     suspects.append(job)
                 else:
-                    yield job[0], _outcome(future)
+                    yield job[0], future.result()
     for name, arguments in suspects:
         with _processes(1) as pool:
-            future = pool.submit(function, *arguments)
-            died = isinstance(future.exception(), BrokenExecutor)
-            yield name, WorkerDied("its process was killed twice") if died else _outcome(future)
+            yield name, _last_word(pool.submit(_outcome, function, *arguments))
 
 
 def run_on_dask(function: Callable, jobs: Iterable[tuple[str, tuple]], scheduler: str) -> Iterator[tuple[str, object]]:
     """The same on the workers of the Dask scheduler at this address (tcp://host:8786), through its Executor.
 
-    Dask gives the jobs of a dead worker to the others by itself. A job that was there whenever a worker died, four
-    times by default, has the outcome KilledWorker. NoCluster: see there; what was yielded before stays valid.
+    Dask gives the jobs of a dead worker to the others by itself, and gives up one that was there four times when a
+    worker died, the killer or not. So each of those is done again at the end, one at a time. NoCluster: see there;
+    what was yielded before stays valid.
     """
     try:
         from distributed import Client
@@ -64,11 +63,21 @@ def run_on_dask(function: Callable, jobs: Iterable[tuple[str, tuple]], scheduler
         threads = sum(client.nthreads().values())
         if not threads:
             raise NoCluster(f"the Dask scheduler at {scheduler} has no workers: start some with 'dask worker'")
+        suspects = []
         with client.get_executor(pure=False) as executor:
             for job, future in _finished(executor, function, iter(jobs), 2 * threads):
-                if future.cancelled():
-                    raise NoCluster(f"the Dask scheduler at {scheduler} went away")
-                yield job[0], _outcome(future)
+                if _went_on(future, scheduler).exception():
+                    suspects.append(job)
+                else:
+                    yield job[0], future.result()
+            for job, future in _finished(executor, function, iter(suspects), 1):
+                yield job[0], _last_word(_went_on(future, scheduler))
+
+
+def _went_on(future: Future, scheduler: str) -> Future:
+    if future.cancelled():
+        raise NoCluster(f"the Dask scheduler at {scheduler} went away")
+    return future
 
 
 def _processes(workers: int) -> ProcessPoolExecutor:
@@ -106,13 +115,20 @@ def _finished(
 
 def _submit(executor: Executor, function: Callable, arguments: tuple) -> Future:
     try:
-        return executor.submit(function, *arguments)
+        return executor.submit(_outcome, function, *arguments)
     except BrokenExecutor as error:  # since the last look at it
         future = Future()
         future.set_exception(error)
         return future
 
 
-def _outcome(future: Future) -> object:
-    error = future.exception()
-    return future.result() if error is None else error
+def _outcome(function: Callable, *arguments: object) -> object:
+    """In the worker: what the function returns or raises. So an exception of the future's own tells of the worker."""
+    try:
+        return function(*arguments)
+    except Exception as error:
+        return error
+
+
+def _last_word(future: Future) -> object:
+    return WorkerDied("its process was killed twice") if future.exception() else future.result()
