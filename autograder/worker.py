@@ -236,48 +236,35 @@ def confine(limits: dict[str, int]) -> None:
     forbid_system_calls()
 
 
-# Linux's numbers of: the architecture, clone, prlimit64, and what is refused: execve, execveat, ptrace, kill, tkill,
-# tgkill, rt_sigqueueinfo, rt_tgsigqueueinfo, pidfd_send_signal, socket, socketpair, unshare, setns, mount, bpf,
-# perf_event_open, process_vm_readv, process_vm_writev, io_uring_setup, pidfd_open, add_key, request_key, keyctl; x86
-# has fork and vfork too.
-SYSTEM_CALLS = {
-    "x86_64": (
-        0xC000003E,
-        56,
-        302,
-        (59, 322, 101, 62, 200, 234, 129, 297, 424, 41, 53, 272, 308, 165, 321, 298, 310, 311, 425, 434, 248, 249, 250)
-        + (57, 58),
-    ),
-    "aarch64": (
-        0xC00000B7,
-        220,
-        261,
-        (
-            221,
-            281,
-            117,
-            129,
-            130,
-            131,
-            138,
-            240,
-            424,
-            198,
-            199,
-            97,
-            268,
-            40,
-            280,
-            241,
-            270,
-            271,
-            425,
-            434,
-            217,
-            218,
-            219,
-        ),
-    ),
+# Linux's numbers on x86_64 and on aarch64, which has no fork and no vfork.
+ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column below, what the kernel calls it
+CLONE, PRLIMIT = (56, 220), (302, 261)
+REFUSED = {
+    "execve": (59, 221),
+    "execveat": (322, 281),
+    "ptrace": (101, 117),
+    "kill": (62, 129),
+    "tkill": (200, 130),
+    "tgkill": (234, 131),
+    "rt_sigqueueinfo": (129, 138),
+    "rt_tgsigqueueinfo": (297, 240),
+    "pidfd_send_signal": (424, 424),
+    "socket": (41, 198),
+    "socketpair": (53, 199),
+    "unshare": (272, 97),
+    "setns": (308, 268),
+    "mount": (165, 40),
+    "bpf": (321, 280),
+    "perf_event_open": (298, 241),
+    "process_vm_readv": (310, 270),
+    "process_vm_writev": (311, 271),
+    "io_uring_setup": (425, 425),
+    "pidfd_open": (434, 434),
+    "add_key": (248, 217),
+    "request_key": (249, 218),
+    "keyctl": (250, 219),
+    "fork": (57, None),
+    "vfork": (58, None),
 }
 CLONE3, CLONE_THREAD, EPERM, ENOSYS = 435, 0x10000, 1, 38
 
@@ -285,9 +272,9 @@ CLONE3, CLONE_THREAD, EPERM, ENOSYS = 435, 0x10000, 1, 38
 def forbid_system_calls() -> None:
     """A seccomp filter (classic BPF): threads may start, processes and sockets may not. Does nothing on processors
     whose numbers it does not know: the namespaces and limits hold there too."""
-    if platform.machine() not in SYSTEM_CALLS:
+    if platform.machine() not in ARCHITECTURES:
         return
-    architecture, clone, prlimit, refused = SYSTEM_CALLS[platform.machine()]
+    column, architecture = ARCHITECTURES[platform.machine()]
     load_word, equal, at_least, has_bits, give = 0x20, 0x15, 0x35, 0x45, 0x06
     allow, refuse, unknown = 0x7FFF0000, 0x00050000 | EPERM, 0x00050000 | ENOSYS
     program = [
@@ -299,19 +286,20 @@ def forbid_system_calls() -> None:
         (give, 0, 0, refuse),
         (equal, 0, 1, CLONE3),
         (give, 0, 0, unknown),  # its flags are out of sight: glibc goes back to clone
-        (equal, 0, 4, clone),
+        (equal, 0, 4, CLONE[column]),
         (load_word, 0, 0, 16),
         (has_bits, 1, 0, CLONE_THREAD),
         (give, 0, 0, refuse),
         (give, 0, 0, allow),
-        (equal, 0, 4, prlimit),  # its own limits, no other process's
+        (equal, 0, 4, PRLIMIT[column]),  # its own limits, no other process's
         (load_word, 0, 0, 16),
         (equal, 1, 0, 0),
         (give, 0, 0, refuse),
         (give, 0, 0, allow),
     ]
-    for number in refused:
-        program += [(equal, 0, 1, number), (give, 0, 0, refuse)]
+    for numbers in REFUSED.values():
+        if numbers[column] is not None:
+            program += [(equal, 0, 1, numbers[column]), (give, 0, 0, refuse)]
     code = b"".join(struct.pack("<HBBI", *line) for line in [*program, (give, 0, 0, allow)])
     buffer = ctypes.create_string_buffer(code)
     filter_program = struct.pack("HxxxxxxQ", len(code) // 8, ctypes.addressof(buffer))
