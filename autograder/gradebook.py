@@ -78,8 +78,8 @@ class CourseGradebook:
         graded = moment(_existing(folder / "timestamp.txt"))
         return bool(handed_in and graded and handed_in > graded)
 
-    def record(self, student: str, submission: Submission, verdict: Verdict) -> float:
-        """Writes one verdict, and gives the score as nbgrader has it: with manual grades, less the late penalty.
+    def record(self, student: str, submission: Submission, verdict: Verdict) -> None:
+        """Writes one verdict. Manual grades stay.
 
         The notebook is written last: where it is, the grades are. GradebookError: see there.
         """
@@ -96,8 +96,6 @@ class CourseGradebook:
             self._grade(notebook, points(verdict))
             self._penalise(exercise, student, whole.total_seconds_late, notebook)
             self._write(student, submission, verdict, paper)
-            self.db.refresh(notebook)
-            return max(0.0, notebook.score - (notebook.late_submission_penalty or 0.0))
 
     def _require_assignment(self, exercise: Master) -> None:
         """GradebookError: the gradebook was not made from these notebooks."""

@@ -32,8 +32,12 @@ def course(tmp_path):
 
 
 def record(course, *passed, student="ada", app=None, **more) -> float:
+    """The score as nbgrader has it then: with manual grades, less the late penalty."""
     with CourseGradebook(app or course.app()) as book:
-        return book.record(student, read(book.submitted, student, KEY), verdict(KEY, *passed, **more))
+        book.record(student, read(book.submitted, student, KEY), verdict(KEY, *passed, **more))
+    with Gradebook(f"sqlite:///{course.db}", "tinier_zero") as book:
+        notebook = book.find_submission_notebook(*WHERE[:2], student)
+        return max(0.0, notebook.score - (notebook.late_submission_penalty or 0.0))
 
 
 def grades(course) -> dict:
