@@ -15,6 +15,7 @@ from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future
 SPARE = 1  # jobs in line beside those that run, so that no process idles until the next is given out
 
 CONNECT_SECONDS = 20
+SILENT_SECONDS = 60  # without a finished job, before the cluster is asked whether it has workers
 
 
 class WorkerDied(Exception):
@@ -22,7 +23,7 @@ class WorkerDied(Exception):
 
 
 class NoCluster(Exception):
-    """The Dask scheduler cannot be reached, has no workers, or went away."""
+    """The Dask scheduler cannot be reached, has no workers or none left, or went away."""
 
 
 def run_on_cores(function: Callable, jobs: Iterable[tuple[str, tuple]], workers: int) -> Iterator[tuple[str, object]]:
@@ -52,7 +53,7 @@ def run_on_dask(function: Callable, jobs: Iterable[tuple[str, tuple]], scheduler
     what was yielded before stays valid.
     """
     try:
-        from distributed import Client
+        from distributed import Client, TimeoutError
     except ImportError as error:
         raise NoCluster("--scheduler needs Dask: pip install -c constraints.txt -e '.[cluster]'") from error
     try:
@@ -63,15 +64,24 @@ def run_on_dask(function: Callable, jobs: Iterable[tuple[str, tuple]], scheduler
         threads = sum(client.nthreads().values())
         if not threads:
             raise NoCluster(f"the Dask scheduler at {scheduler} has no workers: start some with 'dask worker'")
-        suspects = []
-        with client.get_executor(pure=False) as executor:
-            for job, future in _finished(executor, function, iter(jobs), 2 * threads):
-                if _went_on(future, scheduler).exception():
-                    suspects.append(job)
-                else:
-                    yield job[0], future.result()
-            for job, future in _finished(executor, function, iter(suspects), 1):
-                yield job[0], _last_word(_went_on(future, scheduler))
+
+        def require_workers() -> None:
+            try:
+                client.wait_for_workers(1, CONNECT_SECONDS)
+            except (OSError, TimeoutError) as error:
+                raise NoCluster(
+                    f"the Dask scheduler at {scheduler} has no workers left ({error}): start some, under a nanny, "
+                    "which starts a killed one again, and grade again. Every finished verdict is kept."
+                ) from error
+
+        executor, suspects = client.get_executor(pure=False), []  # not shut down: that waits for jobs without a worker
+        for job, future in _finished(executor, function, iter(jobs), 2 * threads, require_workers):
+            if _went_on(future, scheduler).exception():
+                suspects.append(job)
+            else:
+                yield job[0], future.result()
+        for job, future in _finished(executor, function, iter(suspects), 1, require_workers):
+            yield job[0], _last_word(_went_on(future, scheduler))
 
 
 def _went_on(future: Future, scheduler: str) -> Future:
@@ -97,17 +107,23 @@ def _start_process() -> None:
 
 
 def _finished(
-    executor: Executor, function: Callable, jobs: Iterator[tuple[str, tuple]], window: int
+    executor: Executor,
+    function: Callable,
+    jobs: Iterator[tuple[str, tuple]],
+    window: int,
+    in_silence: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[tuple, Future]]:
     """Each job with its finished future, at most `window` of them started at a time: 100,000 would not fit into
-    memory. Once the executor is broken no more are taken."""
+    memory. Once the executor is broken no more are taken. Where nothing finishes for long, `in_silence` may end it."""
     running = {}
     while True:
         for job in itertools.islice(jobs, max(0, window - len(running))):
             running[_submit(executor, function, job[1])] = job
         if not running:
             return
-        for future in wait(running, return_when=FIRST_COMPLETED).done:
+        while not (done := wait(running, SILENT_SECONDS, FIRST_COMPLETED).done):
+            in_silence()
+        for future in done:
             if not future.cancelled() and isinstance(future.exception(), BrokenExecutor):
                 window = 0
             yield running.pop(future), future

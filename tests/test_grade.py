@@ -315,7 +315,36 @@ def test_a_scheduler_that_goes_away_ends_the_run_and_keeps_what_is_finished(cour
     pytest.importorskip("distributed")
     for number in range(6):
         course.hand_in(f"student{number}", "entropy", f"sleep {0 if number < 2 else 60}\n# {number}")
-    contact = tmp_path / "scheduler.json"
+    with dask_processes(tmp_path) as (scheduler, address):
+
+        def end_it_when_two_are_finished():
+            while len(list((course.folder / "verdicts").glob("*.json"))) < 2:
+                time.sleep(0.1)
+            scheduler.kill()
+
+        threading.Thread(target=end_it_when_two_are_finished, daemon=True).start()
+        with pytest.raises(NoCluster, match="went away"):
+            run(course, scheduler=address)
+    assert course.scores() == {("student0", "03_entropy"): 10, ("student1", "03_entropy"): 10}
+
+
+@pytest.mark.slow
+def test_a_cluster_whose_workers_are_all_killed_ends_the_run(course, tmp_path, monkeypatch):
+    pytest.importorskip("distributed")
+    monkeypatch.setattr("autograder.pool.CONNECT_SECONDS", 5)
+    monkeypatch.setattr("autograder.pool.SILENT_SECONDS", 5)
+    course.hand_in("anna", "entropy")
+    course.hand_in("mallory", "gae", "sleep 1\n# kill")
+    with dask_processes(tmp_path, "--no-nanny") as (_, address):  # nobody starts the killed one again
+        with pytest.raises(NoCluster, match="no workers left .* kept"):
+            run(course, scheduler=address)
+    assert course.scores() == {("anna", "03_entropy"): 10}
+
+
+@contextlib.contextmanager
+def dask_processes(folder, *worker_options):
+    """A scheduler and one worker, each a process of its own; the scheduler's process and its address."""
+    contact = folder / "scheduler.json"
     with contextlib.ExitStack() as processes:
         scheduler, worker = (
             processes.enter_context(
@@ -327,22 +356,12 @@ def test_a_scheduler_that_goes_away_ends_the_run_and_keeps_what_is_finished(cour
             )
             for name, options in (
                 ("scheduler", ("--host", "127.0.0.1", "--port", "0", "--no-dashboard")),
-                ("worker", ("--nthreads", "1", "--no-dashboard", "--local-directory", str(tmp_path))),
+                ("worker", ("--nthreads", "1", "--no-dashboard", "--local-directory", str(folder), *worker_options)),
             )
         )
         for process in (scheduler, worker):
             processes.callback(process.kill)
-        address = _address(contact)
-
-        def end_it_when_two_are_finished():
-            while len(list((course.folder / "verdicts").glob("*.json"))) < 2:
-                time.sleep(0.1)
-            scheduler.kill()
-
-        threading.Thread(target=end_it_when_two_are_finished, daemon=True).start()
-        with pytest.raises(NoCluster, match="went away"):
-            run(course, scheduler=address)
-    assert course.scores() == {("student0", "03_entropy"): 10, ("student1", "03_entropy"): 10}
+        yield scheduler, _address(contact)
 
 
 def _address(contact):
