@@ -18,6 +18,7 @@ import sys
 import warnings
 from collections import Counter
 from dataclasses import dataclass
+from glob import glob
 from pathlib import Path
 
 import nbformat
@@ -308,12 +309,14 @@ def export_all(root: Path, folder: str | Path) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Exports every notebook that can be exported, then reports those that cannot; 1 if there are any."""
     parser = argparse.ArgumentParser(prog="python -m course_utils.export", description=__doc__.splitlines()[0])
-    parser.add_argument("notebooks", nargs="+", type=Path, metavar="NOTEBOOK.ipynb")
+    parser.add_argument("notebooks", nargs="+", metavar="NOTEBOOK.ipynb", help="files, or a pattern such as 0*/*.ipynb")
     parser.add_argument("--to", required=True, type=Path, metavar="FOLDER", help="where the modules go")
     args = parser.parse_args(arguments)
+    # Windows' shells hand a pattern on as it is.
+    notebooks = [Path(path) for name in args.notebooks for path in sorted(glob(name)) or [name]]
     exported: dict[str, Path] = {}
     failures = []
-    for notebook in args.notebooks:
+    for notebook in notebooks:
         try:
             key, text = read_exercise(notebook)
             if key in exported:
@@ -326,7 +329,7 @@ def main(arguments: list[str] | None = None) -> int:
     for failure in failures:
         print(f"\n{failure}", file=sys.stderr)
     if failures:
-        print(f"\n{len(failures)} of {len(args.notebooks)} notebooks were not exported.", file=sys.stderr)
+        print(f"\n{len(failures)} of {len(notebooks)} notebooks were not exported.", file=sys.stderr)
     return 1 if failures else 0
 
 

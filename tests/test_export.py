@@ -330,6 +330,16 @@ def test_the_plain_command_goes_on_and_reports_every_failure(tmp_path, capsys):
     assert main([str(good), "--to", str(tmp_path / "out")]) == 0
 
 
+def test_a_pattern_that_the_shell_did_not_expand_is_expanded(tmp_path, capsys):
+    """Windows' shells leave it to the program."""
+    good = write_exercise(tmp_path / "good.ipynb", SOLVED)
+    write_exercise(tmp_path / "stub.ipynb", "raise NotImplementedError()", "gae")
+    assert main([str(tmp_path / "*.ipynb"), "--to", str(tmp_path / "out")]) == 1
+    assert capsys.readouterr().out == f"{good} -> {tmp_path / 'out' / 'policy_loss.py'}\n"
+    assert main([str(tmp_path / "*.nb"), "--to", str(tmp_path / "out")]) == 1
+    assert f"{tmp_path / '*.nb'}: cannot be read" in capsys.readouterr().err
+
+
 def test_a_refusal_is_logged_without_a_traceback():
     record = logging.LogRecord(
         "x",
