@@ -54,6 +54,7 @@ class ActorCritic(nn.Module):
         head.register_forward_pre_hook(self._choose)
         self._chosen = self._hidden = None
         self._accepted = inspect.signature(model.forward).parameters
+        self._cache_name = "cache" if "cache" in self._accepted else "past_key_values"  # renamed in transformers 5.24
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int = 0) -> tuple[Tensor, Tensor]:
         """Logits and values at every position, or at the last `logits_to_keep` positions.
@@ -113,11 +114,12 @@ class ActorCritic(nn.Module):
             input_ids: (B, T), the tokens that the cache does not hold yet.
             attention_mask: (B, cached + T), 1 on tokens, 0 on padding (on the left).
         """
-        positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
-        extra = {"position_ids": positions} if "position_ids" in self._accepted else {}
+        extra = {self._cache_name: cache}
+        if "position_ids" in self._accepted:
+            extra["position_ids"] = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
         last = torch.zeros_like(input_ids, dtype=torch.bool)
         last[:, -1] = True
-        return self._run(input_ids, last, attention_mask=attention_mask, past_key_values=cache, use_cache=True, **extra)
+        return self._run(input_ids, last, attention_mask=attention_mask, use_cache=True, **extra)
 
     def _run(self, input_ids: Tensor, chosen: Tensor, use_cache: bool = False, **extra) -> tuple[Tensor, Tensor]:
         """Logits (n, V) and values (n,) at the n chosen positions of (B, T): the LM head sees no others."""

@@ -1,5 +1,7 @@
 """The actor: values that start at 0, padding that changes nothing, and any causal LM of transformers."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
@@ -71,6 +73,33 @@ def test_sampling_token_by_token_sees_what_the_row_alone_shows(architecture):
             last_logits, last_value = actor.next_token(padded[:, seen:until], mask[:, :until], cache)
             torch.testing.assert_close(last_logits, logits[:, until - 6], atol=1e-5, rtol=1e-4)
             torch.testing.assert_close(last_value, values[:, until - 6], atol=1e-5, rtol=1e-4)
+
+
+class TakesCache(torch.nn.Module):
+    """As little of a model as sampling needs, with the cache under its name since transformers 5.24."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = torch.nn.Linear(4, 7)
+
+    def get_output_embeddings(self):
+        return self.head
+
+    def forward(self, input_ids, attention_mask=None, use_cache=False, cache=None):
+        self.got = cache
+        return SimpleNamespace(logits=self.head(torch.zeros(*input_ids.shape, 4)))
+
+
+class TakesPastKeyValues(TakesCache):
+    def forward(self, input_ids, attention_mask=None, use_cache=False, past_key_values=None):
+        return super().forward(input_ids, cache=past_key_values)
+
+
+@pytest.mark.parametrize("model", [TakesCache(), TakesPastKeyValues()], ids=lambda model: type(model).__name__)
+def test_the_cache_goes_in_by_the_name_that_the_model_takes(model):
+    token = torch.ones(1, 1, dtype=torch.long)
+    policy.ActorCritic(model).next_token(token, token, "the cache")
+    assert model.got == "the cache"
 
 
 def test_rows_of_many_lengths_give_what_each_row_gives_alone():
