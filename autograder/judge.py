@@ -127,7 +127,7 @@ class Questioning:
             message, inputs = case.request()
             told, tensors = self._ask(message, inputs, self.until)
             if "ended" in told:
-                self._settle()
+                self._end()  # its child may only say so, and live
                 told = {"failed": "it gave no result: it ended the process"}
             if "failed" not in told:
                 return told, tensors

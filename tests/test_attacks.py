@@ -231,13 +231,21 @@ def read_frame(file):
 worker.read_frame = read_frame
 """
 
+SAYS_THAT_IT_HAS_ENDED = """
+import __main__ as worker
+def answer(function, case, tensors):
+    kind = case["kind"]
+    told = {"pong": case["nonce"]} if kind == "ping" else {"loaded": True} if kind == "load" else {"ended": True}
+    return told, {}
+worker.answer = answer
+"""
 
-def test_a_process_that_plays_the_next_exercises_is_not_heard():
+
+@pytest.mark.parametrize("plays", [PLAYS_THE_WORKER, SAYS_THAT_IT_HAS_ENDED], ids=["on end", "before the end"])
+def test_a_process_that_plays_the_next_exercises_is_not_heard(plays):
     """Their verdicts are kept for whoever hands the same text in."""
     honest = header("entropy") + solution_source("entropy")
-    found = judge.judge(
-        {"policy_loss": header("policy_loss") + PLAYS_THE_WORKER + cell("return 0"), "entropy": honest}, b""
-    )
+    found = judge.judge({"policy_loss": header("policy_loss") + plays + cell("return 0"), "entropy": honest}, b"")
     assert not any(result.passed for result in found["policy_loss"].results)
     assert all(result.passed for result in found["entropy"].results)
 

@@ -158,11 +158,23 @@ def test_nothing_of_a_course_in_use_is_anywhere_inside(worker, tmp_path):
         ("open('/tmp/x', 'wb').write(bytes(2 << 20))", "OSError"),
         ("torch.zeros(1 << 30)", "RuntimeError"),
         ("bytearray(1 << 32)", "MemoryError"),
-        ("__import__('mmap').mmap(-1, 1 << 32)", "OSError"),
+        ("__import__('mmap').mmap(-1, 1 << 32, 2)", "OSError"),  # MAP_PRIVATE
+        ("__import__('mmap').mmap(-1, 4096)", "PermissionError"),  # shared: what is unmapped of it may stay
+        ("__import__('mmap').mmap(__import__('os').open('/dev/zero', 2), 4096)", "PermissionError"),
+        ("__import__('os').memfd_create('x')", "PermissionError"),
         ("__import__('sys').exit(3)", "SystemExit"),
         *[
             (refused(*call), "PermissionError")
-            for call in ((129, 1, 9, bytes(128)), (250, 0, -3, 1))  # rt_sigqueueinfo; keyctl: the session's keyring
+            for call in (
+                (129, 1, 9, bytes(128)),  # rt_sigqueueinfo
+                (250, 0, -3, 1),  # keyctl: the session's keyring
+                (29, 0, 4096, 0o1600),  # shmget; then shmat, msgget, semget, mq_open, memfd_secret
+                (30, 0, 0, 0),
+                (68, 0, 0o1600),
+                (64, 0, 1, 0o1600),
+                (240, b"/x", 0o102, 0o600, 0),
+                (447, 0),
+            )
             if X86
         ],
     ],
