@@ -47,7 +47,7 @@ from .value_loss import compute_value_loss
 }
 MARKER = re.compile(r"^[ \t]*#+[ \t]*(BEGIN|END) SOLUTION[ \t]*(\n|$)", re.MULTILINE)
 MAGIC = re.compile(r"\s*([\w, ]+=\s*)?[%!?]|.*\?$")  # %time, !ls, x = !ls, ?f, f?
-DEEPEST_FINALLY = 4
+LARGEST_COMPILED = 200_000  # nodes of a syntax tree; a right solution has some hundreds
 AGAIN = "Correct the notebook, save it, and export again."
 
 
@@ -167,8 +167,8 @@ def _parse(cell: SolutionCell, imports: str) -> ast.Module:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # such as "invalid escape sequence": Python accepts it
             tree = ast.parse(cell.source)
-            if _finally_depth(tree) > DEEPEST_FINALLY:
-                raise cell.error(f"more than {DEEPEST_FINALLY} `finally` inside each other")
+            if _compiled_size(tree)[0] > LARGEST_COMPILED:
+                raise cell.error("too much code: a `finally` is compiled again for every way out of its `try`")
             first_line = imports.count("\n")
             # With the imports above, it finds also a return outside a function and a late __future__ import.
             compile(imports + cell.source, cell.notebook, "exec", dont_inherit=True)
@@ -181,10 +181,22 @@ def _parse(cell: SolutionCell, imports: str) -> ast.Module:
     return tree
 
 
-def _finally_depth(node: ast.AST) -> int:
-    """How many `finally` stand inside each other. Compiling doubles the code at each of them."""
-    inside = max(map(_finally_depth, ast.iter_child_nodes(node)), default=0)
-    return inside + bool(getattr(node, "finalbody", None))
+def _compiled_size(node: ast.AST) -> tuple[int, int]:
+    """At most how many nodes of `node` are compiled, and how many ways lead out of it in the middle.
+
+    Python compiles a `finally` once for every return, break and continue in its `try`, for its end and for an error:
+    a few of them inside each other make gigabytes of a few hundred bytes.
+    """
+
+    def total(nodes) -> tuple[int, int]:
+        sizes = [_compiled_size(one) for one in nodes]
+        return sum(size for size, _ in sizes), sum(ways for _, ways in sizes)
+
+    if not getattr(node, "finalbody", None):
+        size, ways = total(ast.iter_child_nodes(node))
+        return size + 1, ways + isinstance(node, ast.Return | ast.Break | ast.Continue)
+    (size, ways), (last, ways_of_last) = total([*node.body, *node.handlers, *node.orelse]), total(node.finalbody)
+    return size + (ways + 2) * last, ways + (ways + 2) * ways_of_last
 
 
 def _syntax_error(cell: SolutionCell, error: SyntaxError, line: int | None) -> ExportError:

@@ -15,7 +15,14 @@ from tests.course import cell, hand_in, notebook
 from tests.right_solutions import right_solutions
 from tests.solutions import ROOT, solution_cells, solution_source, stub_source
 
-FINALLY = "".join(f"{' ' * n}try: pass\n{' ' * n}finally:\n" for n in range(5)) + " " * 5 + "pass"  # doubled at each
+
+def nested_finally(depth: int) -> str:
+    """Of which Python would make 30 ** depth copies of what is innermost."""
+    lines = ["def compute_policy_loss(x):"]
+    for n in range(1, depth + 1):
+        lines += [" " * n + "try:", *[" " * n + " if x: return"] * 30, " " * n + "finally:"]
+    return "\n".join([*lines, " " * (depth + 1) + "x"])
+
 
 KEY = "policy_loss"
 
@@ -218,7 +225,7 @@ DIFFERENT = {**notebook(KEY), "cells": notebook(KEY)["cells"] + [cell(with_sourc
         (with_source("(" * 5000), "syntax error"),
         (with_source("-" * 90_000 + "1"), "Python cannot read it"),
         (with_source("#" * (MAX_SOURCE + 1)), "at most 100,000 are read"),
-        (with_source(FINALLY), "more than 4 `finally` inside each other"),
+        (with_source(nested_finally(4)), "too much code: a `finally` is compiled again for every way out"),
         ({"nbformat": 4, "cells": [{}] * 1001}, "has 1001 cells; at most 1000 are read"),
         (with_source("def compute_policy_loss():\n    raise NotImplementedError()"), "still unsolved"),
         (with_source("def other(): pass"), "function missing"),
