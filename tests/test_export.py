@@ -330,10 +330,19 @@ def test_the_plain_command_goes_on_and_reports_every_failure(tmp_path, capsys):
     assert main([str(good), "--to", str(tmp_path / "out")]) == 0
 
 
+HELPER = """\
+def helper(rows):
+    for row in rows:
+        try:
+            return row
+        finally:
+            print(row)
+"""
+
+
 def test_an_honest_finally_is_exported(tmp_path):
-    helper = "def helper(rows):\n    for row in rows:\n        try:\n            return row\n        finally:\n            print(row)\n"
-    notebook = write_exercise(tmp_path / "a.ipynb", f"{helper}\n\n{SOLVED}")
-    assert helper in export_notebook(notebook, tmp_path / "out").read_text()
+    notebook = write_exercise(tmp_path / "a.ipynb", f"{HELPER}\n\n{SOLVED}")
+    assert HELPER in export_notebook(notebook, tmp_path / "out").read_text()
 
 
 def test_a_pattern_that_the_shell_did_not_expand_is_expanded(tmp_path, capsys):
