@@ -237,15 +237,13 @@ def _digitless(told: dict) -> tuple[str, str]:
 
 
 def _comparable(told: dict) -> dict:
-    """An answer's description with its numbers to four digits."""
+    """An answer's description with its numbers to three digits."""
 
     def rounded(value):
         if isinstance(value, dict):
             return {name: rounded(item) for name, item in value.items()}
-        return (
-            [rounded(item) for item in value]
-            if isinstance(value, list)
-            else (float(f"{value:.3g}") if isinstance(value, float) else value)
-        )
+        if isinstance(value, list):
+            return [rounded(item) for item in value]
+        return f"{value + 0:.3g}" if isinstance(value, float) else value  # as text, NaN is like NaN; + 0: no "-0"
 
     return rounded(told)

@@ -181,7 +181,7 @@ def _parse(cell: SolutionCell, imports: str) -> ast.Module:
     return tree
 
 
-def _compiled_size(node: ast.AST) -> tuple[int, int]:
+def _compiled_size(node) -> tuple[int, int]:
     """At most how many nodes of `node` are compiled, and how many ways lead out of it in the middle.
 
     Python compiles a `finally` once for every return, break and continue in its `try`, for its end and for an error:

@@ -68,6 +68,97 @@ def test_a_misconception_loses_points_and_is_named(process, key, wrong):
     assert_each_names_a_hint(lost(found))
 
 
+WRONG_ON_WILD_NUMBERS = {  # right on tame ones: exercise, the solution's line, what stands there, what it costs
+    "a gradient through the clip": (
+        "policy_loss",
+        "ratio.clamp(1 - clip_ratio, 1 + clip_ratio)",
+        "ratio + (ratio.clamp(1 - clip_ratio, 1 + clip_ratio) - ratio).detach()",
+        "gradient",
+    ),
+    "a bound on the ratio": ("policy_loss", "log_ratio.exp()", "log_ratio.exp().clamp(max=5)", "clipping"),
+    "a bound on the log-ratio": ("policy_loss", "log_ratio.exp()", "log_ratio.clamp(-2, 2).exp()", "clipping"),
+    "a gradient through the value's clip": (
+        "value_loss",
+        "torch.clamp(values_new, low, high)",
+        "values_new + (torch.clamp(values_new, low, high) - values_new).detach()",
+        "gradient",
+    ),
+    "a bound on the errors": (
+        "value_loss",
+        "torch.max(error, error_clipped)",
+        "torch.max(error, error_clipped).clamp(max=100)",
+        "worked_example",
+    ),
+    "rewards without their sign": ("gae", "is_last * final_rewards", "is_last * final_rewards.abs()", "token_rewards"),
+    "a bound on the rewards": (
+        "gae",
+        "is_last * final_rewards",
+        "is_last * final_rewards.clamp(-5, 5)",
+        "token_rewards",
+    ),
+    "a bound on the penalties": (
+        "gae",
+        "response_mask * kl_penalties",
+        "response_mask * kl_penalties.clamp(-1, 1)",
+        "token_rewards",
+    ),
+    "a bound on the advantages": ("gae", "return advantages", "return advantages.clamp(-5, 5)", "whitening"),
+    "advantages of rewards to go beside right returns": (
+        "gae",
+        "    tokens =",
+        "    raw = (rewards.flip(1).cumsum(1).flip(1) - values) * response_mask\n    tokens =",
+        "whitening",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_ON_WILD_NUMBERS)
+@pytest.mark.parametrize("secret", [b"one", b"two", b"three"])
+def test_what_is_wrong_on_wild_numbers_only_loses_its_criterion(process, name, secret):
+    key, old, new, criterion = WRONG_ON_WILD_NUMBERS[name]
+    source = solution_source(key)
+    assert source.count(old) == 1
+    assert list(lost(verdict(process, key, source.replace(old, new), secret))) == [criterion]
+
+
+def test_two_zeros_are_no_answer_to_any_criterion(process):
+    body = "def compute_gae_advantages(final_rewards, kl_penalties, values, response_mask, gamma, lam):\n"
+    body += "    return torch.zeros_like(values), torch.zeros_like(values)\n"
+    assert list(lost(verdict(process, "gae", body))) == list(judge.criteria("gae"))
+
+
+@pytest.mark.parametrize(
+    ("key", "old", "new"),
+    [
+        (  # logits and values asked for one after the other
+            "minibatch_update",
+            "    log_probs, values, logits = response_outputs(actor_model, batch)\n",
+            "    log_probs, _, logits = response_outputs(actor_model, batch)\n"
+            "    values = response_outputs(actor_model, batch)[1]\n",
+        ),
+        (
+            "entropy",
+            "def compute_entropy_loss",
+            "@torch.jit.script\ndef log_probs_of(x: Tensor) -> Tensor:\n    return torch.log_softmax(x, -1)\n\n\n"
+            "def compute_entropy_loss",
+        ),
+    ],
+    ids=["two passes", "a scripted helper"],
+)
+def test_an_odd_but_right_way_keeps_all_points(process, key, old, new):
+    source = solution_source(key)
+    assert source.count(old) == 1
+    assert lost(verdict(process, key, source.replace(old, new))) == {}
+
+
+def test_a_type_that_spells_out_an_input_is_told_without_its_numbers(process):
+    body = "def compute_policy_loss(log_probs_new, log_probs_old, advantages, response_mask, clip_ratio):\n"
+    name = "str(log_probs_new.tolist())"
+    for raised in (f"raise type({name}, (Exception,), {{}})()", f"return (type({name}, (), {{}})(),) * 3"):
+        advice = " ".join(lost(verdict(process, "policy_loss", f"{body}    {raised}\n")).values())
+        assert "#" in advice and not re.search(r"\d\.\d", advice)
+
+
 @pytest.mark.parametrize("key", EXERCISES)
 @pytest.mark.parametrize(
     "body",

@@ -75,7 +75,11 @@ def policy_loss(function: Callable, g: torch.Generator) -> list[Fact]:
     old = normal(g, 4, 6).abs().neg() - 0.1
     new, advantages = old + normal(g, 4, 6), 2 * normal(g, 4, 6)  # ratios far from 1 on both sides
     new, old = (poisoned(x, mask, g, 25) for x in (new, old))  # further apart, exp overflows before the mask
-    return of_call(function, new, old, poisoned(advantages, mask, g, 50), mask, 0.3, trained=0)
+    near = torch.linspace(-0.5, 0.1, 24).view(4, 6)  # log-ratios on both sides of the lower end
+    return [
+        *of_call(function, new, old, poisoned(advantages, mask, g, 50), mask, 0.3, trained=0),
+        *of_call(function, near - 1, torch.full((4, 6), -1.0), normal(g, 4, 6), torch.ones(4, 6).long(), 0.3),
+    ]
 
 
 def value_loss(function: Callable, g: torch.Generator) -> list[Fact]:
@@ -95,6 +99,7 @@ def entropy(function: Callable, g: torch.Generator) -> list[Fact]:
     return [
         *of_call(function, logits, mask, trained=0),
         *of_call(function, extreme, torch.ones(1, 2).long()),
+        *of_call(function, normal(g, 1, 3, 5) + 50, torch.ones(1, 3).long()),
         *of_call(function, torch.zeros(1, 1, 1000).bfloat16(), torch.ones(1, 1).long()),
         *of_call(function, normal(g, 1, 3, 1000).bfloat16(), torch.ones(1, 3).long()),
     ]

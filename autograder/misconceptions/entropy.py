@@ -139,4 +139,10 @@ MISCONCEPTIONS = (
         "There is still one number for each token. Return a single one: the mean over the response tokens.",
         ((MEAN, "(entropy * response_mask)"),),
     ),
+    Misconception(
+        "clamped logits",
+        "The logits are clamped to a range before anything else. Only their differences count, so logits that are all "
+        "large lose what they say; the log-softmax takes them of any size.",
+        (("logits_new.float()", "logits_new.float().clamp(-20, 20)"),),
+    ),
 )

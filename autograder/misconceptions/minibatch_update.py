@@ -7,6 +7,7 @@ TOTAL = "total = policy + ppo.vf_coeff * value + ppo.entropy_coeff * entropy"
 RANDOM_ORDER = 'torch.randperm(len(collated_buffer["response_input_ids"]))'
 WEIGHED = "(total * len(rows) / group_size).backward()"
 CLIPPED = "        norm = nn.utils.clip_grad_norm_(actor_model.parameters(), ppo.max_grad_norm)\n"
+TOKENS_OF_GROUP = 'group_size = sum(collated_buffer["response_attention_mask"][rows].sum() for rows in group)'
 MEANS = "sum(log[name] for log in logs) / len(logs) for"
 
 MISCONCEPTIONS = (
@@ -286,5 +287,14 @@ MISCONCEPTIONS = (
         "norm after clipping",
         "params/grad_norm is the norm after clipping, which never exceeds max_grad_norm. Log the norm before it.",
         (("norms.append(norm.item())", "norms.append(min(norm.item(), ppo.max_grad_norm))"),),
+    ),
+    Misconception(
+        "weighed by tokens",
+        "A mini-batch of an accumulation group is weighed by its response tokens. Weigh it by its responses: the "
+        "losses are means over tokens already.",
+        (
+            ("group_size = sum(len(rows) for rows in group)", TOKENS_OF_GROUP),
+            (WEIGHED, '(total * batch["response_attention_mask"].sum() / group_size).backward()'),
+        ),
     ),
 )

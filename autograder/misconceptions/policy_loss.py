@@ -73,6 +73,18 @@ MISCONCEPTIONS = (
         (("torch.min(", "torch.max("),),
     ),
     Misconception(
+        "clipped by the sign of A",
+        "You clip every token whose advantage is positive and none whose advantage is negative. Each sign has one side "
+        "that is clipped: what decides is which of the two products is the smaller.",
+        ((SURROGATE, "torch.where(advantages > 0, clipped_ratio * advantages, ratio * advantages)"),),
+    ),
+    Misconception(
+        "dual clip",
+        "A large ratio with a negative advantage is cut off as well, which is the dual-clip variant of PPO. The "
+        "objective of this exercise has no such bound.",
+        ((SURROGATE, f"torch.max({SURROGATE}, advantages.clamp(max=0) * 3)"),),
+    ),
+    Misconception(
         "clipped above only",
         "A ratio below 1 − ε is not clipped. It must be, for tokens whose advantage is negative.",
         (("clamp(1 - clip_ratio, 1 + clip_ratio)", "clamp(max=1 + clip_ratio)"),),
@@ -218,5 +230,11 @@ MISCONCEPTIONS = (
         "advantages masked in place",
         "The argument advantages is changed in place, and the caller still needs it. Assign the product to a new name.",
         (("tokens = response_mask.sum()", "tokens = response_mask.sum()\n    advantages *= response_mask"),),
+    ),
+    Misconception(
+        "clip_frac by the log-ratio",
+        "For clip_frac you compare the logarithm of the ratio with ε. It is the distance of the ratio itself from 1 "
+        "that counts.",
+        (("(ratio - 1).abs() > clip_ratio", "log_ratio.abs() > clip_ratio"),),
     ),
 )

@@ -68,13 +68,16 @@ def untouched(inputs: dict, tensors: dict[str, Tensor]) -> bool:
 
 
 def error_in_words(error, source: str) -> str:
-    """An exception of the submission's: its type, its message and the line of the submission's that raised it. The
-    message without its numbers: they may be those of a hidden input."""
+    """An exception of the submission's: its type, its message and the line of the submission's that raised it."""
     error = error if isinstance(error, dict) else {}
     line, lines = error.get("line"), source.splitlines()
     where = f" at the line: {lines[line - 1].strip()[:120]}" if isinstance(line, int) and 0 < line <= len(lines) else ""
-    message = re.sub(r"\b\d[\w.]*", "#", str(error.get("message"))[:300])
-    return f"it raised {str(error.get('type'))[:80]}: {message}{where}"
+    return f"it raised {numberless(error.get('type'), 80)}: {numberless(error.get('message'), 300)}{where}"
+
+
+def numberless(text, longest: int) -> str:
+    """What a submission says of itself, without numbers: they may be those of a hidden input."""
+    return re.sub(r"\b\d[\w.]*", "#", str(text)[:longest])
 
 
 @dataclass
@@ -143,7 +146,7 @@ class Call:
             return (
                 f"there is no gradient by {self.wrt}"
                 if name == "gradient"
-                else (f"{what} must be a tensor, not {str(part.get('kind'))[:60]},")
+                else (f"{what} must be a tensor, not {numberless(part.get('kind'), 60)},")
             )
         if yours.shape != wanted.shape:
             return f"{what} has the shape {tuple(yours.shape)} instead of {tuple(wanted.shape)}"

@@ -42,6 +42,11 @@ def cases(draw: Draw) -> list[Call]:
             tolerance=2e-3,
         )
     )
+    shifted = _args(draw, mask_of(3, 2), 7)
+    shifted["logits_new"] = shifted["logits_new"] + draw.either(2, 3, 1) * draw.uniform(60, 100, 2, 3, 1)
+    found.append(
+        Call("stability", "for logits that are all far from 0", shifted, ("loss", "gradient"), 2, wrt="logits_new")
+    )
     for dtype in (torch.bfloat16, torch.float16):
         args = _args(draw, mask_of(5, 2), 200)
         args["logits_new"] = args["logits_new"].to(dtype)

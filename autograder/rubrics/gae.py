@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from autograder.rubrics import Call, Draw, mask_of
+from autograder.rubrics import Call, Draw, close, mask_of
 from course_utils.worked_example import worked_example
 
 
@@ -20,6 +20,9 @@ def cases(draw: Draw) -> list[Call]:
     found = []
     for lengths in (mask_of(5, 5), mask_of(6, 2, 4, 1)):
         found.append(_returns("token_rewards", "with γ = λ = 1", _args(draw, lengths, 1.0, 1.0), 1))
+    wide = _args(draw, mask_of(4, 3, 2), 1.0, 1.0)  # rewards below 0 and above 1, penalties of more than a nat
+    wide |= {"final_rewards": torch.tensor([-2.0, 9.0, 0.0]), "kl_penalties": wide["kl_penalties"] * 15}
+    found.append(_returns("token_rewards", "with rewards below 0 and above 1", wide, 1))
     found.append(_returns("recursion", "in the worked example", by_hand, 2))
     for gamma, lam in (
         (draw.number(0.6, 0.95), draw.number(0.3, 0.9)),
@@ -31,18 +34,53 @@ def cases(draw: Draw) -> list[Call]:
         found.append(_returns("recursion", "with other γ and λ", _args(draw, mask_of(6, 3, 4), gamma, lam), 2))
     for lengths in (mask_of(5, 5, 5), mask_of(6, 2, 4, 1), mask_of(4, 0, 5)):
         found.append(Call("whitening", "of several responses", _args(draw, lengths, 1.0, 1.0), ("advantages",), 3))
+    outlier = _args(draw, mask_of(20, 20), 1.0, 1.0)
+    outlier["values"][0, 3] = -100  # more than six standard deviations from the mean
+    found.append(Call("whitening", "of which one is far from all others", outlier, ("advantages",), 3))
+    for gamma, lam in ((draw.number(0.6, 0.95), draw.number(0.3, 0.9)), (1.0, 0.0)):
+        args = _args(draw, mask_of(6, 3, 4), gamma, lam)
+        found.append(Whitening("whitening", "with other γ and λ", args, ("advantages",), 3))
     one = _args(draw, mask_of(1), 1.0, 1.0)
     found.append(Call("whitening", "of a batch of one token", one, ("advantages",), 3))
     for lengths in (mask_of(6, 2, 4), mask_of(1, 1, width=3), mask_of(4, 0, 5)):
         args = _poisoned(draw, lengths, 1.0, 1.0)
         found.append(_returns("masking", "with other numbers on the padding", args, 2))
         found.append(Call("masking", "on the padding", args, ("advantages",), 2, at={"advantages": 1 - lengths}))
-    args = _poisoned(draw, mask_of(4, 2, 0), 0.9, 0.8)
+    lengths = mask_of(4, 2, 0, 1)
+    args = _poisoned(draw, lengths, 0.9, 0.8)
+    of_one_token = torch.zeros_like(lengths).index_fill(0, torch.tensor(3), 1)  # the row where no other slip shows
+    for argument in ("values", "kl_penalties"):
+        args[argument] = args[argument].where((lengths + 1 - of_one_token).bool(), 0)
     for argument in ("values", "kl_penalties"):
         found.append(
-            Call("no_gradient", "", args, (), 3, wrt=argument, unchanged=True, no_gradient=("advantages", "returns"))
+            Call(
+                "no_gradient",
+                "of a response of one token",
+                args,
+                ("returns",),
+                3,
+                wrt=argument,
+                at={"returns": lengths * of_one_token},
+                unchanged=True,
+                no_gradient=("advantages", "returns"),
+            )
         )
     return found
+
+
+class Whitening(Call):
+    """Whether advantages are right, or what the submission's own returns say: a slip of the recursion's costs no point
+    here, and neither does one of the returns'."""
+
+    def problem(self, told: dict, tensors: dict[str, Tensor], reference, source: str) -> str:
+        problem = super().problem(told, tensors, reference, source)
+        if not problem.startswith("advantages is wrong"):
+            return problem
+        mask = self.args["response_mask"].bool()
+        advantages, returns = (tensors[f"out{index}"][mask].double() for index in (0, 1))
+        raw = returns - self.args["values"][mask].double()
+        white = (raw - raw.mean()) / (raw.var(correction=0) + 1e-8).sqrt()
+        return "" if close(advantages, white, 1e-3) else problem
 
 
 def _returns(criterion: str, situation: str, args: dict, hint: int) -> Call:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from autograder import reference, worker
-from autograder.rubrics import Draw, close, error_in_words, mask_of, untouched
+from autograder.rubrics import Draw, close, error_in_words, mask_of, numberless, untouched
 from course_utils.exercises import UPDATE_METRICS
 
 PPO = {
@@ -59,6 +59,19 @@ def cases(draw: Draw) -> list["Epoch"]:
                 seed=draw.seed(),
             )
         )
+    # Of unequal length, one to a mini-batch; the same number all along a response, so that its mask does not matter.
+    unequal = _buffer(draw, mask_of(4, 1, 2, 1, 3))
+    for name in ("response_input_ids", "ref_logprobs", "logprobs", "values", "advantages", "returns"):
+        unequal[name] = unequal[name][:, :1].expand_as(unequal[name]).clone()
+    found.append(
+        Epoch(
+            "minibatches",
+            _actor(draw),
+            unequal,
+            {"mini_batch_size": 1, "gradient_accumulation_steps": 3},
+            seed=draw.seed(),
+        )
+    )
     twelve, seed = _buffer(draw, mask_of(*([2] * 12))), draw.seed()
     for repeated in (seed, seed, seed + 1):
         found.append(Epoch("minibatches", _actor(draw), twelve, {"mini_batch_size": 3}, seed=repeated, shuffled=True))
@@ -156,7 +169,8 @@ class Epoch:
             rows = [row_of.get(tuple(row)) for row in tensors[f"call{call}"].tolist()]
             if None in rows:
                 return []
-            found.append(rows)
+            if found[-1:] != [rows]:  # a mini-batch may be shown to the actor twice, as for values of their own
+                found.append(rows)
         return found
 
     def problem(self, told: dict, tensors: dict[str, Tensor], _reference, source: str) -> str:
@@ -164,7 +178,7 @@ class Epoch:
         if "error" in told:
             return error_in_words(told["error"], source)
         if told.get("kind") != "dict":
-            return f"it must return a dict, not {str(told.get('kind'))[:60]}"
+            return f"it must return a dict, not {numberless(told.get('kind'), 60)}"
         order = self.order(tensors)
         if not order:
             return (
@@ -242,7 +256,7 @@ class Epoch:
         for name, wanted in zip(UPDATE_METRICS, replay["metrics"]):
             metric = given.get(name, {"kind": "missing"})
             if metric.get("kind") != "float":
-                return f"{name} must be a float, not {str(metric.get('kind'))[:60]}"
+                return f"{name} must be a float, not {numberless(metric.get('kind'), 60)}"
             if not close(torch.tensor(metric["value"]), torch.tensor(wanted), 1e-3):
                 return (
                     f"{name} is wrong: the mean over the mini-batches, each counting once; for params/grad_norm "

@@ -33,6 +33,8 @@ def cases(draw: Draw) -> list[Call]:
         (0.4, 1, "far below 1, A > 0"),
         (0.4, -1, "far below 1, A < 0"),
         (1.6, -1, "far above 1, A < 0"),
+        (0.01, 1, "very small, A > 0"),  # where nothing may be clipped, however far it is
+        (30.0, -1, "very large, A < 0"),
     ):
         args = _args(draw, mask_of(1), far=False)
         args["log_probs_new"] = args["log_probs_old"] + torch.tensor(ratio).log() * draw.number(0.9, 1.1)
@@ -59,15 +61,11 @@ def cases(draw: Draw) -> list[Call]:
                 wrt="log_probs_new",
             )
         )
+    clipped = _args(draw, mask_of(6, 6))
+    _at_ratios(clipped, 1.6, 0.4, 0.4, 1.6)  # no draw may leave out the two that clipping holds
+    clipped["advantages"][0, :4] = clipped["advantages"][0, :4].abs() * torch.tensor([1.0, -1.0, 1.0, -1.0])
     found.append(
-        Call(
-            "gradient",
-            "for tokens with and without clipping",
-            _args(draw, mask_of(6, 6)),
-            ("gradient",),
-            3,
-            wrt="log_probs_new",
-        )
+        Call("gradient", "for tokens with and without clipping", clipped, ("gradient",), 3, wrt="log_probs_new")
     )
     for lengths in (mask_of(6, 6), mask_of(7, 2, 4, 1)):
         found.append(
@@ -81,7 +79,16 @@ def cases(draw: Draw) -> list[Call]:
                 no_gradient=("clip_frac", "approx_kl"),
             )
         )
+    near = _args(draw, mask_of(4))
+    _at_ratios(near, 0.81, 0.81, 1.215, 1.0)  # of the logarithms, -0.21, -0.21 and 0.195, others are beyond 0.2
+    found.append(Call("metrics", "for ratios near the ends of the range", near, ("clip_frac",), 2))
     return found
+
+
+def _at_ratios(args: dict, *ratios: float) -> None:
+    """Gives the first tokens of the first response these ratios."""
+    at = 0, slice(len(ratios))
+    args["log_probs_new"][at] = args["log_probs_old"][at] + torch.tensor(ratios).log()
 
 
 def _args(draw: Draw, mask: Tensor, clip_ratio: float = 0.2, far: bool = True, poison: bool = False) -> dict:

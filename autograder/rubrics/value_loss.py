@@ -27,6 +27,9 @@ def cases(draw: Draw) -> list[Call]:
             unchanged=True,
         ),
     ]
+    far = _args(draw, mask_of(4, 2))
+    far["returns"] = far["returns"] + draw.either(2, 4) * 30
+    found.append(Call("worked_example", "for values far from their returns", far, ("loss",), 2))
     for move, target, words in (
         (1.5, 3.0, "moved up, towards a higher return"),
         (1.5, 0.6, "overshot its return"),
@@ -63,16 +66,11 @@ def cases(draw: Draw) -> list[Call]:
                 wrt="values_new",
             )
         )
-    found.append(
-        Call(
-            "gradient",
-            "for tokens with and without clipping",
-            _args(draw, mask_of(6, 6)),
-            ("gradient",),
-            3,
-            wrt="values_new",
-        )
-    )
+    clipped = _args(draw, mask_of(6, 6))
+    for token, (move, target) in enumerate(((1.5, 3.0), (-1.5, -3.0), (1.5, 0.5))):  # the clip binds for two of them
+        clipped["values_new"][0, token] = clipped["values_old"][0, token] + move
+        clipped["returns"][0, token] = clipped["values_old"][0, token] + target
+    found.append(Call("gradient", "for tokens with and without clipping", clipped, ("gradient",), 3, wrt="values_new"))
     for lengths in (mask_of(6, 6), mask_of(7, 2, 4, 1)):
         found.append(
             Call(

@@ -30,7 +30,7 @@ class TokenActor(nn.Module):
 
 
 def minibatch_update(function: Callable) -> list[Fact]:
-    return [*_one_mini_batch(function), *_groups(function), *_shuffling(function)]
+    return [*_one_mini_batch(function), *_groups(function), *_lengths(function), *_shuffling(function)]
 
 
 def _one_mini_batch(function: Callable) -> list[Fact]:
@@ -63,6 +63,18 @@ def _groups(function: Callable) -> list[Fact]:
         gradient_accumulation_steps=3,
         entropy_coeff=0.25,
         max_grad_norm=0.5625,
+    )
+
+
+def _lengths(function: Callable) -> list[Fact]:
+    """A response of one token and one of three, each a mini-batch, in one group."""
+    return _of_epoch(
+        lambda epoch: epoch.moved["values"].sort().values.tolist(),
+        function,
+        token_buffer(torch.tensor([[1, 0, 0], [1, 1, 1]])),
+        TokenActor(torch.zeros(10, 10), torch.zeros(10), 5),
+        mini_batch_size=1,
+        gradient_accumulation_steps=2,
     )
 
 

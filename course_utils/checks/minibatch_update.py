@@ -74,6 +74,15 @@ def minibatches(function: Callable) -> None:
             "responses). Weigh a mini-batch by its responses / the group's, step the last group, "
             "and call zero_grad after each step. See hint 2.",
         )
+    buffer, actor = _buffer(2)
+    buffer["response_attention_mask"][0, 1:] = 0  # one token beside three
+    epoch = Epoch(function, buffer, actor, mini_batch_size=1, gradient_accumulation_steps=2, vf_coeff=1.0)
+    expect.close(
+        "step of the values of a response of one token and of one of three, a mini-batch each, in one group",
+        epoch.moved["values"].sum(dim=1),
+        [-1 / 2, -1 / 2],
+        "Weigh a mini-batch by its responses, not by their tokens: the losses are means already. See hint 2.",
+    )
     orders = [_order(function, seed) for seed in (0, 0, 1)]
     assert orders[0] != list(range(12)) and orders[0] != orders[2], (
         "the responses come in the same order each time: shuffle them with torch.randperm. See hint 2."

@@ -39,6 +39,7 @@ def clipping(function: Callable) -> None:
         (0.5, 2.0, 0.2, -1.0, "A > 0, the ratio is below 1 − ε: 0.5 · 2 is less than 0.8 · 2, not clipped"),
         (0.5, -2.0, 0.2, 1.6, "A < 0, the ratio is below 1 − ε: no more to gain, so 0.8 · (−2)"),
         (1.5, -2.0, 0.2, 3.0, "A < 0, the ratio is above 1 + ε: −1.5 · 2 is less than −1.2 · 2, not clipped"),
+        (30.0, -2.0, 0.2, 60.0, "A < 0, the ratio is far above 1: the loss grows with it, however far"),
         (1.15, 2.0, 0.1, -2.2, "the range is 1 ± clip_ratio, whatever clip_ratio is given"),
     )
     for ratio, advantage, clip_ratio, target, which in cases:
@@ -125,6 +126,16 @@ def metrics(function: Callable) -> None:
             "clipping changed its loss. See hint 2.",
             4 / 8: all_positions,
         },
+    )
+    # The logarithms of .81 and 1.215 are -.211 and .195.
+    near, zeros = torch.tensor([[0.81, 0.81, 1.215, 1.0]]).log(), torch.zeros(1, 4)
+    _, frac, _ = _call(function, near - 1, zeros - 1, zeros, torch.ones(1, 4, dtype=torch.long), 0.2)
+    expect.close(
+        "clip_frac of the ratios 0.81, 0.81, 1.215 and 1",
+        frac,
+        1 / 4,
+        "Only 1.215 is further than ε = 0.2 from 1. See hint 2.",
+        {2 / 4: "You compare the logarithm of the ratio with ε; it is |r − 1| that counts. See hint 2."},
     )
     kl = -2 * (math.log(1.25) + math.log(0.5)) / 6  # minus the mean of the log-ratios
     expect.close(

@@ -31,10 +31,12 @@ def policy_loss(function: Callable) -> list[Fact]:
     old = sixty_fourths(1, 3, 4, low=-3, high=-1)
     new = old + sixty_fourths(2, 3, 4, low=-1, high=1)
     advantages = sixty_fourths(16, 3, 4, low=-2, high=2)
+    far = torch.tensor([[3.5, -0.25, 0.25, -1.5]])  # log-ratios: large, on both sides of a range that others leave
     e = worked_example()
     return [
         *of_call(function, _poisoned(new, 0.5), _poisoned(old, -0.25), _poisoned(advantages), MASK, 0.25, trained=0),
         *of_call(function, e.log_probs_new, e.log_probs_old, e.advantages, e.response_mask, e.clip_ratio),
+        *of_call(function, far - 4, far * 0 - 4, torch.tensor([[-1.0, 0.5, 2.0, 0.75]]), MASK[:1], 0.25, trained=0),
     ]
 
 
@@ -58,6 +60,7 @@ def entropy(function: Callable) -> list[Fact]:
     return [
         *of_call(function, torch.where(MASK.unsqueeze(-1) == 1, logits, poison), MASK, trained=0),
         *of_call(function, extreme, torch.ones(1, 2, dtype=torch.long)),
+        *of_call(function, 64 - logits[:1], MASK[:1]),
         *_of_half_precision(function),
     ]
 
