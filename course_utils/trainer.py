@@ -27,12 +27,13 @@ from torch import Tensor
 from course_utils import checkpoint, policy
 from course_utils.config import Config, ConfigError, save_config
 from course_utils.evaluate import Evaluation, evaluate
-from course_utils.exercises import UPDATE_METRICS, ExerciseError, Exercises, naming_the_exercise
+from course_utils.exercises import UPDATE_METRICS, Exercises, naming_the_exercise
 from course_utils.memory import check_gpu
 from course_utils.metrics import MetricsLog, explained_variance, masked_mean
 from course_utils.optimizer import make_optimizer, make_scheduler
 from course_utils.plain_error import PlainError
 from course_utils.problems import Prompt, PromptStream, load_problems, make_prompts
+from course_utils.results import check_advantages, check_update_metrics, checking_losses
 from course_utils.reward import Score, score
 from course_utils.rollout import collate, collect, score_logprobs, texts_of
 from course_utils.run_folder import open_run
@@ -49,6 +50,7 @@ class Trainer:
     """One run of PPO. `train()` yields the metrics of each step; `step` counts the finished ones."""
 
     def __init__(self, cfg: Config, exercises: Exercises):
+        exercises = checking_losses(exercises)
         if not cfg.ppo.entropy_coeff:  # logged all the same, but no gradient has to go back through it
             exercises = replace(exercises, compute_entropy_loss=torch.no_grad()(exercises.compute_entropy_loss))
         self.cfg, self.exercises = cfg, exercises
@@ -435,41 +437,6 @@ def describe_rollout(buffer: dict[str, Tensor], scores: list[Score], kl: Tensor)
         "rollout/value_mean": masked_mean(buffer["values"], mask).item(),
         "rollout/explained_variance": explained_variance(buffer["values"], buffer["returns"], mask),
     }
-
-
-def check_advantages(result, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """The two tensors (N, R) of exercise 4, or an ExerciseError that says what came instead."""
-    if not (isinstance(result, tuple | list) and len(result) == 2 and all(isinstance(x, Tensor) for x in result)):
-        raise ExerciseError(
-            f"compute_gae_advantages must return (advantages, returns), two tensors, not {result!r:.80}"
-        )
-    for name, tensor in zip(("advantages", "returns"), result):
-        if tensor.shape != shape:
-            raise ExerciseError(
-                f"compute_gae_advantages returned {name} of shape {tuple(tensor.shape)}; "
-                f"it must be (rollouts, response tokens) = {tuple(shape)}"
-            )
-        if not tensor.isfinite().all():
-            raise ExerciseError(f"compute_gae_advantages returned {name} that are not finite (NaN or Inf)")
-    return result[0].detach(), result[1].detach()
-
-
-def check_update_metrics(metrics) -> dict[str, float]:
-    """The metrics of exercise 5 as floats, or an ExerciseError that names what is missing."""
-    if not isinstance(metrics, dict):
-        raise ExerciseError(f"run_ppo_update_epoch must return a dict of metrics, not {metrics!r:.80}")
-    missing = [name for name in UPDATE_METRICS if name not in metrics]
-    if missing:
-        raise ExerciseError(f"the dict that run_ppo_update_epoch returned lacks {', '.join(missing)}")
-    numbers = {}
-    for name in UPDATE_METRICS:
-        try:
-            numbers[name] = float(metrics[name])
-        except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: a tensor of several numbers
-            raise ExerciseError(
-                f"run_ppo_update_epoch must return {name} as one number, not {metrics[name]!r:.80}"
-            ) from error
-    return numbers
 
 
 class Clock:

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from course_utils.checkpoint import CheckpointError, latest
 from course_utils.config import ConfigError
-from course_utils.exercises import EXERCISES, UPDATE_METRICS, ExerciseError, load_exercises
+from course_utils.exercises import EXERCISES, LOSSES, UPDATE_METRICS, ExerciseError, load_exercises
 from course_utils.metrics import read_metrics
 from course_utils.trainer import Trainer, TrainingError
 
@@ -246,6 +246,18 @@ def test_a_full_disk_loses_nothing(make_trainer, monkeypatch):
         next(steps)
     assert latest(trainer.folder).name == "step_1" and not list(trainer.folder.glob(".*"))
     assert [line["step"] for line in read_metrics(trainer.folder / "metrics.jsonl")] == [1, 2]
+
+
+@pytest.mark.parametrize("number, loss", list(enumerate(LOSSES, 1)))
+def test_a_loss_of_the_wrong_form_is_not_blamed_on_exercise_5(make_trainer, number, loss):
+    with pytest.raises(ExerciseError, match=f"^exercise {number}: {loss} must return .*notebooks/0{number}_"):
+        make_trainer(**{loss: lambda *_: torch.ones(8)}).ppo_step(1)
+
+
+def test_a_losses_metrics_may_be_plain_numbers(make_trainer, solutions):
+    policy_loss = load_exercises(solutions).compute_policy_loss
+    trainer = make_trainer(compute_policy_loss=lambda *given: [policy_loss(*given)[0], 0.25, 0])
+    assert trainer.ppo_step(1)["params/policy_clip_frac"] == 0.25
 
 
 @pytest.mark.parametrize(
