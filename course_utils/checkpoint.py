@@ -5,7 +5,6 @@ loads it, and beside them what only PPO needs: value head, optimizer, scheduler,
 under another name and renamed when it is complete and on the disk: a folder that is there is whole.
 """
 
-import errno
 import json
 import os
 import shutil
@@ -16,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from course_utils.disk import could_not_write
 from course_utils.plain_error import PlainError
 from course_utils.policy import ActorCritic
 
@@ -49,16 +49,12 @@ def save(folder: Path, actor: ActorCritic, tokenizer, optimizer, lr_scheduler, s
         if folder.exists():
             shutil.rmtree(folder)
         partial.rename(folder)
-    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
-        shutil.rmtree(partial, ignore_errors=True)
+    except Exception as error:  # of a full disk each library tells by a class of its own
         kept = latest(folder.parent)
-        reason = "the disk is full" if getattr(error, "errno", None) == errno.ENOSPC else str(error)
-        raise CheckpointError(
-            f"could not write {folder}: {reason}. "
-            + (f"The last good checkpoint is {kept}. " if kept else "There is no earlier checkpoint. ")
-            + "Free some space, or move the run's folder to another disk and name it as training.output_dir; then go "
-            "on with training.resume=auto."
-        ) from error
+        safe = f"The last good checkpoint is {kept}. " if kept else "There is no earlier checkpoint. "
+        message = could_not_write(folder, error, safe)
+        shutil.rmtree(partial, ignore_errors=True)
+        raise CheckpointError(message) from error
     return folder
 
 

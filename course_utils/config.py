@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from transformers.trainer_utils import SchedulerType
 from yaml import YAMLError
 
+from course_utils.disk import write_file
 from course_utils.plain_error import PlainError
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
@@ -201,8 +202,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
 
 def save_config(cfg: Config, path: str | Path) -> None:
     """Writes every setting with its final value, in a form that load_config reads back."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(OmegaConf.structured(cfg), path)
+    write_file(OmegaConf.to_yaml(OmegaConf.structured(cfg)), Path(path))
 
 
 def check_context(cfg: Config, context_length: int) -> None:

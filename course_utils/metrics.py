@@ -7,6 +7,8 @@ from statistics import mean
 
 from torch import Tensor
 
+from course_utils.disk import write_file, writing
+
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     return (x * mask).sum() / mask.sum()
@@ -37,12 +39,10 @@ class MetricsLog:
         """Opens `path` to go on after `last_step`: later lines, of steps that will be done again, are dropped."""
         self.path = path
         kept = [line for line in read_metrics(path) if line["step"] <= last_step] if path.exists() else []
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        partial.replace(path)
+        write_file("".join(json.dumps(line) + "\n" for line in kept), path)
 
     def append(self, metrics: dict) -> None:
-        with self.path.open("a") as file:
+        with writing(self.path), self.path.open("a") as file:
             file.write(json.dumps(metrics) + "\n")
             file.flush()
             os.fsync(file.fileno())

@@ -15,6 +15,7 @@ from accelerate import notebook_launcher
 from tqdm import tqdm  # not tqdm.auto: Jupyter drops the widgets of processes that notebook 6 launches
 
 from course_utils.config import load_config
+from course_utils.disk import writing
 from course_utils.exercises import load_exercises
 from course_utils.export import ExportError, export_all
 from course_utils.figures.dashboard import save_training_figure
@@ -38,7 +39,8 @@ def run(config: str, exercises: str, overrides: list[str], stand_ins: bool = Fal
             if metrics["step"] % every == 0:
                 bar.set_postfix_str(f"reward {metrics['rollout/reward_mean']:.2f}, KL {metrics['rollout/kl']:.2f}")
     if main:
-        save_training_figure(read_metrics(trainer.folder / "metrics.jsonl"), trainer.folder / "training.png")
+        with writing(trainer.folder / "training.png"):
+            save_training_figure(read_metrics(trainer.folder / "metrics.jsonl"), trainer.folder / "training.png")
         trainer.accelerator.print(summary(trainer.folder))
     return trainer.folder
 

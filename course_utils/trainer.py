@@ -26,6 +26,7 @@ from torch import Tensor
 
 from course_utils import checkpoint, policy
 from course_utils.config import Config, ConfigError, save_config
+from course_utils.disk import write_file
 from course_utils.evaluate import Evaluation, evaluate
 from course_utils.exercises import UPDATE_METRICS, Exercises, naming_the_exercise
 from course_utils.memory import check_gpu
@@ -260,7 +261,7 @@ class Trainer:
     def _save_samples(self, name: str, result: Evaluation) -> None:
         if self.accelerator.is_main_process:
             lines = [json.dumps(sample, ensure_ascii=False) + "\n" for sample in result.samples]
-            (self.folder / name).write_text("".join(lines), encoding="utf-8")
+            write_file("".join(lines), self.folder / name)
 
     # ---------------------------------------------------------------- set-up and safety
 
@@ -375,7 +376,7 @@ class Trainer:
     def _stop(self, what: str) -> None:
         kept = checkpoint.latest(self.folder)
         batch = self.folder / f"non_finite_step_{self.step + 1}.json"
-        batch.write_text(json.dumps(self.tokenizer.batch_decode(self.unwrapped.last_batch), indent=1))
+        write_file(json.dumps(self.tokenizer.batch_decode(self.unwrapped.last_batch), indent=1), batch)
         raise TrainingError(
             f"{self._where}: {what}. The mini-batch is in {batch}. "
             + (f"The last good checkpoint is {kept}. " if kept else "No checkpoint was written yet. ")
