@@ -73,6 +73,14 @@ def latest(run_dir: Path) -> Path | None:
     return max(found, key=lambda path: int(path.name.removeprefix("step_")), default=None)
 
 
+def step_of(folder: Path) -> int:
+    """How many PPO steps the model in a checkpoint's folder has behind it; 0 where there is none."""
+    try:
+        return json.loads((folder / "trainer_state.json").read_text())["step"]
+    except (OSError, ValueError, KeyError):
+        return 0
+
+
 def restore(folder: Path, actor: ActorCritic, optimizer, lr_scheduler) -> dict:
     """Puts value head, optimizer, scheduler and random state back; returns trainer_state.json. (The language model
     itself is loaded from the folder when the actor is made.)"""

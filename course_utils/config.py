@@ -221,7 +221,7 @@ def _read_layers(path: Path, heirs: tuple[Path, ...] = ()) -> list[tuple[str, di
     if path.resolve() in heirs:
         chain = " -> ".join(str(file) for file in (*heirs, path.resolve()))
         raise ConfigError(f"defaults: goes in a circle: {chain}")
-    layer = _read_yaml(path)
+    layer = read_yaml(path)
     bases = layer.pop("defaults", [])
     if not isinstance(bases, list):
         raise ConfigError(f"{path}: defaults={bases!r} must be a list of files, such as [config.yaml]")
@@ -236,7 +236,8 @@ def _read_layers(path: Path, heirs: tuple[Path, ...] = ()) -> list[tuple[str, di
     return [*layers, (str(path), layer)]
 
 
-def _read_yaml(path: Path) -> dict:
+def read_yaml(path: Path) -> dict:
+    """The sections of a file as it stands. ConfigError: it cannot be read."""
     try:
         layer = OmegaConf.to_container(OmegaConf.load(path))
     except FileNotFoundError as error:

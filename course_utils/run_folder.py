@@ -6,8 +6,8 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from course_utils.checkpoint import latest
-from course_utils.config import Config, ConfigError
+from course_utils.checkpoint import latest, step_of
+from course_utils.config import KEYS, Config, ConfigError, read_yaml
 
 # What may differ when a run goes on: where and how long, but not what is learned.
 MAY_DIFFER = (
@@ -23,6 +23,7 @@ MAY_DIFFER = (
     "wandb.project",
     "wandb.name",
 )
+LAST_KEY = list(KEYS)[-1]  # that save_config writes
 
 
 def open_run(cfg: Config) -> tuple[Path, Path | None]:
@@ -34,14 +35,18 @@ def open_run(cfg: Config) -> tuple[Path, Path | None]:
         ConfigError: the run to go on with was started with other settings.
     """
     last = last_run(cfg.training.output_dir)
-    if cfg.training.resume == "auto" and last:
-        found = latest(last)
-        if not found or int(found.name.removeprefix("step_")) < cfg.training.total_ppo_steps:
-            _refuse_other_settings(cfg, last)
-            return last, found
+    if cfg.training.resume == "auto" and last and not _is_finished(last, cfg.training.total_ppo_steps):
+        _refuse_other_settings(cfg, last)
+        return last, latest(last)
     folder = next(name for name in _names(cfg.training.output_dir) if not name.exists())
     folder.mkdir(parents=True)
     return folder, None
+
+
+def _is_finished(run: Path, steps: int) -> bool:
+    """A run may have been killed between its last step and final/, which may be there from a shorter one."""
+    last = latest(run)
+    return step_of(run / "final") >= steps or last is not None and int(last.name.removeprefix("step_")) > steps
 
 
 def last_run(output_dir: str | Path) -> Path | None:
@@ -56,10 +61,9 @@ def _names(output_dir: str | Path) -> Iterator[Path]:
 
 
 def _refuse_other_settings(cfg: Config, folder: Path) -> None:
-    saved = folder / "effective_config.yaml"
-    if not saved.exists():
+    before = _settings_of(folder)
+    if before is None:
         return
-    before = flat(OmegaConf.to_container(OmegaConf.load(saved)))
     now = flat(OmegaConf.to_container(OmegaConf.structured(cfg)))
     changed = [
         f"{key}: {before.get(key)} -> {now.get(key)}"
@@ -71,6 +75,23 @@ def _refuse_other_settings(cfg: Config, folder: Path) -> None:
             f"training.resume=auto found {folder}, which was started with other settings "
             f"({'; '.join(changed)}). Use the same ones, or training.resume=never for a new run"
         )
+
+
+def _settings_of(folder: Path) -> dict | None:
+    """The settings that a run was started with, None where it came to nothing before it wrote them."""
+    saved = folder / "effective_config.yaml"
+    if not saved.exists():
+        return None
+    try:
+        settings = read_yaml(saved)
+        if LAST_KEY not in settings:
+            raise ConfigError(f"{saved} breaks off before its end")
+    except ConfigError as error:
+        raise ConfigError(
+            f"training.resume=auto found {folder}, but its settings are damaged: {error}. Delete that file to go on "
+            "with the settings of now, which have to be the same, or set training.resume=never for a new run"
+        ) from error
+    return flat(settings)
 
 
 def flat(tree: dict, prefix: str = "") -> dict:

@@ -30,7 +30,7 @@ from course_utils.disk import write_file
 from course_utils.evaluate import Evaluation, evaluate
 from course_utils.exercises import UPDATE_METRICS, Exercises, naming_the_exercise
 from course_utils.memory import check_gpu
-from course_utils.metrics import MetricsLog, explained_variance, masked_mean
+from course_utils.metrics import MetricsLog, explained_variance, masked_mean, read_metrics
 from course_utils.optimizer import make_optimizer, make_scheduler
 from course_utils.plain_error import PlainError
 from course_utils.problems import Prompt, PromptStream, load_problems, make_prompts
@@ -94,6 +94,8 @@ class Trainer:
             result = self.evaluate()
             self._save_samples("samples_before.jsonl", result)
             before = {"before/accuracy": result.accuracy, "before/low": result.low, "before/high": result.high}
+        if self.step == self.cfg.training.total_ppo_steps != checkpoint.step_of(self.folder / "final"):
+            self._finish()
         while self.step < self.cfg.training.total_ppo_steps:
             metrics, before = self.ppo_step(self.step + 1) | before, {}
             self.step += 1
@@ -240,15 +242,7 @@ class Trainer:
         training = self.cfg.training
         last = self.step == training.total_ppo_steps
         if last or self.step % training.eval_interval == 0:
-            result = self.evaluate()
-            metrics |= {
-                "eval/accuracy": result.accuracy,
-                "eval/low": result.low,
-                "eval/high": result.high,
-                "eval/flexible_accuracy": result.flexible_accuracy,
-                "eval/well_formed": result.well_formed,
-            }
-            self._save_samples("samples_after.jsonl", result)
+            metrics |= self._evaluation()
         if self.accelerator.is_main_process:
             self.log.append(metrics)
         if self.step % training.log_interval == 0:
@@ -257,6 +251,28 @@ class Trainer:
             self.save(f"step_{self.step}")
         if last:
             self.save("final")
+
+    def _finish(self) -> None:
+        """What a run owes that was killed after its last step: final/, and the evaluation, if the step was not meant
+        to be the last one."""
+        if self.accelerator.is_main_process:
+            metrics = read_metrics(self.log.path)[-1]
+            if "eval/accuracy" not in metrics:
+                metrics |= self._evaluation()
+                self.log = MetricsLog(self.log.path, self.step - 1)
+                self.log.append(metrics)
+        self.save("final")
+
+    def _evaluation(self) -> dict[str, float]:
+        result = self.evaluate()
+        self._save_samples("samples_after.jsonl", result)
+        return {
+            "eval/accuracy": result.accuracy,
+            "eval/low": result.low,
+            "eval/high": result.high,
+            "eval/flexible_accuracy": result.flexible_accuracy,
+            "eval/well_formed": result.well_formed,
+        }
 
     def _save_samples(self, name: str, result: Evaluation) -> None:
         if self.accelerator.is_main_process:

@@ -1,6 +1,8 @@
 """A run that is killed and resumed ends with exactly the metrics of one that was not."""
 
 import os
+import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,10 +10,11 @@ import time
 
 import pytest
 
-from course_utils.checkpoint import CheckpointError
-from course_utils.config import ConfigError
+from course_utils.checkpoint import CheckpointError, step_of
+from course_utils.config import ConfigError, save_config
 from course_utils.exercises import load_exercises
 from course_utils.metrics import MetricsLog, read_metrics
+from course_utils.run_folder import open_run
 from course_utils.trainer import Trainer
 from tests.conftest import ROOT
 
@@ -70,6 +73,59 @@ def test_a_finished_run_is_not_resumed_but_a_longer_one_goes_on(small_config, so
     assert longer.step == 1 and [line["step"] for line in longer.train()] == [2]
     fresh = Trainer(small_config("training.total_ppo_steps=2", "training.resume=auto"), exercises)
     assert fresh.step == 0 and fresh.folder != longer.folder
+
+
+def what_it_left(folder) -> dict[str, bytes]:
+    """The files that say what came out; metrics without times."""
+    kept = {name: (folder / name).read_bytes() for name in ("samples_after.jsonl", "final/model.safetensors")}
+    return kept | {"metrics": without_times(read_metrics(folder / "metrics.jsonl"))}
+
+
+def test_a_run_killed_between_its_last_step_and_final_is_finished(small_config, solutions):
+    exercises = load_exercises(solutions)
+    first = Trainer(small_config("training.total_ppo_steps=1"), exercises)
+    list(first.train())
+    whole = what_it_left(first.folder)
+    shutil.rmtree(first.folder / "final")  # the state that SIGKILL leaves there: final/ is renamed when it is whole
+    again = Trainer(small_config("training.total_ppo_steps=1", "training.resume=auto"), exercises)
+    assert again.folder == first.folder and list(again.train()) == [] and what_it_left(first.folder) == whole
+    # The same where final/ is of a shorter run, and the run of two steps was meant to be longer: no evaluation yet.
+    for _ in Trainer(small_config("training.resume=auto"), exercises).train():
+        break
+    shorter = Trainer(small_config("training.total_ppo_steps=2", "training.resume=auto"), exercises)
+    assert shorter.folder == first.folder and shorter.step == 2 and list(shorter.train()) == []
+    assert [line["step"] for line in read_metrics(shorter.log.path)] == [1, 2]
+    assert "eval/accuracy" in read_metrics(shorter.log.path)[-1] and step_of(first.folder / "final") == 2
+    assert Trainer(small_config("training.total_ppo_steps=2", "training.resume=auto"), exercises).folder != first.folder
+
+
+@pytest.mark.parametrize("text", ["", "ppo:\n  epo", "ppo: {", "- 1\n", "\0"])
+def test_damaged_settings_are_told_in_one_message(small_config, text):
+    folder, _ = open_run(small_config())
+    (folder / "effective_config.yaml").write_text(text)
+    with pytest.raises(
+        ConfigError, match=r"run, but its settings are damaged: .*effective_config.yaml.*Delete that file"
+    ):
+        open_run(small_config("training.resume=auto"))
+    (folder / "effective_config.yaml").unlink()
+    assert open_run(small_config("training.resume=auto")) == (folder, None)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_process_killed_while_it_writes_the_settings_leaves_what_was_there(small_config, tmp_path, there):
+    path = tmp_path / "effective_config.yaml"
+    if there:
+        save_config(small_config(), path)
+    before = path.read_text() if there else None
+    child = os.fork()
+    if not child:  # the kernel kills it in the middle of the file
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
+        save_config(small_config("ppo.epochs=7"), path)
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGXFSZ
+    assert (path.read_text() if path.exists() else None) == before
 
 
 def test_resuming_with_other_settings_is_refused(small_config, solutions):
