@@ -36,7 +36,7 @@ from course_utils.plain_error import PlainError
 from course_utils.problems import Prompt, PromptStream, load_problems, make_prompts
 from course_utils.results import check_advantages, check_update_metrics, checking_losses
 from course_utils.reward import Score, score
-from course_utils.rollout import collate, collect, score_logprobs, texts_of
+from course_utils.rollout import collate, collect, pad_prompts, score_logprobs, texts_of, whole_texts
 from course_utils.run_folder import open_run
 
 T = TypeVar("T")
@@ -75,6 +75,7 @@ class Trainer:
         self.optimizer.register_step_pre_hook(self._before_optimizer_step)
         self.lr_scheduler = make_scheduler(cfg, self.optimizer)
         self.step = 0
+        self._running, self._where = 0, "PPO step 0"  # what to name if the run has to stop
         if resume_from:
             state = checkpoint.restore(resume_from, actor, self.optimizer, self.lr_scheduler)
             self.step = state["step"]
@@ -107,6 +108,7 @@ class Trainer:
         """One rollout and the update epochs on it."""
         # A seed for each step: a resumed run draws what an uninterrupted one would have drawn.
         set_seed(self.cfg.training.seed + 1000 * step + self.accelerator.process_index)
+        self._running, self._where = step, f"PPO step {step}, rollout"
         clock, start = Clock(), time.perf_counter()
         with clock("rollout"):
             buffer, scores = self.rollout(step)
@@ -136,6 +138,9 @@ class Trainer:
             lambda: collect(self.unwrapped, prompts[mine], self.tokenizer, self.cfg, uniforms[mine], self.device),
         )
         buffer = self._gather(buffer)
+        bad = ~(buffer["logprobs"].isfinite() & buffer["values"].isfinite()).all(1)
+        if bad.any():  # before exercise 4 gets them, and the blame
+            self._stop(f"log-probs or values of {int(bad.sum())} responses are not finite", whole_texts(buffer)[0][bad])
         scores = [
             score(text, prompt.problem.gold, cfg.reward)
             for text, prompt in zip(texts_of(buffer, self.tokenizer), prompts)
@@ -188,7 +193,7 @@ class Trainer:
         # one position reads what it would read.
         first_read = buffer["prompt_input_ids"].shape[1] - 2
         for epoch in range(1, self.cfg.ppo.epochs + 1):
-            self._where = f"PPO step {self.step + 1}, epoch {epoch}"
+            self._where = f"PPO step {self._running}, epoch {epoch}"
             with naming_the_exercise(), self.unwrapped.read_from(first_read):
                 metrics = self._fitting(
                     "mini_batch_size",
@@ -223,7 +228,12 @@ class Trainer:
         )
 
     def save(self, name: str) -> Path:
-        """Writes a checkpoint of the finished steps; on the main process only."""
+        """Writes a checkpoint of the finished steps; on the main process only.
+
+        Raises:
+            TrainingError: the model computes NaN or Inf, so that nobody could go on from it.
+        """
+        self._stop_if_unusable()
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             state = {"step": self.step, "seed": self.cfg.training.seed}
@@ -389,12 +399,25 @@ class Trainer:
     def _on_any_process(self, here: bool) -> bool:
         return bool(self.accelerator.reduce(torch.tensor(float(here), device=self.device)) > 0)
 
-    def _stop(self, what: str) -> None:
+    def _stop_if_unusable(self) -> None:
+        """Finite weights may still be so large that nothing else is: a few prompts show it."""
+        ids, mask = pad_prompts(self.eval_prompts[: policy.ROWS_TOGETHER], self.tokenizer.pad_token_id, self.device)
+        with torch.no_grad():
+            outputs = self.unwrapped(ids, mask, logits_to_keep=1)
+        if not all(tensor.isfinite().all() for tensor in (*outputs, *self.unwrapped.parameters())):
+            self._stop(
+                "the weights, or what the model computes with them, are not finite; no checkpoint is written of them",
+                ids,
+            )
+
+    def _stop(self, what: str, texts: Tensor | None = None) -> None:
+        """Ends the run; `texts` are the token ids in question, else the last mini-batch."""
         kept = checkpoint.latest(self.folder)
-        batch = self.folder / f"non_finite_step_{self.step + 1}.json"
-        write_file(json.dumps(self.tokenizer.batch_decode(self.unwrapped.last_batch), indent=1), batch)
+        batch = self.folder / f"non_finite_step_{self._running}.json"
+        texts = self.unwrapped.last_batch if texts is None else texts
+        write_file(json.dumps(self.tokenizer.batch_decode(texts), indent=1), batch)
         raise TrainingError(
-            f"{self._where}: {what}. The mini-batch is in {batch}. "
+            f"{self._where}: {what}. The texts are in {batch}. "
             + (f"The last good checkpoint is {kept}. " if kept else "No checkpoint was written yet. ")
             + "Check your losses for a division by zero or a log of 0, export them, and go on with "
             "training.resume=auto. Or begin a new run with a smaller ppo.learning_rate or ppo.max_grad_norm, or with "

@@ -233,6 +233,34 @@ def test_nan_stops_the_run_and_keeps_the_last_checkpoint(make_trainer, solutions
     assert latest(trainer.folder).name == "step_2"
 
 
+def test_a_diverged_model_stops_the_run_before_exercise_4_is_asked(make_trainer, solutions):
+    gae, asked = load_exercises(solutions).compute_gae_advantages, []
+    one_huge_step = (
+        "ppo.learning_rate=1e10 ppo.epochs=1 ppo.mini_batch_size=16 ppo.warmup_steps=0 ppo.scheduler=constant"
+    )
+    trainer = make_trainer(
+        *one_huge_step.split(), compute_gae_advantages=lambda *given: asked.append(given) or gae(*given)
+    )
+    with pytest.raises(
+        TrainingError, match=r"^PPO step 2, rollout: .* of 16 responses .*smaller ppo.learning_rate"
+    ) as stop:
+        list(trainer.train())
+    assert len(asked) == 1 and "non_finite_step_2.json" in str(stop.value)
+    assert len(json.loads((trainer.folder / "non_finite_step_2.json").read_text())) == 16
+
+
+@pytest.mark.parametrize("factor", [math.nan, 1e11])  # finite, and nothing computed with it is
+def test_no_checkpoint_is_written_of_a_model_that_computes_nan(make_trainer, factor):
+    trainer = make_trainer("training.save_interval=1")
+    next(trainer.train())
+    with torch.no_grad():
+        for parameter in trainer.unwrapped.parameters():
+            parameter.mul_(factor)
+    with pytest.raises(TrainingError, match="PPO step 1.*no checkpoint is written.* last good checkpoint is .*step_1"):
+        trainer.save("step_2")
+    assert latest(trainer.folder).name == "step_1" and not list(trainer.folder.glob(".*"))
+
+
 def test_a_full_disk_loses_nothing(make_trainer, monkeypatch):
     trainer = make_trainer("training.save_interval=1")
     steps = trainer.train()
