@@ -47,6 +47,12 @@ def load_problems(dataset: DatasetConfig, split: str) -> list[Problem]:
         rows = _embedded_rows(split)
     elif Path(dataset.name).expanduser().is_dir():
         rows = _jsonl_rows(Path(dataset.name).expanduser(), split)
+    elif Path(dataset.name).expanduser().is_file():
+        folder = Path(dataset.name).expanduser().absolute().parent
+        raise DataError(
+            f"dataset.name={dataset.name} is a file; set dataset.name={folder}, the folder that holds it, in which "
+            "each split has its file: train.jsonl, test.jsonl"
+        )
     else:
         rows = _hub_rows(dataset.name, dataset.config, split)
     problems = [_problem(row, place) for place, row in rows]
@@ -121,7 +127,7 @@ def _jsonl_rows(folder: Path, split: str) -> Iterator[tuple[str, object]]:
             place = f"{file} line {number}"
             try:
                 yield place, json.loads(line)
-            except ValueError as error:  # broken JSON or broken UTF-8
+            except (ValueError, RecursionError) as error:  # broken JSON, broken UTF-8, thousands of brackets
                 raise DataError(f"{place} is not valid JSON: {error}") from error
 
 
@@ -150,6 +156,17 @@ def _problem(row: object, place: str) -> Problem:
         if not isinstance(row.get(key), str):
             fault = f"must be a text, not {row[key]!r:.60}" if key in row else "is missing"
             raise DataError(f"{place}: the key {key!r} {fault}")
+        if not _is_unicode(row[key]):
+            raise DataError(f"{place}: the key {key!r} holds half a character (a lone surrogate such as \\ud83d)")
     if strict_answer(row["answer"]) is None:
         raise DataError(f"{place}: the answer has no `#### number` at its end: {row['answer'][-60:]!r}")
     return Problem(row["question"], row["answer"])
+
+
+def _is_unicode(text: str) -> bool:
+    """JSON can write what no tokenizer takes: one half of a pair that stands for a character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

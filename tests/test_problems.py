@@ -135,6 +135,9 @@ def test_folder(tmp_path):
         ('{"question": "How many?", "answer": "5"}\n', "the answer has no `#### number` at its end: '5'"),
         ('{"question": "How many?", "answer": "#### five"}\n', "the answer has no `#### number`"),
         (b'{"question": "\xff", "answer": "#### 5"}\n', "is not valid JSON"),
+        pytest.param("[" * 200_000 + "\n", "is not valid JSON", id="thousands of brackets"),
+        ('{"question": "\\ud83d", "answer": "#### 5"}\n', "the key 'question' holds half a character"),
+        ('{"question": "How many?", "answer": "\\ude00 #### 5"}\n', "the key 'answer' holds half a character"),
     ],
 )
 def test_broken_line_is_named(tmp_path, line, words):
@@ -151,6 +154,14 @@ def test_folder_without_the_split(tmp_path):
         load_problems(dataset(tmp_path), "test")
     with pytest.raises(DataError, match="holds no problems"):
         load_problems(dataset(tmp_path), "train")
+
+
+def test_a_file_in_the_place_of_its_folder(tmp_path):
+    (tmp_path / "train.jsonl").write_text(ROW)
+    with pytest.raises(
+        DataError, match=f"train.jsonl is a file; set dataset.name={tmp_path}, the folder that holds it"
+    ):
+        load_problems(dataset(tmp_path / "train.jsonl"), "train")
 
 
 def test_hub(monkeypatch):
