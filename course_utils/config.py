@@ -14,7 +14,7 @@ from operator import attrgetter
 from pathlib import Path
 
 from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException, ValidationError
 from transformers.trainer_utils import SchedulerType
 from yaml import YAMLError
 
@@ -167,6 +167,7 @@ RULES = [  # keys, what their values must satisfy (NaN satisfies nothing), the s
     ("ppo.gamma ppo.lam", lambda x: 0 <= x <= 1, "between 0 and 1"),
     ("generation.top_p", lambda x: 0 < x <= 1, "above 0 and at most 1"),
     ("generation.do_sample", lambda x: x, "true: PPO learns by comparing samples, and greedy text is none"),
+    ("model.name dataset.name training.output_dir", lambda x: x.strip(), "a name, not an empty text"),
     ("dataset.prompt_format", lambda x: "{question}" in x, "a text that contains {question}"),
     ("model.torch_dtype", lambda x: x in DTYPES, "one of " + ", ".join(DTYPES)),
     ("ppo.scheduler", lambda x: x in SCHEDULERS, "one of " + ", ".join(SCHEDULERS)),
@@ -271,6 +272,8 @@ def _merge(cfg, layer: dict, source: str) -> None:
         if key not in KEYS:
             raise _unknown(key, value, source)
         try:
+            if KEYS[key] is bool and isinstance(value, int | float) and value not in (0, 1):
+                raise ValidationError  # OmegaConf takes every whole number but 0 for true
             OmegaConf.update(cfg, key, value, merge=False)
         except OmegaConfBaseException as error:
             expected = getattr(KEYS[key], "__args__", [KEYS[key]])[0].__name__  # T of T | None

@@ -126,6 +126,7 @@ def test_unknown_key_in_a_file_names_the_file(tmp_path):
         ("training.num_samples=few", "training.num_samples='few' (command line) must be of type int"),
         ("model.name=[a]", "model.name=['a'] (command line) must be of type str"),
         ("ppo.use_8bit_adam=maybe", "ppo.use_8bit_adam='maybe' (command line) must be of type bool"),
+        ("ppo.use_8bit_adam=2", "ppo.use_8bit_adam=2 (command line) must be of type bool"),
         ("ppo.epochs.x=1", "ppo.epochs={'x': 1} (command line) must be of type int"),
         ("ppo=5", "ppo=5 (command line): ppo is a section with keys, such as ppo.learning_rate"),
     ],
@@ -186,6 +187,11 @@ COEFFICIENTS = ("reward.correct reward.well_formed ppo.kl_coeff ppo.vf_coeff ppo
 )
 def test_value_out_of_range(override):
     assert f"\n  {override} must be " in refusal(override)
+
+
+@pytest.mark.parametrize("key", ["model.name", "dataset.name", "training.output_dir"])
+def test_an_empty_name_is_refused(key):
+    assert f"{key}= must be a name, not an empty text" in refusal(f"{key}=''")
 
 
 @pytest.mark.parametrize(
