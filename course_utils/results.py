@@ -3,7 +3,7 @@
 A loss of the wrong form would else fail inside run_ppo_update_epoch, and exercise 5 would get the blame.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import wraps
 from numbers import Real
@@ -63,6 +63,16 @@ def check_advantages(result, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
         if not tensor.isfinite().all():
             raise _refusal(name, f"returned {what} that are not finite (NaN or Inf)")
     return result[0].detach(), result[1].detach()
+
+
+def check_unchanged(name: str, before: Iterable[Tensor], given: Iterable[Tensor]) -> None:
+    """ExerciseError if the function wrote into one of its tensors, which are the rollout buffer's own."""
+    (exercise,) = (e for e in EXERCISES.values() if e.function == name)
+    for argument, old, new in zip(exercise.arguments, before, given):
+        if not torch.allclose(old, new, rtol=0, atol=0, equal_nan=True):
+            raise _refusal(
+                name, f"changed its argument {argument} in place, which is still needed: assign to a new name"
+            )
 
 
 def check_update_metrics(metrics) -> dict[str, float]:

@@ -34,7 +34,7 @@ from course_utils.metrics import MetricsLog, explained_variance, masked_mean, re
 from course_utils.optimizer import make_optimizer, make_scheduler
 from course_utils.plain_error import PlainError
 from course_utils.problems import Prompt, PromptStream, load_problems, make_prompts
-from course_utils.results import check_advantages, check_update_metrics, checking_losses
+from course_utils.results import check_advantages, check_unchanged, check_update_metrics, checking_losses
 from course_utils.reward import Score, score
 from course_utils.rollout import collate, collect, pad_prompts, score_logprobs, texts_of, whole_texts
 from course_utils.run_folder import open_run
@@ -169,10 +169,11 @@ class Trainer:
         ppo, mask = self.cfg.ppo, buffer["response_attention_mask"]
         buffer["ref_logprobs"] = self.reference_logprobs(buffer)
         kl = (buffer["logprobs"] - buffer["ref_logprobs"]) * mask
+        given = buffer["rewards"], ppo.kl_coeff * kl, buffer["values"], mask
+        before = [tensor.clone() for tensor in given]
         with naming_the_exercise():
-            result = self.exercises.compute_gae_advantages(
-                buffer["rewards"], ppo.kl_coeff * kl, buffer["values"], mask, ppo.gamma, ppo.lam
-            )
+            result = self.exercises.compute_gae_advantages(*given, ppo.gamma, ppo.lam)
+        check_unchanged("compute_gae_advantages", before, given)
         buffer["advantages"], buffer["returns"] = check_advantages(result, mask.shape)
         return kl
 

@@ -307,6 +307,17 @@ def test_advantages_that_are_not_finite_are_named(make_trainer):
         next(trainer.train())
 
 
+@pytest.mark.parametrize("number, argument", [(0, "final_rewards"), (2, "values"), (3, "response_mask")])
+def test_a_gae_that_changes_an_input_is_named(make_trainer, solutions, number, argument):
+    def careless(*given):
+        result = load_exercises(solutions).compute_gae_advantages(*given)
+        given[number].sub_(1)
+        return result
+
+    with pytest.raises(ExerciseError, match=f"^exercise 4: compute_gae_advantages changed its argument {argument} in"):
+        make_trainer(compute_gae_advantages=careless).ppo_step(1)
+
+
 def test_an_update_without_its_metrics_is_named(make_trainer):
     trainer = make_trainer(run_ppo_update_epoch=lambda *_: {"loss/policy": 0.0})
     with pytest.raises(ExerciseError, match="lacks loss/value"):
