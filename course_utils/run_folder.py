@@ -1,5 +1,6 @@
 """Which folder a run writes to: a new one, or with training.resume=auto that of the run that was cut off."""
 
+import errno
 from collections.abc import Iterator
 from itertools import chain, count, takewhile
 from pathlib import Path
@@ -32,14 +33,23 @@ def open_run(cfg: Config) -> tuple[Path, Path | None]:
     A new run never writes into the folder of an old one: beside `outputs/debug` it makes `outputs/debug-2`.
 
     Raises:
-        ConfigError: the run to go on with was started with other settings.
+        ConfigError: the run to go on with was started with other settings; no folder can be made there.
     """
-    last = last_run(cfg.training.output_dir)
-    if cfg.training.resume == "auto" and last and not _is_finished(last, cfg.training.total_ppo_steps):
-        _refuse_other_settings(cfg, last)
-        return last, latest(last)
-    folder = next(name for name in _names(cfg.training.output_dir) if not name.exists())
-    folder.mkdir(parents=True)
+    output_dir = Path(cfg.training.output_dir)
+    try:
+        if output_dir.is_file():
+            raise FileExistsError(errno.EEXIST, "that is a file")
+        last = last_run(output_dir)
+        if cfg.training.resume == "auto" and last and not _is_finished(last, cfg.training.total_ppo_steps):
+            _refuse_other_settings(cfg, last)
+            return last, latest(last)
+        folder = next(name for name in _names(output_dir) if not name.exists())
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise ConfigError(
+            f"training.output_dir={output_dir} cannot be made: {error.strerror}. Name a folder, there already or "
+            "not, in a place where you may write"
+        ) from error
     return folder, None
 
 

@@ -94,7 +94,7 @@ def main() -> None:
     logging.getLogger("papermill").setLevel(logging.ERROR)
     try:
         folder = execute(args.notebook, args.config, args.exercises, args.overrides)
-    except ConfigError as error:
+    except (ConfigError, OSError) as error:  # OSError: no place for the executed notebook
         sys.exit(f"error: {error}")
     except papermill.PapermillExecutionError as error:
         sys.exit(f"error: cell {error.exec_count} of {args.notebook} failed\n{error.ename}: {error.evalue}")

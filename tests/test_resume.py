@@ -75,6 +75,18 @@ def test_a_finished_run_is_not_resumed_but_a_longer_one_goes_on(small_config, so
     assert fresh.step == 0 and fresh.folder != longer.folder
 
 
+@pytest.mark.parametrize(
+    "place, reason",
+    [("/proc/run", "No such file"), ("{file}/run", "Not a directory"), ("{file}", "that is a file")],
+)
+@pytest.mark.parametrize("resume", ["never", "auto"])
+def test_a_place_where_no_folder_can_be_is_named(small_config, tmp_path, place, reason, resume):
+    (tmp_path / "file").touch()
+    place = place.format(file=tmp_path / "file")
+    with pytest.raises(ConfigError, match=f"training.output_dir={place} cannot be made: {reason}.*Name a folder"):
+        open_run(small_config(f"training.output_dir={place}", f"training.resume={resume}"))
+
+
 def what_it_left(folder) -> dict[str, bytes]:
     """The files that say what came out; metrics without times."""
     kept = {name: (folder / name).read_bytes() for name in ("samples_after.jsonl", "final/model.safetensors")}
