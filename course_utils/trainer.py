@@ -171,7 +171,7 @@ class Trainer:
         kl = (buffer["logprobs"] - buffer["ref_logprobs"]) * mask
         given = buffer["rewards"], ppo.kl_coeff * kl, buffer["values"], mask
         before = [tensor.clone() for tensor in given]
-        with naming_the_exercise():
+        with naming_the_exercise(), exit_is_an_error():
             result = self.exercises.compute_gae_advantages(*given, ppo.gamma, ppo.lam)
         check_unchanged("compute_gae_advantages", before, given)
         buffer["advantages"], buffer["returns"] = check_advantages(result, mask.shape)
@@ -195,7 +195,7 @@ class Trainer:
         first_read = buffer["prompt_input_ids"].shape[1] - 2
         for epoch in range(1, self.cfg.ppo.epochs + 1):
             self._where = f"PPO step {self._running}, epoch {epoch}"
-            with naming_the_exercise(), self.unwrapped.read_from(first_read):
+            with naming_the_exercise(), exit_is_an_error(), self.unwrapped.read_from(first_read):
                 metrics = self._fitting(
                     "mini_batch_size",
                     lambda: self.exercises.run_ppo_update_epoch(
@@ -478,6 +478,22 @@ def describe_rollout(buffer: dict[str, Tensor], scores: list[Score], kl: Tensor)
         "rollout/value_mean": masked_mean(buffer["values"], mask).item(),
         "rollout/explained_variance": explained_variance(buffer["values"], buffer["returns"], mask),
     }
+
+
+class ExitCalled(Exception):
+    """exit() or sys.exit() where a result was expected."""
+
+
+@contextmanager
+def exit_is_an_error() -> Iterator[None]:
+    """A block of exported functions, inside naming_the_exercise(): exit() in one would end the run without a word."""
+    try:
+        yield
+    except SystemExit as error:
+        wrong = ExitCalled(
+            f"SystemExit({error.code!r}) would end the whole run; raise an error that says what is wrong"
+        )
+        raise wrong.with_traceback(error.__traceback__) from error  # which leads to the line
 
 
 class Clock:

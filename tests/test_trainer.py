@@ -347,6 +347,8 @@ def test_advantages_may_come_as_a_list(make_trainer, solutions):
             "mean_entropy = (entropy * response_mask)",
         ),
         ("gae", "tokens = response_mask.sum()", "tokens = response_mask.total()", "tokens = response_mask.total()"),
+        ("gae", "tokens = response_mask.sum()", "raise SystemExit('bye')", "raise SystemExit('bye')"),
+        ("policy_loss", "    return ", "    exit()\n    return ", "exit()"),
     ],
 )
 def test_what_an_exported_function_raises_is_told_with_its_line(small_config, solutions, tmp_path, key, old, new, line):
