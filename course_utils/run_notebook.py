@@ -16,8 +16,10 @@ import papermill
 from nbconvert import HTMLExporter
 from tqdm import tqdm
 
-from course_utils.config import ConfigError, load_config
+from course_utils.config import load_config
+from course_utils.disk import writing
 from course_utils.metrics import read_metrics
+from course_utils.plain_error import PlainError
 from course_utils.run_folder import last_run
 from course_utils.train import summary
 
@@ -50,7 +52,10 @@ def execute(notebook: Path, config: str, exercises: str, overrides: list[str]) -
     # With training.resume=auto the run that goes on is an old one, and its folder is the one to follow.
     already = None if cfg.training.resume == "auto" else last_run(output_dir)
     executed = Path(output_dir).parent / f".running_{notebook.name}"
-    executed.parent.mkdir(parents=True, exist_ok=True)
+    with writing(executed):  # or papermill would find out, and not know what to do about it
+        executed.parent.mkdir(parents=True, exist_ok=True)
+        executed.touch()
+        executed.unlink()
     parameters = {
         "CONFIG": str(Path(config).resolve()),
         "EXERCISES": str(Path(exercises).resolve()),
@@ -94,7 +99,7 @@ def main() -> None:
     logging.getLogger("papermill").setLevel(logging.ERROR)
     try:
         folder = execute(args.notebook, args.config, args.exercises, args.overrides)
-    except (ConfigError, OSError) as error:  # OSError: no place for the executed notebook
+    except PlainError as error:
         sys.exit(f"error: {error}")
     except papermill.PapermillExecutionError as error:
         sys.exit(f"error: cell {error.exec_count} of {args.notebook} failed\n{error.ename}: {error.evalue}")

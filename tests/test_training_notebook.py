@@ -152,6 +152,14 @@ def test_a_failing_cell_is_said_in_one_message(small_run, tmp_path, monkeypatch)
     assert "Traceback" not in str(stopped.value)
 
 
+def test_no_place_for_the_executed_notebook_is_said_in_one_message(small_run, solutions, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    place = f"training.output_dir={tmp_path / 'file' / 'run'}"
+    monkeypatch.setattr(sys, "argv", ["run_notebook", NOTEBOOK, "--exercises", str(solutions), *small_run(), place])
+    with pytest.raises(SystemExit, match="error: could not write .*/file/.running_.*training.output_dir"):
+        run_notebook.main()
+
+
 def test_the_training_notebook_is_plain_source():
     notebook = nbformat.read(ROOT / NOTEBOOK, 4)
     nbformat.validate(notebook)
