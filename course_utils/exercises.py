@@ -230,7 +230,8 @@ def _check_function(module: ModuleType, path: Path, exercise: Exercise) -> None:
 def naming_the_exercise() -> Iterator[None]:
     """A block that calls exported functions: what one of them raises becomes an ExerciseError that says where.
 
-    Other errors pass, those of functions that were given from elsewhere too.
+    Other errors pass, those of functions that were given from elsewhere too, and those of stand-ins, which nobody
+    has to correct.
     """
     try:
         yield
@@ -252,7 +253,7 @@ def _exported_line(error: Exception) -> tuple[Exercise, traceback.FrameSummary] 
     modules = {
         module.__file__: name.rpartition(".")[2]
         for name, module in sys.modules.items()
-        if name.startswith(PACKAGE) and getattr(module, "__file__", None)
+        if name.startswith(PACKAGE) and Path(getattr(module, "__file__", None) or STAND_INS).parent != STAND_INS
     }
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in modules]
     return (EXERCISES[modules[frames[-1].filename]], frames[-1]) if frames else None

@@ -16,8 +16,9 @@ from course_utils.break_it.pictures import RECORDED, RIGHT, draw_gallery, metric
 from course_utils.break_it.short_run import RUN, fingerprint, settings_of
 from course_utils.check import check
 from course_utils.exercises import EXERCISES, LOSSES, UPDATE_METRICS
+from course_utils.export import header
 from course_utils.worked_example import worked_example
-from tests.solutions import ROOT, solution
+from tests.solutions import ROOT, run_cell, solution, solution_cells, solution_source, stub_source
 
 KEYS = list(EXERCISES)
 example = worked_example()
@@ -275,15 +276,27 @@ def two_steps(monkeypatch):
     )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("key", KEYS)
-def test_the_cell_of_the_notebook_trains_live(key, two_steps, monkeypatch, capsys):
-    """The cell as the notebook has it, in a namespace like that of __main__, for two steps."""
-    shown = []
+@pytest.fixture
+def shown(monkeypatch):
+    pages = []
     monkeypatch.setattr(
         "course_utils.break_it.pictures.display",
-        lambda *args, **kwargs: SimpleNamespace(update=lambda html: shown.append(html.data)),
+        lambda *args, **kwargs: SimpleNamespace(update=lambda html: pages.append(html.data)),
     )
+    return pages
+
+
+def live_cell(key: str) -> str:
+    notebook = nbformat.read(ROOT / EXERCISES[key].notebook, as_version=4)
+    (cell,) = (cell for cell in notebook.cells if cell.id == "break-it-live")
+    assert "LIVE = False" in cell.source
+    return cell.source.replace("LIVE = False", "LIVE = True")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", KEYS)
+def test_the_cell_of_the_notebook_trains_live(key, two_steps, shown, capsys):
+    """The cell as the notebook has it, in a namespace like that of __main__, for two steps."""
     namespace = {
         "__name__": "__main__",
         EXERCISES[key].function: solution(key),
@@ -291,15 +304,60 @@ def test_the_cell_of_the_notebook_trains_live(key, two_steps, monkeypatch, capsy
         "break_it": lambda *args: break_it(*args, steps=2),
     }
     namespace |= {name: getattr(stand_ins, name) for name in LOSSES} if key == "minibatch_update" else {}
-    notebook = nbformat.read(ROOT / EXERCISES[key].notebook, as_version=4)
-    (cell,) = (cell for cell in notebook.cells if cell.id == "break-it-live")
-    assert "LIVE = False" in cell.source
     losses = {name: namespace.get(name) for name in LOSSES}
-    exec(cell.source.replace("LIVE = False", "LIVE = True"), namespace)
+    exec(live_cell(key), namespace)
     assert len(shown) == 2 and shown[0].startswith("step 1 of 2, about ") and shown[1].startswith("step 2 of 2<br>")
     assert 'alt="Step 2 with your mistake: reward ' in shown[1]
     assert capsys.readouterr().out == ""
     assert {name: namespace.get(name) for name in LOSSES} == losses, "the notebook's own losses were replaced"
+
+
+def notebook_names(key: str, source: str) -> dict:
+    """The names of a notebook after its solution cells, with `source` in them."""
+    names = {"__name__": "course_utils.stand_ins.notebook", "__package__": "course_utils.stand_ins"}
+    exec(header(key), names)
+    run_cell(source, names)
+    names.update(__name__="__main__", break_it=break_it)
+    return names
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", KEYS)
+def test_a_stub_is_told_and_not_the_notebook_of_exercise_5(key, two_steps, shown, capsys):
+    names = notebook_names(key, "\n\n\n".join(map(stub_source, solution_cells(key).values())))
+    run_cell(live_cell(key), names)
+    said = f"{EXERCISES[key].function} is not written yet: run this cell again when check() is content with it\n"
+    assert capsys.readouterr().out == said and shown == [""]  # "Loading the model" does not stay
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", KEYS)
+def test_a_mistake_that_raises_is_told_with_its_own_line(key, two_steps, shown, capsys):
+    names = notebook_names(key, solution_source(key))
+    run_cell(f"def my_own(*given):\n    return given[0].no_such_thing\n\n\nbreak_it({key!r}, my_own)", names)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("The run could not go on: my_own raised AttributeError: ") and "no_such_thing" in first
+    assert second == "    line 2 of its cell: return given[0].no_such_thing"
+
+
+@pytest.mark.slow
+def test_a_mistake_that_makes_the_learners_function_raise_is_told_with_that_function_s_line(two_steps, shown, capsys):
+    source = (
+        "def turned(new, old, advantages, mask, clip_ratio):\n"
+        "    return compute_policy_loss(new, old, advantages.T, mask, clip_ratio)\n\n\n"
+        "break_it('policy_loss', turned)"
+    )
+    run_cell(source, notebook_names("policy_loss", solution_source("policy_loss")))
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("The run could not go on: compute_policy_loss raised RuntimeError: The size of tensor a")
+    assert second.endswith(" of its cell: surrogate = torch.min(ratio * advantages, clipped_ratio * advantages)")
+
+
+@pytest.mark.slow
+def test_what_no_line_of_the_learners_raised_is_raised(two_steps, shown):
+    names = notebook_names("policy_loss", solution_source("policy_loss"))
+    with pytest.raises(ValueError, match="unpack"):  # by the stand-in that calls it
+        run_cell("break_it('policy_loss', lambda *given: (given[0].sum(), 0))", names)
 
 
 @pytest.mark.slow

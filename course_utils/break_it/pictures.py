@@ -1,7 +1,9 @@
 """What a mistake does to a run: the recorded curves, and a run of one's own beside them."""
 
+import inspect
 import json
 import time
+import traceback
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
@@ -13,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from course_utils.break_it.mistakes import KL, MEASURED, METRICS, MISTAKES, REWARD
+from course_utils.exercises import EXERCISES, unless_stub
 from course_utils.figures.show import BLUE, GREEN, ORANGE, image, new_figure, show
 
 RECORDED = Path(__file__).parent / "recorded.json"
@@ -64,7 +67,7 @@ def break_it(key: str, wrong: Callable, steps: int | None = None) -> None:
     """Trains the embedded model with `wrong` as exercise `key` and draws it beside the recorded right runs.
 
     The other four functions are course_utils.stand_ins, as they were in the recorded runs. `steps`: fewer or more than
-    those had.
+    those had. What stops the run is said in a line; an error that comes from no line of the learner's is raised.
     """
     from course_utils.break_it.short_run import settings_of, short_run  # the gallery opens without what training needs
     from course_utils.trainer import TrainingError
@@ -73,15 +76,35 @@ def break_it(key: str, wrong: Callable, steps: int | None = None) -> None:
     metrics, history, begun = metrics_to_show(key, wrong.__name__), [], time.monotonic()
     picture = display(HTML("Loading the model ..."), display_id=True)
     try:
-        for line in short_run(key, wrong, f"training.total_ppo_steps={steps}"):
-            history.append(line)
-            left = (steps - len(history)) * (time.monotonic() - begun) / len(history)
-            progress = f"step {len(history)} of {steps}" + (f", about {left:.0f} s left" if left else "")
-            picture.update(HTML(f"{progress}<br>{image(*draw_live(key, history, metrics))}"))
+        with unless_stub(EXERCISES[key].function):
+            for line in short_run(key, wrong, f"training.total_ppo_steps={steps}"):
+                history.append(line)
+                left = (steps - len(history)) * (time.monotonic() - begun) / len(history)
+                progress = f"step {len(history)} of {steps}" + (f", about {left:.0f} s left" if left else "")
+                picture.update(HTML(f"{progress}<br>{image(*draw_live(key, history, metrics))}"))
     except TrainingError as stopped:
         print(f"The run could not go on: {stopped}")
     except KeyboardInterrupt:
         print(f"You stopped the run after {len(history)} of {steps} steps.")
+    except Exception as error:
+        own = _line_of(error, wrong)
+        if own is None:
+            raise
+        print(
+            f"The run could not go on: {own.name} raised {type(error).__name__}: {error}\n"
+            f"    line {own.lineno} of its cell: {own.line}"
+        )
+    finally:
+        if not history:
+            picture.update(HTML(""))
+
+
+def _line_of(error: Exception, wrong: Callable) -> traceback.FrameSummary | None:
+    """The last line on the way to the error that belongs to `wrong` or to a function defined beside it."""
+    names = getattr(inspect.unwrap(wrong), "__globals__", None)
+    modules = [frame.f_globals for frame, _ in traceback.walk_tb(error.__traceback__)]
+    lines = [line for line, module in zip(traceback.extract_tb(error.__traceback__), modules) if module is names]
+    return lines[-1] if lines else None
 
 
 def metrics_to_show(key: str, name: str) -> list[str]:
