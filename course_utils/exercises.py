@@ -77,7 +77,7 @@ EXERCISES: dict[str, Exercise] = {
 }
 
 
-STAND_INS = Path(__file__).parent / "stand_ins"
+STAND_INS = Path(__file__).resolve().parent / "stand_ins"
 LOSSES = ("compute_policy_loss", "compute_value_loss", "compute_entropy_loss")  # run_ppo_update_epoch calls them
 UPDATE_METRICS = (  # and returns these
     "loss/policy",
@@ -251,9 +251,9 @@ def naming_the_exercise() -> Iterator[None]:
 def _exported_line(error: Exception) -> tuple[Exercise, traceback.FrameSummary] | None:
     """The exercise in whose module the error came up, and the last line of that module on the way there."""
     modules = {
-        module.__file__: name.rpartition(".")[2]
+        file: name.rpartition(".")[2]
         for name, module in sys.modules.items()
-        if name.startswith(PACKAGE) and Path(getattr(module, "__file__", None) or STAND_INS).parent != STAND_INS
+        if name.startswith(PACKAGE) and (file := getattr(module, "__file__", None)) and Path(file).parent != STAND_INS
     }
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in modules]
     return (EXERCISES[modules[frames[-1].filename]], frames[-1]) if frames else None

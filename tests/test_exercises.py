@@ -7,7 +7,14 @@ import sys
 import pytest
 import torch
 
-from course_utils.exercises import EXERCISES, ExerciseError, load_exercises, unless_stub
+from course_utils.exercises import (
+    EXERCISES,
+    STAND_INS,
+    ExerciseError,
+    load_exercises,
+    naming_the_exercise,
+    unless_stub,
+)
 
 LOSSES = ("compute_policy_loss", "compute_value_loss", "compute_entropy_loss")
 
@@ -202,6 +209,26 @@ def test_a_module_without_its_function_is_refused(tmp_path, source):
     (folder / "entropy.py").write_text(source)
     # The fifth is not to blame for what it cannot import.
     assert "entropy.py has no function compute_entropy_loss(logits_new, response_mask)" in refusal(folder)
+
+
+# ------------------------------------------------------------------ an error while a run goes on
+
+
+def test_what_a_stand_in_raises_is_laid_at_the_line_that_called_it(tmp_path):
+    folder = write_set(tmp_path / "set", "x")
+    for key in ("policy_loss", "value_loss", "entropy"):
+        (folder / f"{key}.py").unlink()
+    exercises = load_exercises(folder, stand_ins=True)
+    with pytest.raises(ExerciseError) as error, naming_the_exercise():
+        update(exercises)  # with numbers for tensors
+    assert str(error.value).startswith(f"exercise 5, {folder / 'minibatch_update.py'}, line 5: ")
+    assert "stand_ins" not in str(error.value)
+
+
+def test_a_stand_in_is_nobody_s_to_correct():
+    exercises = load_exercises(STAND_INS)
+    with pytest.raises(AttributeError, match="NoneType"), naming_the_exercise():
+        update(exercises)
 
 
 # ------------------------------------------------------------------ what is not written yet
