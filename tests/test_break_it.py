@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from html import escape
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ import torch
 from course_utils import stand_ins
 from course_utils.break_it import break_it, gallery, short_run
 from course_utils.break_it.mistakes import METRICS, MISTAKES, Proxy, metrics_of
-from course_utils.break_it.pictures import RECORDED, RIGHT, draw_gallery, metrics_to_show, recorded
+from course_utils.break_it.pictures import RECORDED, RIGHT, draw_gallery, last_third, metrics_to_show, recorded
 from course_utils.break_it.short_run import RUN, fingerprint, settings_of
 from course_utils.check import check
 from course_utils.exercises import EXERCISES, LOSSES, UPDATE_METRICS
@@ -236,6 +237,46 @@ def test_what_a_wrong_function_logs_is_drawn_beside_what_was_measured():
     right, logged, measured = figure.axes[0].lines
     assert list(measured.get_ydata()) == middle and max(logged.get_ydata()) < 0 < min(middle)
     assert "-0.068, of the sampled text 0.071" in description and len(figure.axes[2].lines) == 2
+
+
+def test_the_numbers_in_the_words_are_those_of_the_recorded_runs():
+    def at_the_end(key, name, metric="rollout/kl"):
+        return sorted(run[metric][-1] for run in recorded(key)[name].values())
+
+    def in_the_last_third(key, name, metric):
+        return last_third(recorded(key)[name], metric)
+
+    first, second, lost = at_the_end("policy_loss", "no clipping")
+    reward, *_ = at_the_end("policy_loss", "no clipping", "rollout/reward_mean")
+    low, _, high = at_the_end("policy_loss", RIGHT)
+    text = {name: in_the_last_third("entropy", name, "rollout/entropy") for name in recorded("entropy")}
+    logged = in_the_last_third("entropy", "no mask", "loss/entropy")
+    token = in_the_last_third("gae", "reward on the wrong token", "rollout/reward_mean")
+    expected = {
+        ("policy_loss", "no clipping"): [
+            f"end at {first:.0f} and {second:.0f} nats, and one runs away, to {lost:.0f} nats and a reward of "
+            f"{reward:.2f}. With clipping they end at {low:.1f} to {high:.1f}."
+        ],
+        ("entropy", "sign turned"): [
+            f"has {text['sign turned']:.3f} nats a token in the last third, that of right runs {text[RIGHT]:.3f}."
+        ],
+        ("entropy", "no mask"): [
+            f"The log says {logged:.1f} nats where the sampled text (dotted) has {text['no mask']:.2f}.",
+            f"the third ends with a KL to the reference of {at_the_end('entropy', 'no mask')[-1]:.1f} nats, "
+            f"the right ones with {at_the_end('entropy', RIGHT)[-1]:.1f} at most.",
+        ],
+        ("gae", "reward on the wrong token"): [
+            f"({token:.2f} in the last third, against {in_the_last_third('gae', RIGHT, 'rollout/reward_mean'):.2f})"
+        ],
+    }
+    for (key, name), phrases in expected.items():
+        for phrase in phrases:
+            assert phrase in MISTAKES[key][name].words
+    # what else has a point in it would have to be listed above
+    with_numbers = {
+        (key, name) for key, named in MISTAKES.items() for name in named if re.search(r"\d\.\d", named[name].words)
+    }
+    assert with_numbers == set(expected)
 
 
 def test_recordings_with_another_model_are_stale(monkeypatch):

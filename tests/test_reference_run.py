@@ -2,7 +2,9 @@
 
 import json
 from copy import deepcopy
+from statistics import mean, median
 
+import nbformat
 import pytest
 
 from course_utils import symptoms
@@ -25,6 +27,24 @@ def test_the_record_is_a_whole_run_of_the_default_settings():
     runs = map(json.loads, (ROOT / "benchmarks/results/embedded_runs.jsonl").read_text().splitlines())
     assert reference.seed_rewards == [run["rewards"] for run in runs if run["variant"] == "default"]
     assert reference.history[-1]["eval/accuracy"] > 0.85 > 0.5 > reference.history[0]["before/accuracy"]
+
+
+def test_what_notebook_6_says_of_the_default_run_is_what_the_record_holds():
+    history = reference_run().history
+    reward, kl, entropy, explained = (
+        [line[metric] for line in history]
+        for metric in ("rollout/reward_mean", "rollout/kl", "loss/entropy", "rollout/explained_variance")
+    )
+    notebook = nbformat.read(ROOT / "notebooks/06_train_gsm8k/train_gsm8k.ipynb", as_version=4)
+    text = " ".join(" ".join(cell.source for cell in notebook.cells).split())
+    assert f"The model answers {history[0]['before/accuracy']:.1%}".replace("%", " %") in text
+    assert f"the reward goes from {reward[0]:.1f} to {mean(reward[-5:]):.2f}." in text
+    assert f"The KL rises to about {median(kl[9:20]):.0f} nats within ten to twenty steps" in text
+    assert f"then falls to about {median(kl[-5:]):.1f}:" in text
+    assert f"The entropy falls from {entropy[0]:.3f} to {mean(entropy[-5:]):.2f} nats" in text
+    last_third = explained[-(len(history) // 3) :]
+    assert f"The explained variance climbs from {explained[0]:.0f} to about {mean(last_third):.1f}, unsteadily" in text
+    assert kl.index(max(kl)) + 1 == 5 and "as at step 5 of the default run" in text
 
 
 @pytest.mark.parametrize(
