@@ -133,6 +133,16 @@ def test_the_sections_of_an_exercise_notebook(exercise):
     assert "After this notebook you can" in first
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_the_answers_to_a_prediction_are_folded(path):
+    """Whoever is still thinking must not read them on the same screen."""
+    after = "\n".join(markdown(path)).partition("## Predict first")[2]
+    (answers,) = re.findall(
+        r"<details><summary>The answers to your predictions</summary>\n\n(.+?)\n</details>", after, flags=re.DOTALL
+    )
+    assert len(answers) > 200
+
+
 @pytest.mark.parametrize("exercise", EXERCISES.values(), ids=lambda exercise: exercise.key)
 def test_each_question_to_explain_has_a_folded_answer_of_two_sentences(exercise):
     section = "\n".join(markdown(ROOT / exercise.notebook)).partition("\n## Explain\n")[2].partition("\n*Write")[0]
