@@ -179,16 +179,25 @@ def test_td_blames_the_first_token_most_apart_from_the_last_and_then_takes_it_ba
     assert shown[0][0] == "There" and shown[1][1] > -shown[0][1] / 2
 
 
-def test_three_lambdas_of_one_response(critic):
-    figure, description = draw_lambdas(critic, WRONG)
-    assert [axes.get_title(loc="left").split(":")[0].split(",")[0] for axes in figure.axes] == [
-        "λ = 0.00",
-        "λ = 0.80",
-        "λ = 1.00",
-    ]
+@pytest.mark.parametrize(("row", "place"), [(RIGHT, slice(38)), (WRONG, slice(38, None))])
+def test_the_sliders_positions_that_the_notebook_asks_for_without_a_slider(critic, row, place):
+    figure, description = draw_lambdas(critic, row)
+    cases = [(1, 0, "TD"), (1, 0.8, "between"), (1, 1, "Monte Carlo"), (0.9, 1, "Monte Carlo")]
     shown = [value for _, value in cells(figure)]
-    whole = [value for _, value in cells(draw_gae(critic, 1.0, 0.0)[0])]
-    assert shown[:38] == whole[38:] and len(shown) == 3 * 38
+    assert len(shown) == 4 * 38 and numbers(description) == shown
+    for number, (axes, (gamma, lam, name)) in enumerate(zip(figure.axes, cases, strict=True)):
+        title = axes.get_title(loc="left")
+        assert title.startswith(f"γ = {gamma:.2f}, λ = {lam:.2f}") and name in title
+        whole = [value for _, value in cells(draw_gae(critic, gamma, lam)[0])]
+        assert shown[38 * number : 38 * number + 38] == whole[place]
+
+
+def test_with_a_small_gamma_the_first_tokens_lose_their_colour(critic):
+    """What the notebook says of γ = 0.9 and λ = 1, of both responses."""
+    for row in (RIGHT, WRONG):
+        shown = [abs(value) for _, value in cells(draw_lambdas(critic, row)[0])]
+        waits, discounted = shown[76:114], shown[114:]
+        assert max(discounted[:15]) < 0.2 < sum(waits[:15]) / 15 and min(discounted[-2:]) > 0.2
 
 
 def test_all_cells_lie_within_the_figure(critic):

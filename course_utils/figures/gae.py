@@ -18,6 +18,7 @@ LINE = 13  # tokens in a line of a heat map
 FULL_COLOUR = 0.6  # the advantage that has it: the same at every γ and λ, so that pictures can be compared
 RIDGE = 300.0  # large enough for a critic that has seen few responses
 CONTINUATIONS = 8
+CASES = ((1, 0), (1, 0.8), (1, 1), (0.9, 1))  # γ, λ: where notebook 4 asks to set the sliders, and one between
 
 
 # ------------------------------------------------------------------ why: one reward for all tokens
@@ -105,11 +106,18 @@ def draw_gae(critic: LinearCritic, gamma: float, lam: float) -> tuple[Figure, st
     )
 
 
-def draw_lambdas(critic: LinearCritic, row: int, gamma: float = 1.0) -> tuple[Figure, str]:
-    """One response three times: how far the blame reaches back."""
+def draw_lambdas(critic: LinearCritic, row: int) -> tuple[Figure, str]:
+    """One response for each of CASES: how far the news of its last token reaches back."""
     return _draw_heat_maps(
-        f"{_name(critic.rollout, row)}: raw advantages, γ = {gamma:.2f}",
-        [(_name_of(lam), critic.rollout.tokens[row], _advantages_of(critic, row, gamma, lam)) for lam in (0, 0.8, 1)],
+        f"{_name(critic.rollout, row)}: raw advantages",
+        [
+            (
+                f"γ = {gamma:.2f}, {_name_of(lam)}",
+                critic.rollout.tokens[row],
+                _advantages_of(critic, row, gamma, lam),
+            )
+            for gamma, lam in CASES
+        ],
     )
 
 
