@@ -88,6 +88,14 @@ def test_three_temperatures_of_a_decision_and_of_a_forced_token(rollout):
         )
 
 
+def test_when_the_forced_token_begins_to_doubt(rollout):
+    """What the notebook says of token 3, by the slider's steps."""
+    nats = {step: entropies(rollout.logits[4, 2] / (step / 10)) for step in range(10, 51)}
+    assert min(step for step in nats if nats[step] > 0.1) == 19
+    assert nats[25] == pytest.approx(1, abs=0.05)
+    assert (rollout.logits[4, 2].double() / 2.5).softmax(-1).max().item() == pytest.approx(0.89, abs=0.005)
+
+
 def test_the_token_that_was_drawn_is_named_and_marked(rollout):
     figure, description = draw_temperature(rollout, 4, 1.0, 2)
     length = len(rollout.tokens[4])
