@@ -132,7 +132,10 @@ def test_the_learners_entropies_of_the_rollout(rollout, capsys):
     rows = [[float(x) for x in line.split()] for line in capsys.readouterr().out.splitlines()[1:]]
     assert [row[0] for row in rows] == [0.001, 0.1, 1, 2, 5]
     tokens = rollout.mask.bool()
-    for temperature, single, half in rows:
+    low, high = rollout.logits.min().item(), rollout.logits.max().item()
+    assert (round(low), round(high)) == (-15, 20) and rows[0][1:3] == [-15115, 19896]  # what the notebook says
+    for temperature, least, most, single, half in rows:
+        assert (least, most) == pytest.approx((low / temperature, high / temperature), abs=0.6)
         expected = entropies(rollout.logits[tokens] / temperature).mean()
         assert single == pytest.approx(expected, abs=1e-4)
         assert half == pytest.approx(expected, abs=0.02)

@@ -84,13 +84,12 @@ def same_question(rollout: RealRollout, row: int, temperature: float, count: int
 
 def print_entropies(rollout: RealRollout, loss: Callable) -> None:
     """The mean entropy of all response tokens by `loss`, called as compute_entropy_loss is, at some temperatures."""
-    rows = ["temperature   float32   bfloat16   entropy of the real rollout by your function, in nats"]
+    rows = ["temperature   logits from      to   float32   bfloat16   entropy by your function, in nats"]
     with unless_stub("compute_entropy_loss"):
         for temperature in (0.001, 0.1, 1, 2, 5):
             logits = rollout.logits / temperature
-            rows.append(
-                f"{temperature:11g} {-loss(logits, rollout.mask):9.4f} {-loss(logits.bfloat16(), rollout.mask):10.4f}"
-            )
+            single, half = (-loss(x, rollout.mask) for x in (logits, logits.bfloat16()))
+            rows.append(f"{temperature:11g} {logits.min():13.0f} {logits.max():7.0f} {single:9.4f} {half:10.4f}")
         print("\n".join(rows))
 
 
