@@ -52,6 +52,9 @@ def test_the_first_token_decides_over_the_reward(rollout):
     assert rewards["␣That"] == pytest.approx(sum(opened) / len(opened))
     assert f"␣That {rewards['␣That']:.2f} ({len(opened)} times)" in description
     assert rewards["␣That"] > 0.7 and rewards["␣####"] < 0.3  # what the notebook says
+    halves = [text for text, tokens in zip(rollout.responses, rollout.tokens) if tokens[0] == " S"]
+    assert halves and all(text.startswith(" So that is <<") and "####" not in text for text in halves)
+    assert rewards["␣S"] == 0
 
 
 @pytest.mark.parametrize(("temperature", "token"), [(1, 1), (0.3, 1), (0.1, 3), (2.5, 3), (5, 12)])

@@ -171,5 +171,5 @@ def _entropy(logits: Tensor) -> Tensor:
 
 
 def _printable(text: str) -> str:
-    """A token with all its spaces, for "4" and " 4" are two of them, with a bar each."""
+    """A token with all its spaces, for "<<" and " <<" are two of them, with a bar each."""
     return text.replace("\n", "↵").replace(" ", "␣")
