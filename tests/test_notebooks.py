@@ -176,6 +176,16 @@ def test_every_stub_is_typed_and_documented_and_raises(key):
 
 
 @pytest.mark.parametrize("key", KEYS)
+def test_what_the_checks_ask_for_stands_in_the_docstring(key):
+    """That no input is changed; of the update also who shuffles, and what a mini-batch counts in a mean."""
+    (function,) = functions_of(solution_cell(read(key)))
+    docstring = " ".join(ast.get_docstring(function).split())
+    assert re.search(r"leaves its inputs as they are|collated_buffer: .*; left as they are", docstring)
+    if key == "minibatch_update":
+        assert "shuffled by torch" in docstring and "means over the mini-batches (each counts once)" in docstring
+
+
+@pytest.mark.parametrize("key", KEYS)
 def test_the_setup_imports_what_the_exported_module_will(key):
     notebook = read(key)
     setup = next(cell for cell in notebook.cells if cell.id == "setup")
