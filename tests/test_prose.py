@@ -31,6 +31,7 @@ SECTIONS = [
     "Elsewhere",
     "Recap",
 ]
+COLAB = "\n\nThe next cell is only for Colab, and does nothing anywhere else."
 ELSEWHERE = yaml.safe_load((ROOT / "tests/elsewhere.yaml").read_text())  # what was looked up in other repositories
 AMERICAN = ("color", "behavior", "optimizing", "center of", "gray")  # we write British, but for code
 # What MathJax knows and matplotlib's parser does not; replaced by what both know.
@@ -131,6 +132,17 @@ def test_the_sections_of_an_exercise_notebook(exercise):
         first,
     )
     assert "After this notebook you can" in first
+
+
+def test_the_readme_gives_the_minutes_of_the_cards():
+    minutes = [int(re.search(r" · about (\d+) minutes", markdown(path)[0])[1]) for path in NOTEBOOKS]
+    assert f"Each notebook takes {min(minutes)} to {max(minutes)} minutes" in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_the_card_says_what_the_cell_for_colab_is(path):
+    cells = nbformat.read(path, as_version=4).cells
+    assert cells[1].id == "colab" and cells[0].source.endswith(COLAB)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
