@@ -116,6 +116,14 @@ def test_the_figure_says_what_it_shows(unclipped):
     assert min(text.get_fontsize() for text in axes.get_legend().get_texts()) >= 8
 
 
+def test_a_clipped_run_is_drawn_where_its_band_fills_the_axis(lucky, unclipped):
+    clipped, description = draw_ratios(repeat_update(lucky, solution("policy_loss")))
+    assert clipped.axes[0].get_ylim() == (0.5, 2) and "the axis ends at 2." in description
+    legend = [text.get_text() for text in clipped.axes[0].get_legend().get_texts()]
+    assert not [text for text in legend if "here the new probability is 1" in text]
+    assert draw_ratios(unclipped)[0].axes[0].get_ylim()[1] > 12
+
+
 def test_a_table_shows_the_answers_before_and_after(lucky, unclipped, monkeypatch):
     shown = []
     monkeypatch.setattr("course_utils.figures.policy_loss.repeat_update", lambda *_: unclipped)

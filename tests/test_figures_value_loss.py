@@ -57,11 +57,19 @@ def test_three_returns_say_where_the_loss_is_flat():
 
 def test_critics_that_follow_a_few_responses_agree_better_with_clipping():
     figure, description = draw_critics(real_rollout(64), solution("value_loss"))
-    assert [len(axes.lines) for axes in figure.axes] == [8, 8]  # seven critics and the line at 0
-    curves = [np.stack([line.get_ydata() for line in axes.lines[:7]]) for axes in figure.axes]
-    plain, clipped = (values.std(axis=0).mean() for values in curves)
+    plain, clipped = map(float, re.findall(r"standard deviation (\d\.\d\d)", description))
     assert plain > 1.5 * clipped
-    assert re.findall(r"standard deviation (\d\.\d\d)", description) == [f"{plain:.2f}", f"{clipped:.2f}"]
+    for axes, spread in zip(figure.axes, (plain, clipped), strict=True):
+        assert axes.get_title().split(": ")[1].startswith(f"{spread:.2f} apart")
+        points = axes.collections[0].get_paths()[0].vertices  # of the band: (points, 2)
+        for line in axes.lines[:2]:  # two of the seven lie in the band of all
+            for x, y in zip(*line.get_data()):
+                at_x = points[points[:, 0] == x, 1]
+                assert at_x.min() - 1e-6 <= y <= at_x.max() + 1e-6
+        lowest, highest = points[:, 1].min(), points[:, 1].max()
+        assert f"values from {lowest:.2f} to {highest:.2f}".replace("-", "−") in description
+    names = [[label.get_text() for label in axes.get_xticklabels()] for axes in figure.axes]
+    assert names[0] == names[1] and names[0][0] == "That"  # so that one can be held against the other
 
 
 def test_a_value_loss_that_is_not_written_yet_is_told(capsys):

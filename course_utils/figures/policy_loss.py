@@ -139,16 +139,18 @@ def draw_ratios(repeated: Repeated) -> tuple[Figure, str]:
     """How the ratio of each token of the lucky guess moves from update to update."""
     ratios = repeated.ratios.numpy()
     steps, ceiling = len(ratios) - 1, 1 / repeated.old_probs.min().item()
+    held = ratios.max() < 2  # then the band is what there is to see, and the ceiling far above it
     figure = new_figure(9, 3.4)
     axes = figure.subplots()
     axes.axhspan(1 - CLIP, 1 + CLIP, color=GREY, alpha=0.5, linewidth=0, label=f"1 ± ε, with ε = {CLIP}")
-    axes.axhline(ceiling, color="black", linewidth=1, label=f"{ceiling:.1f}: here the new probability is 1")
+    if not held:
+        axes.axhline(ceiling, color="black", linewidth=1, label=f"{ceiling:.1f}: here the new probability is 1")
     names = [repr(token) if token.strip() else "the space" for token in repeated.tokens]
     for name, ratio, style in zip(names, ratios.T, STYLES):
         axes.plot(ratio, linewidth=2.5, label=f"{name}, at the end {ratio[-1]:.2f}", **style)
     axes.set(
         xlim=(0, steps),
-        ylim=(0, 1.08 * ceiling),
+        ylim=(0.5, 2) if held else (0, 1.08 * ceiling),
         xlabel="updates on the same response",
         ylabel="ratio = new / old probability",
     )
@@ -160,9 +162,10 @@ def draw_ratios(repeated: Repeated) -> tuple[Figure, str]:
         fontsize=11,
     )
     final = ", ".join(f"{name} {ratio:.2f}" for name, ratio in zip(names, ratios[-1]))
+    limit = "the axis ends at 2" if held else f"a line the highest possible ratio, {ceiling:.1f}"
     return figure, (
         f"Lines of the ratio of each token over {steps} updates. All begin at 1; at the end: {final}. "
-        f"A grey band marks {1 - CLIP} to {1 + CLIP}, a line the highest possible ratio, {ceiling:.1f}."
+        f"A grey band marks {1 - CLIP} to {1 + CLIP}, {limit}."
     )
 
 

@@ -41,20 +41,27 @@ def draw_critics(rollout: RealRollout, loss: Callable | None = None) -> tuple[Fi
     tokens = rollout.tokens[shown]
     panels = [(_half_squared_error, "plain squared error", ORANGE), (loss, f"your loss, c = {CLIP:g}", BLUE)]
     panels = panels if loss else panels[:1]
-    figure = new_figure(9, 3.9)
+    figure = new_figure(9, 3.9 * len(panels))
     words = []
-    for axes, (panel_loss, name, colour) in zip(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels):
+    for axes, (panel_loss, name, colour) in zip(
+        figure.subplots(len(panels), 1, sharey=True, squeeze=False).flat, panels
+    ):
         critics = [_train(hidden[rows][mask[rows]], returns[rows][mask[rows]], panel_loss) for rows in batches]
         values = np.stack([critic(hidden[shown]).numpy() for critic in critics])[:, : len(tokens)]
         spread = values.std(axis=0).mean()
-        axes.plot(values.T, color=colour, linewidth=1.2)
+        axes.fill_between(
+            range(len(tokens)), values.min(0), values.max(0), color=colour, alpha=0.25, lw=0, label="all of them"
+        )
+        for critic, style in zip((0, len(values) - 1), ("-", "--")):
+            axes.plot(values[critic], style, color=colour, linewidth=1.8, label=f"critic {critic + 1}")
         axes.axhline(0, color="black", linewidth=1)
         axes.set_title(f"{name}: {spread:.2f} apart (standard deviation)", fontsize=11)
         axes.set(xlim=(-1, len(tokens)), xlabel="token of the response")
-        if not loss:  # or there is no room for them
-            axes.set_xticks(range(len(tokens)), map(visible, tokens), rotation=90, fontsize=8, parse_math=False)
+        axes.set_xticks(range(len(tokens)), map(visible, tokens), rotation=90, fontsize=8, parse_math=False)
+        axes.legend(fontsize=9, ncols=3, loc="upper center")
         words.append(f"{name}, values from {values.min():.2f} to {values.max():.2f}, standard deviation {spread:.2f}")
-    figure.axes[0].set_ylabel("value")
+        axes.set_ylabel("value")
+    figure.axes[0].set_ylim(top=1.2 * figure.axes[0].get_ylim()[1])  # room for the legend
     figure.suptitle(f"{len(batches)} critics, each trained on {FOLLOWED} other responses: do they agree?", fontsize=12)
     return figure, (
         f"Values of one response's tokens by {len(batches)} critics, each trained on {FOLLOWED} other "
