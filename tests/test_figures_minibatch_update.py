@@ -15,6 +15,7 @@ from course_utils.figures.minibatch_update import (
     draw_three_updates,
     draw_update,
     one_update,
+    share_of_that,
 )
 from course_utils.real_rollout import real_rollout
 from course_utils.rollout import score_logprobs
@@ -62,6 +63,12 @@ def test_the_step_starts_from_the_probabilities_of_sampling_and_leaves_the_model
     again = score_logprobs(rollout.actor, rollout.buffer, chunk=8)
     assert torch.allclose(again, rollout.buffer["logprobs"], atol=1e-4)
     assert not [p for p in rollout.actor.parameters() if p.grad is not None]
+
+
+def test_several_steps_on_a_rollout_get_further_than_one(rollout):
+    """What the notebook says; one step is that of one_update."""
+    before, one, four, eight = (share_of_that(rollout, size) for size in (None, 16, 4, 2))
+    assert before + 0.02 < one < four - 0.05 and four < eight - 0.02
 
 
 def test_the_step_is_that_of_the_stand_in_loss(rollout, update):

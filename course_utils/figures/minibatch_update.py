@@ -1,4 +1,4 @@
-"""Pictures for notebook 5: outputs taken at the wrong positions, and what one update does to a real response."""
+"""What notebook 5 shows: one step or several, outputs at the wrong positions, what one update does to a response."""
 
 import copy
 from dataclasses import dataclass
@@ -12,15 +12,45 @@ from torch import Tensor
 from course_utils.figures.show import BLUE, GREY, ORANGE, new_figure
 from course_utils.figures.token_explorer import visible
 from course_utils.policy import ActorCritic
-from course_utils.real_rollout import RealRollout, embedded_actor
+from course_utils.real_rollout import RealRollout, embedded_actor, embedded_tokenizer, training_prompts
 
 RIGHT, WRONG = 4, 2  # rows of real_rollout(): a right response of 39 tokens and a wrong one of 5
 UNIT = 1e-4  # of the learning rates
 RATES = range(0, 31, 3)
+RATE = 3  # the course's
+OTHERS = 64  # questions
 VISIBLE = 0.005  # smaller changes of a probability are not marked
 
 
-# ------------------------------------------------------------------ why: one position late
+# ------------------------------------------------------------------ why: one step, or several
+
+
+def share_of_that(rollout: RealRollout, mini_batch_size: int | None = None) -> float:
+    """How often responses to other questions open with " That", the opening of nearly all right answers.
+
+    Of the model as it is, or after one pass over the rollout with a step of Adam for each mini-batch, in order. The
+    loss is that of one_update; the rollout's own model is left alone.
+    """
+    actor, advantages = embedded_actor(), _whitened(rollout.rewards)
+    optimizer = torch.optim.Adam(actor.parameters(), lr=RATE * UNIT)
+    for rows in torch.arange(len(advantages)).split(mini_batch_size) if mini_batch_size else ():
+        for row in rows.tolist():
+            loss = advantages[row] * _surprises(actor, rollout, row).sum() / rollout.mask[rows].sum()
+            loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    that = embedded_tokenizer()(" That").input_ids[0]
+    prompts = [torch.tensor([prompt.input_ids]) for prompt in training_prompts(OTHERS, seed=99)]
+    with torch.no_grad():
+        last = [actor(ids, torch.ones_like(ids), logits_to_keep=1)[0][0, -1] for ids in prompts]
+    return torch.stack(last).softmax(-1)[:, that].mean().item()
+
+
+def _whitened(rewards: Tensor) -> Tensor:
+    return (rewards - rewards.mean()) / rewards.std(correction=0)
+
+
+# ------------------------------------------------------------------ one position late
 
 
 def draw_positions(rollout: RealRollout, row: int = RIGHT) -> tuple[Figure, str]:
@@ -73,7 +103,7 @@ class OneUpdate:
 def one_update(rollout: RealRollout) -> OneUpdate:
     """A step of Adam with the whole rollout as its mini-batch, and with a plain loss: minus the advantage times the
     log-probability, without the ratio. Takes about two seconds; the rollout's own model is left alone."""
-    advantages = (rollout.rewards - rollout.rewards.mean()) / rollout.rewards.std(correction=0)
+    advantages = _whitened(rollout.rewards)
     actor = embedded_actor()
     start = copy.deepcopy(actor.state_dict())
     for row in range(len(rollout.tokens)):
