@@ -14,6 +14,7 @@ and nothing else.
 
 import inspect
 import linecache
+import re
 import textwrap
 import traceback
 import warnings
@@ -23,13 +24,14 @@ from types import ModuleType
 import torch
 from IPython import get_ipython
 from IPython.display import HTML, display
+from nbformat.v4 import new_code_cell, new_notebook
 
 from course_utils.checks.criteria import CRITERIA
 from course_utils.checks.minibatch_parts import PARTS
 from course_utils.checks.misconceptions import recognised
 from course_utils.checks.side_by_side import side_by_side
 from course_utils.exercises import EXERCISES, Exercise, is_stub
-from course_utils.export import header
+from course_utils.export import AGAIN, ExportError, header, module_source
 from course_utils.plain_error import in_plain_words
 
 PACKAGE = "course_utils.stand_ins"  # where `from .policy_loss import ...` of exercise 5 finds its losses
@@ -56,6 +58,8 @@ def check(function: Callable, criterion: str | None = None) -> None:
         raise in_plain_words(
             NotImplementedError(f"exercise {exercise.number} is not written yet: fill in {open_one} above")
         ) from None
+    if whole and not criterion and not failures:
+        _expect_exportable(function, exercise)
     known = recognised(exercise.key, alone) if failures and whole else None
     mistake = f"→ This is a known mistake, “{known[0]}”: {known[1]}" if known else ""
     if criterion and failures:
@@ -134,6 +138,29 @@ def _expect_arguments(function: Callable, exercise: Exercise) -> None:
                 f"the arguments of {exercise.function} are ({', '.join(yours)}); they must stay ({', '.join(target)})"
             )
         )
+
+
+def _expect_exportable(function: Callable, exercise: Exercise) -> None:
+    """The export reads a cell's text, and refuses what a notebook may well run: a definition under an `if`, a leftover
+    raise of the stub's, an import from __future__ below others. Such a function would have no points."""
+    notebook = new_notebook()
+    for filename, name in _cells(function, exercise).items():
+        grade_id = exercise.key if name == function.__name__ else name
+        mark = {"nbgrader": {"solution": True, "grade_id": grade_id}}
+        notebook.cells.append(new_code_cell("".join(linecache.getlines(filename)), metadata=mark))
+    if not all(cell.source for cell in notebook.cells):
+        return  # imported from a file, or its source cannot be had
+    try:
+        module_source(notebook, "this notebook")
+    except ExportError as error:
+        refusal = re.sub(r"^this notebook, cell \w+ \(number \d+ from the top\)[,:] ", "", str(error)).replace(
+            AGAIN, ""
+        )
+        raise in_plain_words(
+            AssertionError(
+                f"{function.__name__} computes what it should, but cannot be handed in as it stands: {refusal}"
+            )
+        ) from None
 
 
 def _failure(criterion: Callable, function: Callable, exercise: Exercise) -> str | None:

@@ -324,6 +324,29 @@ def test_other_arguments_are_refused():
         check(function)
 
 
+RETURN = "    return loss, clip_frac, approx_kl"
+LEFTOVER = f"    if True:\n    {RETURN}\n    raise NotImplementedError()"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda source: source.replace(RETURN, LEFTOVER), r"line \d+: still unsolved"),
+        (
+            lambda source: f"from __future__ import annotations\n{source}",
+            "line 1: syntax error: from __future__",
+        ),
+        (lambda source: "if True:\n" + textwrap.indent(source, "    "), "function missing: .* at its left margin"),
+    ],
+    ids=["a raise is left", "from __future__", "under an if"],
+)
+def test_what_the_export_would_refuse_is_found_out_here(change, words):
+    """The notebook runs it, and it is right: without this it would have no points and nobody would know why."""
+    source = change(solution_source("policy_loss"))
+    with pytest.raises(AssertionError, match=f"cannot be handed in as it stands: {words}"):
+        check(define("policy_loss", source))
+
+
 def test_an_unknown_function_or_criterion_is_refused():
     with pytest.raises(ValueError, match="no exercise has a function solution; check.. knows compute_pol"):
         check(solution)
