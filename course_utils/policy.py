@@ -27,7 +27,7 @@ ADVICE = (
     "other, download anew. Without a network use model.name=embedded or a downloaded folder. For a gated model accept "
     "its licence on its page, then run `hf auth login`."
 )
-LOST = "This checkpoint is damaged: delete its folder to go on from the one before, or set training.resume=never."
+LOST = "If its files are damaged, delete its folder to go on from the checkpoint before; or set training.resume=never."
 
 
 class ModelError(PlainError):
@@ -200,7 +200,13 @@ def _with_adapters(cfg: Config, folder: str | Path | None) -> nn.Module:
         with _loading(Path(folder)):
             model.load_adapter(str(folder), is_trainable=True)
     else:
-        model.add_adapter(LoraConfig(r=cfg.model.lora, lora_alpha=2 * cfg.model.lora, target_modules="all-linear"))
+        adapters = LoraConfig(r=cfg.model.lora, lora_alpha=2 * cfg.model.lora, target_modules="all-linear")
+        try:
+            model.add_adapter(adapters)
+        except ValueError as error:  # transformers wants a newer peft
+            raise ModelError(
+                f"model.lora={cfg.model.lora}: {error} Try pip install --upgrade peft, or set model.lora=0"
+            ) from error
     for weight in model.parameters():
         if weight.requires_grad:
             weight.data = weight.data.float()

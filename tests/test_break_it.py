@@ -16,7 +16,7 @@ from course_utils.break_it.mistakes import METRICS, MISTAKES, Proxy, metrics_of
 from course_utils.break_it.pictures import RECORDED, RIGHT, draw_gallery, last_third, metrics_to_show, recorded
 from course_utils.break_it.short_run import RUN, fingerprint, settings_of
 from course_utils.check import check
-from course_utils.exercises import EXERCISES, LOSSES, UPDATE_METRICS
+from course_utils.exercises import EXERCISES, LOSSES, UPDATE_METRICS, ExerciseError
 from course_utils.export import header
 from course_utils.worked_example import worked_example
 from tests.solutions import ROOT, run_cell, solution, solution_cells, solution_source, stub_source
@@ -397,7 +397,7 @@ def test_a_mistake_that_makes_the_learners_function_raise_is_told_with_that_func
 @pytest.mark.slow
 def test_what_no_line_of_the_learners_raised_is_raised(two_steps, shown):
     names = notebook_names("policy_loss", solution_source("policy_loss"))
-    with pytest.raises(ValueError, match="unpack"):  # by the stand-in that calls it
+    with pytest.raises(ExerciseError, match=r"compute_policy_loss must return \(loss, clip_frac, approx_kl\), not \("):
         run_cell("break_it('policy_loss', lambda *given: (given[0].sum(), 0))", names)
 
 

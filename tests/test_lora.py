@@ -24,6 +24,12 @@ def adapters(trainer: Trainer) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in trainer.unwrapped.named_parameters() if "lora_" in name}
 
 
+def test_a_peft_that_is_too_old_for_transformers_is_told_plainly(small_config, monkeypatch):
+    monkeypatch.setattr("transformers.integrations.peft.MIN_PEFT_VERSION", "999")
+    with pytest.raises(ModelError, match="model.lora=4: .*>= 999.* pip install --upgrade peft, or set model.lora=0"):
+        policy.load_actor(small_config("model.lora=4"))
+
+
 def test_adapters_and_value_head_are_all_that_is_trained(make_trainer, small_config):
     trainer = make_trainer("training.total_ppo_steps=1")
     assert {name for name, p in trainer.unwrapped.named_parameters() if p.requires_grad} == {

@@ -48,6 +48,8 @@ def cases(draw: Draw) -> list[Call]:
         Call("stability", "for logits that are all far from 0", shifted, ("loss", "gradient"), 2, wrt="logits_new")
     )
     for dtype in (torch.bfloat16, torch.float16):
+        alike = dict(logits_new=torch.zeros(1, 1, 1000, dtype=dtype), response_mask=mask_of(1))  # rounding shows
+        found.append(Call("stability", "for logits in half precision that are all alike", alike, ("loss",), 2))
         args = _args(draw, mask_of(5, 2), 200)
         args["logits_new"] = args["logits_new"].to(dtype)
         found.append(Call("stability", f"for {str(dtype).removeprefix('torch.')} logits", args, ("loss",), 2))

@@ -67,10 +67,14 @@ def cases(draw: Draw) -> list[Call]:
             )
         )
     clipped = _args(draw, mask_of(6, 6))
-    for token, (move, target) in enumerate(((1.5, 3.0), (-1.5, -3.0), (1.5, 0.5))):  # the clip binds for two of them
-        clipped["values_new"][0, token] = clipped["values_old"][0, token] + move
-        clipped["returns"][0, token] = clipped["values_old"][0, token] + target
+    _place(clipped, 0, (1.5, 3.0), (-1.5, -3.0), (1.5, 0.5))  # the clip binds for the first two, whatever is drawn
     found.append(Call("gradient", "for tokens with and without clipping", clipped, ("gradient",), 3, wrt="values_new"))
+    some = _args(draw, mask_of(4, 2))
+    _place(some, 0, (1.5, 3.0), (-1.5, -3.0), (0, 1.0), (0, -1.0))
+    _place(some, 1, (0, 1.0), (0, -1.0), (1.5, 3.0), (1.5, 3.0))  # the last two are padding
+    found.append(
+        Call("metrics", "for a clip that binds at some tokens, and on the padding", some, ("vf_clip_frac",), 2)
+    )
     for lengths in (mask_of(6, 6), mask_of(7, 2, 4, 1)):
         found.append(
             Call(
@@ -89,6 +93,13 @@ def cases(draw: Draw) -> list[Call]:
         values_new=zero, values_old=zero, returns=zero + torch.inf, response_mask=mask_of(1), clip_range_value=0.5
     )
     return [*found, Telling("clipping", "for an infinite return", endless, (), 1)]
+
+
+def _place(args: dict, row: int, *tokens: tuple[float, float]) -> None:
+    """Gives the first tokens of a response new value and return, as distances from the old value."""
+    old = args["values_old"][row]
+    for token, (move, target) in enumerate(tokens):
+        args["values_new"][row, token], args["returns"][row, token] = old[token] + move, old[token] + target
 
 
 def _args(draw: Draw, mask: Tensor, clip_range_value: float = 0.25, far: bool = True, poison: bool = False) -> dict:
