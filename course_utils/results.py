@@ -11,7 +11,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from course_utils.exercises import EXERCISES, UPDATE_METRICS, ExerciseError, Exercises
+from course_utils.exercises import EXERCISES, UPDATE_METRICS, Exercise, ExerciseError, Exercises
 
 PARTS = {  # of the losses' results
     "compute_policy_loss": ("loss", "clip_frac", "approx_kl"),
@@ -67,8 +67,7 @@ def check_advantages(result, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
 
 def check_unchanged(name: str, before: Iterable[Tensor], given: Iterable[Tensor]) -> None:
     """ExerciseError if the function wrote into one of its tensors, which are the rollout buffer's own."""
-    (exercise,) = (e for e in EXERCISES.values() if e.function == name)
-    for argument, old, new in zip(exercise.arguments, before, given):
+    for argument, old, new in zip(_exercise_of(name).arguments, before, given):
         if not torch.allclose(old, new, rtol=0, atol=0, equal_nan=True):
             raise _refusal(
                 name, f"changed its argument {argument} in place, which is still needed: assign to a new name"
@@ -91,8 +90,12 @@ def check_update_metrics(metrics) -> dict[str, float]:
     return numbers
 
 
+def _exercise_of(function: str) -> Exercise:
+    return next(exercise for exercise in EXERCISES.values() if exercise.function == function)
+
+
 def _refusal(function: str, problem: str) -> ExerciseError:
-    (exercise,) = (e for e in EXERCISES.values() if e.function == function)
+    exercise = _exercise_of(function)
     return ExerciseError(
         f"exercise {exercise.number}: {function} {problem}. Correct it in {exercise.notebook}, save, and export again."
     )
