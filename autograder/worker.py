@@ -240,7 +240,7 @@ def confine(limits: dict[str, int]) -> None:
 
 # Linux's numbers on x86_64 and on aarch64, which has no fork and no vfork.
 ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column below, what the kernel calls it
-CLONE, PRLIMIT, MMAP = (56, 220), (302, 261), (9, 222)
+CLONE, PRLIMIT, MMAP, PRCTL = (56, 220), (302, 261), (9, 222), (157, 167)
 REFUSED = {
     "execve": (59, 221),
     "execveat": (322, 281),
@@ -273,10 +273,17 @@ REFUSED = {
     "mq_open": (240, 180),
     "memfd_create": (319, 279),
     "memfd_secret": (447, 447),
+    "vmsplice": (278, 75),
+    "splice": (275, 76),
+    "setxattr": (188, 5),
+    "lsetxattr": (189, 6),
+    "fsetxattr": (190, 7),
+    "setxattrat": (463, 463),
+    "landlock_create_ruleset": (444, 444),
     "fork": (57, None),
     "vfork": (58, None),
 }
-CLONE3, CLONE_THREAD, MAP_SHARED, EPERM, ENOSYS = 435, 0x10000, 0x01, 1, 38
+CLONE3, CLONE_THREAD, MAP_SHARED, PR_SET_THP_DISABLE, EPERM, ENOSYS = 435, 0x10000, 0x01, 41, 1, 38
 
 
 def forbid_system_calls() -> None:
@@ -311,6 +318,11 @@ def forbid_system_calls() -> None:
         (has_bits, 0, 1, MAP_SHARED),
         (give, 0, 0, refuse),
         (give, 0, 0, allow),
+        (equal, 0, 4, PRCTL[column]),  # huge pages: 4 KB that are mapped of one hold all its 2 MB, and are counted
+        (load_word, 0, 0, 16),
+        (equal, 0, 1, PR_SET_THP_DISABLE),
+        (give, 0, 0, refuse),
+        (give, 0, 0, allow),
     ]
     for numbers in REFUSED.values():
         if numbers[column] is not None:
@@ -320,6 +332,7 @@ def forbid_system_calls() -> None:
     filter_program = struct.pack("HxxxxxxQ", len(code) // 8, ctypes.addressof(buffer))
     libc = ctypes.CDLL(None, use_errno=True)
     PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
+    libc.prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)
     if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) or libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, filter_program):
         raise OSError(ctypes.get_errno(), "the system-call filter could not be set")
 
@@ -408,6 +421,7 @@ def main() -> None:
     nowhere = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):  # a print must not get between the frames
         os.dup2(nowhere, standard)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # which the first process of a namespace does not get from inside
     torch.set_num_threads(1)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(4, 0)  # PR_SET_DUMPABLE: a child may not write into this process's memory

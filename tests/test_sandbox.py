@@ -162,6 +162,9 @@ def test_nothing_of_a_course_in_use_is_anywhere_inside(worker, tmp_path):
         ("__import__('mmap').mmap(-1, 4096)", "PermissionError"),  # shared: what is unmapped of it may stay
         ("__import__('mmap').mmap(__import__('os').open('/dev/zero', 2), 4096)", "PermissionError"),
         ("__import__('os').memfd_create('x')", "PermissionError"),
+        ("__import__('os').setxattr('/tmp', 'user.x', b'x')", "PermissionError"),  # not of the 16 MB of /tmp
+        ("__import__('os').setxattr('/tmp', 'user.x', b'x', follow_symlinks=False)", "PermissionError"),
+        ("__import__('os').setxattr(__import__('os').open('/tmp', 0), 'user.x', b'x')", "PermissionError"),
         ("__import__('sys').exit(3)", "SystemExit"),
         *[
             (refused(*call), "PermissionError")
@@ -174,6 +177,10 @@ def test_nothing_of_a_course_in_use_is_anywhere_inside(worker, tmp_path):
                 (64, 0, 1, 0o1600),
                 (240, b"/x", 0o102, 0o600, 0),
                 (447, 0),
+                (278, 1, 0, 0, 0),  # vmsplice, splice
+                (275, 0, 0, 1, 0, 4096, 0),
+                (157, 41, 0, 0, 0, 0),  # prctl: PR_SET_THP_DISABLE
+                (444, 0, 0, 1),  # landlock_create_ruleset: a set has 65,536 rules, and nobody counts the sets
             )
             if X86
         ],
@@ -258,6 +265,26 @@ def test_who_computes_for_too_long_is_killed_and_the_process_goes_on(worker, bod
 def test_a_dead_child_is_said_and_the_process_goes_on(worker, body, words):
     assert words in in_turn(worker, body)
     assert "parts" in in_turn(worker, "return x")
+
+
+@needs_sandbox
+def test_a_page_is_a_small_one(worker):
+    """Of a huge page the limit on memory counts what is mapped, and 4 KB of it keep all 2 MB."""
+    body = "raise ValueError([line for line in open('/proc/self/status') if line.startswith('THP_enabled')])"
+    assert "THP_enabled:\\t0" in in_turn(worker, body)["error"]["message"]
+
+
+@needs_sandbox
+def test_a_signal_by_way_of_a_pipe_does_not_reach_the_process_that_goes_on(worker):
+    """Whoever owns a pipe is told by a signal of its choice that there is something to read."""
+    body = """import fcntl, os, signal
+    ear, mouth = os.pipe()
+    fcntl.fcntl(ear, fcntl.F_SETOWN, 1)
+    fcntl.fcntl(ear, 10, signal.SIGINT)  # F_SETSIG
+    fcntl.fcntl(ear, fcntl.F_SETFL, os.O_ASYNC)
+    os.write(mouth, b"x")
+    return x"""
+    assert "parts" in in_turn(worker, body)
 
 
 @needs_sandbox
