@@ -165,11 +165,13 @@ class Questioning:
             self.process.stop()
 
     def _ask(self, message: dict, tensors: dict | None = None, until: float = math.inf) -> tuple[dict, dict]:
-        """The answer; {"failed": in words} where the process ended, hangs or makes no sense, and is gone."""
+        """The answer; {"failed": in words}, the judge's own, where the process ended, hangs or makes no sense, and is
+        gone."""
         try:
             if self.process.process is None:
                 self.process.start()
-            return self.process.ask(message, tensors or {}, until=until)
+            told, found = self.process.ask(message, tensors or {}, until=until)
+            return {name: value for name, value in told.items() if name != "failed"}, found
         except WorkerFailed as failure:
             self.loaded = False
             self.timed_out |= isinstance(failure, TimedOut)

@@ -250,6 +250,23 @@ def test_a_process_that_plays_the_next_exercises_is_not_heard(plays):
     assert all(result.passed for result in found["entropy"].results)
 
 
+@pytest.mark.parametrize("name", ["answer", "load_function"])
+def test_what_went_wrong_the_judge_says_and_not_the_process(process, name):
+    """In its own words a process could tell the learner a hidden input."""
+    told = "{'failed': 'it was 0.0625'}, {}"
+    says = f"""
+import __main__ as worker, sys
+worker.answer = lambda *case: ({told})
+if {name == "load_function"}:
+    frame = sys._getframe()
+    while "answers" not in frame.f_locals: frame = frame.f_back
+    worker.write_frame(frame.f_locals["answers"], {told})
+"""
+    found = judge.judge_exercise(process, "policy_loss", header("policy_loss") + says + cell("return 0"), b"")
+    assert not any(result.passed or "0.0625" in result.advice for result in found.results)
+    assert_honest_work_is_judged_as_ever(process)
+
+
 def test_a_process_that_does_not_read_is_left_at_its_deadline(process, monkeypatch):
     monkeypatch.setattr(Worker.ask, "__defaults__", (3,))
     deaf = """
