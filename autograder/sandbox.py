@@ -29,6 +29,7 @@ START_SECONDS, CASE_SECONDS = 120, 20  # a right answer takes a tenth of one: ro
 LARGEST_TEXT, LARGEST_TENSORS = 1 << 18, 1 << 24  # bytes of an answer
 MEGABYTE = 1 << 20
 LIMITS = {"CPU": 60, "AS": 1536 * MEGABYTE, "FSIZE": MEGABYTE, "NOFILE": 64, "NPROC": 64, "CORE": 0}
+LIBRARIES = "bin", "lib", "lib64"  # of a prefix, what Python and torch need
 DTYPES = {
     torch.float64,
     torch.float32,
@@ -67,24 +68,24 @@ def command(sandboxed: bool) -> list[str]:
             "Debian or Ubuntu: apt install bubblewrap; on other Linuxes the package has the same name. "
             "macOS has none: grade on Linux. --no-sandbox runs the submissions unprotected."
         )
-    site = Path(sysconfig.get_path("purelib"))
-    readable = dict.fromkeys(
-        str(Path(path).resolve())
-        for path in (sys.base_prefix, sysconfig.get_path("stdlib"), site, "/usr")
-        if Path(path).exists()
-    )
-    bound = [argument for path in readable for argument in ("--ro-bind", path, path)]
-    for path in ("/lib", "/lib64", "/bin", "/sbin", "/etc/ld.so.cache", "/etc/alternatives"):
+    course, site = WORKER.resolve().parents[1], Path(sysconfig.get_path("purelib")).resolve()
+    # Not all of a prefix: nbgrader keeps its exchange in /usr/local/share, and a container its course in /usr/src.
+    libraries = [Path(prefix, name) for prefix in (sys.base_prefix, "/usr", "/usr/local") for name in LIBRARIES]
+    readable = {str(path.resolve()) for path in (*libraries, Path(sysconfig.get_path("stdlib")), site) if path.exists()}
+    hidden = {  # a course that lies in there all the same, or is installed, not checked out
+        str(path)
+        for path in (course, site / "autograder", site / "course_utils")
+        if path.is_dir() and any(path.is_relative_to(folder) for folder in readable)
+    } - readable
+    bound = []
+    for path in sorted(readable | hidden):  # the outer ones first, or they would cover the inner ones
+        bound += ["--ro-bind", path, path] if path in readable else ["--tmpfs", path]
+    links = sorted({str(path) for path in libraries if path.is_symlink()})
+    for path in (*links, "/lib", "/lib64", "/bin", "/sbin", "/etc/ld.so.cache", "/etc/alternatives"):
         if Path(path).is_symlink():
             bound += ["--symlink", os.readlink(path), path]
         elif Path(path).exists():
             bound += ["--ro-bind", path, path]
-    hidden = [  # where the project is installed, not checked out
-        argument
-        for name in ("autograder", "course_utils")
-        if (site / name).is_dir()
-        for argument in ("--tmpfs", str(site / name))
-    ]
     return [
         bubblewrap,
         "--unshare-all",
@@ -109,10 +110,10 @@ def command(sandboxed: bool) -> list[str]:
         "--tmpfs",
         "/tmp",  # first: Python's files may lie somewhere in /tmp
         *bound,
-        *hidden,
         "--ro-bind",
         str(WORKER),
         "/worker.py",
+        *(argument for path in sorted(hidden) for argument in ("--remount-ro", path)),
         "--remount-ro",
         "/dev",
         "--remount-ro",

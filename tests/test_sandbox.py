@@ -2,7 +2,9 @@
 
 import platform
 import shutil
+import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -70,6 +72,8 @@ def in_turn(worker: Worker, body: str, seconds: float = 20) -> dict:
         ROOT / "tests",
         Path.home() / ".bashrc",
         "/etc/passwd",
+        "/usr/local/share",  # nbgrader's own place for the exchange, with everybody's submissions
+        "/usr/src",
         "/var",
         "/home",
     ],
@@ -135,6 +139,28 @@ def test_nothing_of_a_course_in_use_is_anywhere_inside(worker, tmp_path):
         identities={(path.stat().st_dev, path.stat().st_ino) for path in paths},
     )
     assert in_turn(worker, search, seconds=120)["error"]["message"] == "[]"
+
+
+@needs_sandbox
+def test_what_lies_in_a_folder_of_pythons_is_hidden_and_no_place_to_write(tmp_path, monkeypatch):
+    """A course in /usr/src with its environment in it, and the project installed there a second time."""
+    course, site = tmp_path / "src/course", tmp_path / "src/course/.venv/site"
+    files = course / "secret.key", course / "autograder/worker.py", site / "autograder/reference.py", site / "torch.py"
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("")
+    paths = {"stdlib": str(tmp_path), "purelib": str(site)}
+    monkeypatch.setattr(sandbox, "sysconfig", SimpleNamespace(get_path=paths.get))
+    monkeypatch.setattr(sandbox, "WORKER", course / "autograder/worker.py")
+    look = f"""import os
+print(*(int(os.path.exists(path)) for path in {[*map(str, files)]}))
+for folder in {[str(course), str(site), str(site / "autograder")]}:
+    try:
+        open(folder + "/new", "w")
+    except OSError as error:
+        print(error.strerror)"""
+    told = subprocess.run([*sandbox.command(True)[:-1], look], capture_output=True, text=True)
+    assert told.stdout.splitlines() == ["0 0 0 1", *["Read-only file system"] * 3]
 
 
 @needs_sandbox
