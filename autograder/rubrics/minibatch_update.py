@@ -28,6 +28,7 @@ GIVEN = {  # loss -> argument -> what of the buffer it must be
     "compute_value_loss": {"values_old": "values", "returns": "returns"},
     "compute_entropy_loss": {},
 }
+OF_THE_TOTAL = ("loss/total", "params/grad_norm")
 HINTS = {"forward": 2, "losses": 1, "minibatches": 2, "step": 2, "metrics": 3}
 PREDICTED = (
     ("compute_value_loss", "values_new", "values_new"),
@@ -95,6 +96,7 @@ def cases(draw: Draw) -> list["Epoch"]:
                 seed=draw.seed(),
             )
         )
+    found.append(Epoch("metrics", _actor(draw), _buffer(draw, mask_of(3, 3, 3)), {"vf_coeff": 0.5}))
     return found
 
 
@@ -102,15 +104,16 @@ def across(cases: list["Epoch"], answers: list[tuple[dict, dict]]) -> dict[str, 
     """Problems that show only in several answers together: criterion -> what is wrong."""
     if any("kind" in told and not untouched(case.buffer, tensors) for case, (told, tensors) in zip(cases, answers)):
         return {"minibatches": "it changes the buffer; the next epoch needs it"}
-    orders = [
-        sum(rows, []) for case, (_, tensors) in zip(cases, answers) if case.shuffled and (rows := case.order(tensors))
-    ]
+    cut = [rows for case, (_, tensors) in zip(cases, answers) if case.shuffled and (rows := case.order(tensors))]
+    orders = [sum(rows, []) for rows in cut]
     if len(orders) == 3 and (orders[0] == list(range(12)) or orders[0] == orders[2]):
         return {"minibatches": "the responses come in the same order each time: shuffle them"}
     if len(orders) == 3 and orders[0] != orders[1]:
         return {
             "minibatches": "the same seed gives two orders: shuffle with torch.randperm, which training.seed controls"
         }
+    if len(orders) == 3 and all(sum(sorted(map(sorted, rows)), []) == list(range(12)) for rows in cut):
+        return {"minibatches": "the same responses are in a mini-batch each time: shuffle them first, then cut"}
     return {}
 
 
@@ -254,6 +257,8 @@ class Epoch:
     def _metrics(self, told, tensors, replay, order) -> str:
         given = told.get("metrics", {})
         for name, wanted in zip(UPDATE_METRICS, replay["metrics"]):
+            if self.ppo["vf_coeff"] != 1 and name in OF_THE_TOTAL:  # how the losses add up costs a point elsewhere
+                continue
             metric = given.get(name, {"kind": "missing"})
             if metric.get("kind") != "float":
                 return f"{name} must be a float, not {numberless(metric.get('kind'), 60)}"
@@ -279,12 +284,16 @@ def _actor(draw: Draw, flat: bool = True) -> dict:
 def _buffer(draw: Draw, mask: Tensor, neutral: bool = True) -> dict[str, Tensor]:
     """Responses with prompts of two to four tokens; row n's first prompt token is 20 + n, larger than all others.
 
+    Token 0, which also stands on the padding, is a token like any other: it ends each prompt and begins a response.
     Off the mask stand numbers that would do harm. The old log-probs are close to what the actor says, as in PPO.
     """
     responses, width = mask.shape
     prompt_mask = torch.arange(4) >= 4 - draw.whole(2, 4, responses, 1)
     prompts = draw.whole(6, 19, responses, 4)
     prompts[torch.arange(responses), prompt_mask.long().argmax(1)] = 20 + torch.arange(responses)
+    prompts[:, -1] = 0
+    tokens = draw.whole(0, 19, responses, width)
+    tokens[0, 0] = 0
     numbers = {
         name: draw.padded(draw.normal(responses, width), mask)
         for name in ("ref_logprobs", "values", "advantages", "returns")
@@ -295,7 +304,7 @@ def _buffer(draw: Draw, mask: Tensor, neutral: bool = True) -> dict[str, Tensor]
     return {
         "prompt_input_ids": prompts * prompt_mask,
         "prompt_attention_mask": prompt_mask.long(),
-        "response_input_ids": draw.whole(0, 19, responses, width),
+        "response_input_ids": tokens,
         "response_attention_mask": mask,
         "rewards": draw.uniform(0, 1, responses),
         **numbers,

@@ -83,12 +83,16 @@ def minibatches(function: Callable) -> None:
         [-1 / 2, -1 / 2],
         "Weigh a mini-batch by its responses, not by their tokens: the losses are means already. See hint 2.",
     )
-    orders = [_order(function, seed) for seed in (0, 0, 1)]
+    cut = [_mini_batches(function, seed) for seed in (0, 0, 1)]
+    orders = [sum(rows, []) for rows in cut]
     assert orders[0] != list(range(12)) and orders[0] != orders[2], (
         "the responses come in the same order each time: shuffle them with torch.randperm. See hint 2."
     )
     assert orders[0] == orders[1], (
         "the same seed gives two orders: shuffle with torch.randperm, which training.seed controls. See hint 2."
+    )
+    assert any(sum(sorted(map(sorted, rows)), []) != list(range(12)) for rows in cut), (
+        "the same responses are in a mini-batch each time: shuffle them first, then cut. See hint 2."
     )
 
 
@@ -371,8 +375,8 @@ def _buffer(responses: int, tokens: int = 3) -> tuple[dict[str, Tensor], TableAc
     return buffer, TableActor(buffer, logits, values)
 
 
-def _order(function: Callable, seed: int) -> list[int]:
-    """The order in which an epoch of twelve responses takes them."""
+def _mini_batches(function: Callable, seed: int) -> list[list[int]]:
+    """The responses in each mini-batch of an epoch of twelve."""
     torch.manual_seed(seed)
     epoch = Epoch(function, *_buffer(12), mini_batch_size=3)
-    return [row for rows in epoch.actor.rows for row in rows]
+    return epoch.actor.rows

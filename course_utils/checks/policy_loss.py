@@ -128,14 +128,14 @@ def metrics(function: Callable) -> None:
         },
     )
     # The logarithms of .81 and 1.215 are -.211 and .195.
-    near, zeros = torch.tensor([[0.81, 0.81, 1.215, 1.0]]).log(), torch.zeros(1, 4)
-    _, frac, _ = _call(function, near - 1, zeros - 1, zeros, torch.ones(1, 4, dtype=torch.long), 0.2)
+    near, zeros = torch.tensor([[0.81, 1.215, 1.215, 1.0]]).log(), torch.zeros(1, 4)
+    _, frac, below_0 = _call(function, near - 1, zeros - 1, zeros, torch.ones(1, 4, dtype=torch.long), 0.2)
     expect.close(
-        "clip_frac of the ratios 0.81, 0.81, 1.215 and 1",
+        "clip_frac of the ratios 0.81, 1.215, 1.215 and 1",
         frac,
-        1 / 4,
-        "Only 1.215 is further than ε = 0.2 from 1. See hint 2.",
-        {2 / 4: "You compare the logarithm of the ratio with ε; it is |r − 1| that counts. See hint 2."},
+        2 / 4,
+        "Only 1.215 is further than ε = 0.2 from 1, twice. See hint 2.",
+        {1 / 4: "You compare the logarithm of the ratio with ε; it is |r − 1| that counts. See hint 2."},
     )
     kl = -2 * (math.log(1.25) + math.log(0.5)) / 6  # minus the mean of the log-ratios
     expect.close(
@@ -149,6 +149,12 @@ def metrics(function: Callable) -> None:
             0.0883743: "This is k2, half the squared log-ratio; k1 is the mean of old − new.",
             0.0733346: "This is k3, r − 1 − log r; k1 is the mean of old − new.",
         },
+    )
+    expect.close(
+        "approx_kl of the same ratios",
+        below_0,
+        -(math.log(0.81) + 2 * math.log(1.215)) / 4,
+        "An estimate of the KL may be below 0, where most tokens have become likelier: leave its sign. See hint 1.",
     )
     for name, metric in (("clip_frac", clip_frac), ("approx_kl", approx_kl)):
         expect.no_gradient(name, metric, "It is only for the log: use .detach(). See hint 3.")
