@@ -3,8 +3,9 @@
 nbgrader's own follows symbolic links, with the instructor's rights: a link to the instructor's source notebook would
 come out as a submission with the right answers. It warns of a folder that belongs to another student than the one in
 its name, and collects it all the same. And one folder that is too large, or has a name that it does not expect, ends
-the collection for the whole class. Here links stay links, which submission.py then refuses, what another account made
-is left where it is unless check_owner is off, and whatever is wrong with a submission is only its own affair.
+the collection for the whole class. Here links stay links, which submission.py then refuses, also one that takes a
+file's place while the folder is copied; what another account made is left where it is unless check_owner is off, and
+whatever is wrong with a submission is only its own affair.
 """
 
 import os
@@ -16,7 +17,7 @@ from pathlib import Path
 from nbgrader.exchange.default import ExchangeCollect
 from nbgrader.utils import find_owner, ignore_patterns
 
-from autograder.submission import MAX_RECEIPT, moment, small_text
+from autograder.submission import MAX_RECEIPT, READ, moment, small_text
 
 RECEIPT = ("timestamp.txt", "submission_secret.txt")
 
@@ -58,16 +59,27 @@ class CourseCollect(ExchangeCollect):
         )
 
         def left_out(folder: str, names: list[str]) -> set[str]:
-            out = {name for name in names if not _copyable(Path(folder, name))}  # a pipe would never end
+            out = set()
             if too_large:
-                out |= {name for name in names if not name.endswith(".ipynb") and name not in RECEIPT}
+                out = {name for name in names if not name.endswith(".ipynb") and name not in RECEIPT}
             return out.union(unwanted(folder, [*set(names) - out]))
 
-        try:
-            shutil.copytree(src, dest, symlinks=True, ignore=left_out)
-        except (OSError, RecursionError) as error:  # shutil.Error among them: the rest has been copied
+        def not_whole(error: Exception) -> None:
             self.log.warning("%s is not collected whole: %s", src, str(error)[:500])
+
         os.makedirs(dest, exist_ok=True)
+        try:
+            # By open folders: whoever made one can put a link in the place of anything in it at any moment.
+            for folder, folders, files, opened in os.fwalk(src, onerror=not_whole):
+                wanted = {*folders, *files} - left_out(folder, [*folders, *files])
+                for name in sorted(wanted):
+                    try:
+                        _copy(name, opened, Path(dest, os.path.relpath(folder, src), name))
+                    except OSError as error:  # the rest is copied
+                        not_whole(error)
+                folders[:] = [name for name in folders if name in wanted]
+        except (OSError, RecursionError) as error:
+            not_whole(error)
         self._permit(Path(dest))
         self._mend_timestamp(Path(src).name, Path(dest, "timestamp.txt"))
 
@@ -95,6 +107,14 @@ def _owner(path: str) -> str:
         return f"user id {os.stat(path).st_uid}, which has no name here"
 
 
-def _copyable(path: Path) -> bool:
-    mode = path.lstat().st_mode
-    return stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode)
+def _copy(name: str, folder: int, dest: Path) -> None:
+    """Copies what has this name in the open folder: a link as a link, of a folder itself alone, no pipe and no device.
+    OSError: it cannot be read, or was another thing a moment ago."""
+    mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
+    if stat.S_ISLNK(mode):
+        dest.symlink_to(os.readlink(name, dir_fd=folder))
+    elif stat.S_ISDIR(mode):
+        dest.mkdir()
+    elif stat.S_ISREG(mode):
+        with open(os.open(name, READ, dir_fd=folder), "rb") as source, dest.open("xb") as copy:
+            shutil.copyfileobj(source, copy)

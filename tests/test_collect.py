@@ -77,6 +77,42 @@ def test_links_stay_links(students, tmp_path):
     assert "symbolic link" in read(students.submitted, "eve", KEY).problem
 
 
+@pytest.mark.parametrize("which", ["notebook", "folder"])
+def test_a_link_that_takes_a_files_place_while_it_is_copied_is_not_followed(students, tmp_path, monkeypatch, which):
+    """Whoever made a folder in the exchange can change it at any moment, also between a look at a file and its copy."""
+    folder = students.submit("eve")
+    instructors = tmp_path / "private"
+    instructors.mkdir()
+    (instructors / "policy_loss.ipynb").write_text("the solution")
+
+    def swap():
+        if which == "notebook":
+            (folder / "policy_loss.ipynb").unlink()
+            (folder / "policy_loss.ipynb").symlink_to(instructors / "policy_loss.ipynb")
+        else:
+            folder.rename(tmp_path / "away")
+            folder.symlink_to(instructors)
+
+    def after_the_look(function):
+        def swapped(*arguments):
+            result = function(*arguments)
+            if str(folder) in arguments:
+                swap()
+            return result
+
+        return swapped
+
+    if which == "notebook":
+        patterns = collect.ignore_patterns
+        monkeypatch.setattr(collect, "ignore_patterns", lambda *options: after_the_look(patterns(*options)))
+    else:
+        monkeypatch.setattr(CourseCollect, "get_size", after_the_look(CourseCollect.get_size))
+    students.collect()
+    collected = students.submitted / "eve/01_policy_loss/policy_loss.ipynb"
+    assert not collected.exists() or collected.is_symlink()
+    assert read(students.submitted, "ada", KEY).problem == ""
+
+
 def test_nobody_hands_in_under_anothers_name(students, monkeypatch, capsys):
     """Bob's later folder with Ada's name in it, which nbgrader's own would take for her last one."""
     forged = students.submit("ada", "ada+01_policy_loss+2026-11-22 11:00:00.000000 UTC+r4nd0m")
