@@ -342,6 +342,11 @@ def test_a_failure_is_said_with_the_learners_own_line(process):
         assert "NameError: name 'undefined_name' is not defined at the line: log_probs = undefined_name" in advice
 
 
+def test_the_line_is_pythons_whatever_else_ends_one_in_unicode():
+    error = {"type": "ZeroDivisionError", "message": "", "line": 3}
+    assert rubrics.error_in_words(error, "'a\x0c, \x1e, \x85 and \u2028'\n2\n1 / 0\n").endswith("line: 1 / 0")
+
+
 def test_a_failure_says_no_number_of_a_hidden_input(process):
     cell = "def compute_entropy_loss(logits_new, response_mask):\n    raise ValueError(str(logits_new.tolist()))"
     advice = lost(verdict(process, "entropy", cell))

@@ -70,7 +70,7 @@ def untouched(inputs: dict, tensors: dict[str, Tensor]) -> bool:
 def error_in_words(error, source: str) -> str:
     """An exception of the submission's: its type, its message and the line of the submission's that raised it."""
     error = error if isinstance(error, dict) else {}
-    line, lines = error.get("line"), source.splitlines()
+    line, lines = error.get("line"), source.split("\n")  # as Python counts
     where = f" at the line: {lines[line - 1].strip()[:120]}" if isinstance(line, int) and 0 < line <= len(lines) else ""
     return f"it raised {numberless(error.get('type'), 80)}: {numberless(error.get('message'), 300)}{where}"
 
