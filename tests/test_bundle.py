@@ -147,12 +147,17 @@ def test_the_cell_does_nothing_visible_elsewhere(path, tmp_path, monkeypatch, ca
     names = {}
     exec(first_cells(path)[1], names)
     assert capfd.readouterr() == ("", "") and not any(tmp_path.iterdir())
-    assert names.keys() <= {"__builtins__", "runpy", "sys", "Path"}
+    assert names.keys() <= {"__builtins__", "runpy", "sys", "is_zipfile"}
 
 
-def test_a_cancelled_upload_says_what_to_do(tmp_path, monkeypatch):
+@pytest.mark.parametrize("chosen", [[], ["train_gsm8k.ipynb"], ["tinier_zero_colab.zip"]])
+def test_an_upload_that_is_no_bundle_says_what_to_do(chosen, tmp_path, monkeypatch):
+    """Cancelled, the notebook itself, and an upload that broke off: this one is not taken from the folder later on."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(sys.modules, "google.colab", SimpleNamespace(files=SimpleNamespace(upload=dict)))
+    for name in chosen:
+        Path(name).write_bytes(b"PK\3\4" if name == bundle.BUNDLE else b'{"cells": null}')
+    asked = SimpleNamespace(files=SimpleNamespace(upload=lambda: dict.fromkeys(chosen)))
+    monkeypatch.setitem(sys.modules, "google.colab", asked)
     with pytest.raises(AssertionError, match="run this cell again, and choose tinier_zero_colab.zip"):
         exec(first_cells(NOTEBOOKS[0])[1], {})
 
