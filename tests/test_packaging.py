@@ -3,10 +3,12 @@
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 import yaml
@@ -98,6 +100,23 @@ def test_binder_lays_out_the_workspace_that_make_lab_does():
     shebang, comment, strict, *lines = script.read_text().splitlines()
     assert (shebang, strict) == ("#!/bin/bash", "set -e") and comment.startswith("#")
     assert len(lines) == 2 and set(lines) <= commands((ROOT / "Makefile").read_text())
+
+
+@pytest.mark.slow
+def test_what_students_have_on_a_hub_gives_no_answer_away(tmp_path):
+    """The command of docs/instructor.md, with pip building the wheel only."""
+    (command,) = re.findall(r"`([^`]+'\.\[course\]')`", (ROOT / "docs/instructor.md").read_text())
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    for name in ("course_utils", "autograder/rubrics"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    shutil.copy(ROOT / "autograder/reference.py", tmp_path / "autograder/__init__.py")
+    build = f"'{sys.executable}' -m pip wheel --no-deps --no-build-isolation --wheel-dir wheels"
+    command = command.replace("pip install -c constraints.txt", build)
+    subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, check=True)
+    (wheel,) = tmp_path.glob("wheels/*.whl")
+    packages = {name.split("/")[0] for name in ZipFile(wheel).namelist()}
+    assert {name for name in packages if not name.endswith(".dist-info")} == {"course_utils"}
 
 
 def test_no_step_needs_make():
