@@ -95,6 +95,12 @@ def my_part(x):
     assert list(module.parent.iterdir()) == [module]  # no partial file stays
 
 
+def test_a_notebook_with_the_line_ends_of_windows_gives_the_same_module(tmp_path):
+    here = export_notebook(write_exercise(tmp_path / "a.ipynb", SOLVED), tmp_path / "here")
+    there = export_notebook(write_exercise(tmp_path / "a.ipynb", SOLVED.replace("\n", "\r\n")), tmp_path / "there")
+    assert there.read_bytes() == here.read_bytes()
+
+
 def test_only_the_fifth_exercise_imports_from_the_first_three():
     for key in EXERCISES:
         relative = {
@@ -158,6 +164,12 @@ def test_nobodys_preprocessor_changes_what_is_exported(tmp_path):
             "still unsolved",
         ),
         (
+            "def compute_policy_loss(a):\n    try:\n        a = a + 1\n    finally:\n        raise NotImplementedError",
+            5,
+            "raise NotImplementedError",
+            "still unsolved",
+        ),
+        (
             SOLVED + "\ndef compute_policy_loss(a):\n    raise NotImplementedError('later')",
             9,
             "raise NotImplementedError('later')",
@@ -215,6 +227,15 @@ def test_a_part_that_is_used_and_nowhere_defined_is_named(tmp_path, parts):
     message = refusal(notebook, tmp_path)
     assert f"cell minibatch_update (number {len(parts) + 1} from the top): function missing" in message
     assert "no solution cell has a 'def minibatch_loss' at its left margin" in message
+
+
+def test_of_several_stubs_the_first_is_named(tmp_path):
+    stubs = [solution_cell(f"def {name}(a):\n    raise NotImplementedError\n") for name in ("minibatch_loss", "other")]
+    own = "def run_ppo_update_epoch(a):\n    other(minibatch_loss(a))\n    raise NotImplementedError\n"
+    for number, cell in enumerate(stubs):
+        cell.metadata.nbgrader.grade_id = f"part_{number}"
+    notebook = write_notebook(tmp_path / "a.ipynb", *stubs, solution_cell(own, "minibatch_update"))
+    assert "cell part_0 (number 1 from the top), line 2: still unsolved" in refusal(notebook, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -345,6 +366,13 @@ def test_an_honest_finally_is_exported(tmp_path):
     assert HELPER in export_notebook(notebook, tmp_path / "out").read_text()
 
 
+def test_ways_out_of_a_finally_are_counted_too(tmp_path):
+    """Each return of the inner `finally` takes the outer one with it, once more for every copy of the inner."""
+    returns, much = "            if f: return 1\n" * 50, "        f()\n" * 1000
+    bomb = f"def f():\n    try:\n        try:\n            pass\n        finally:\n{returns}    finally:\n{much}"
+    assert "too much code" in refusal(write_exercise(tmp_path / "a.ipynb", f"{bomb}\n\n{SOLVED}"), tmp_path)
+
+
 def test_a_pattern_that_the_shell_did_not_expand_is_expanded(tmp_path, capsys):
     """Windows' shells leave it to the program."""
     good = write_exercise(tmp_path / "good.ipynb", SOLVED)
@@ -353,6 +381,14 @@ def test_a_pattern_that_the_shell_did_not_expand_is_expanded(tmp_path, capsys):
     assert capsys.readouterr().out == f"{good} -> {tmp_path / 'out' / 'policy_loss.py'}\n"
     assert main([str(tmp_path / "*.nb"), "--to", str(tmp_path / "out")]) == 1
     assert f"{tmp_path / '*.nb'}: cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("asked", "given"), [("loss-Copy1", "policy_loss"), ("mine", "mine")])
+def test_the_module_has_the_name_of_the_exercise_unless_another_is_asked_for(asked, given):
+    """nbconvert's unique_key is the notebook's own name, or what --output says."""
+    resources = {"metadata": {"name": "loss-Copy1", "path": ""}, "unique_key": asked}
+    _, resources = ModuleExporter().from_notebook_node(new_notebook(cells=[solution_cell(SOLVED)]), resources)
+    assert resources["unique_key"] == given
 
 
 def test_a_refusal_is_logged_without_a_traceback():
