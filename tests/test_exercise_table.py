@@ -46,6 +46,13 @@ def test_a_notebook_that_has_changed_since_its_export_is_said(some):
     assert "notebooks/04_gae/gae.ipynb</code> has changed" in exercise_table(folder)
 
 
+def test_functions_without_their_notebooks_are_no_older_ones(some, tmp_path, monkeypatch):
+    """As in Colab, where the bundle brings the functions alone."""
+    folder = some(*EXERCISES)
+    monkeypatch.chdir(tmp_path)
+    assert states(exercise_table(folder)) == ["✓ yours"] * 5 and "has changed" not in exercise_table(folder)
+
+
 def test_nothing_stands_in_unless_it_is_asked_for(some):
     folder = some("policy_loss")
     with pytest.raises(ExerciseError, match="value_loss.py, entropy.py, gae.py"):

@@ -225,6 +225,25 @@ def test_what_a_stand_in_raises_is_laid_at_the_line_that_called_it(tmp_path):
     assert "stand_ins" not in str(error.value)
 
 
+def test_an_error_is_laid_at_the_exercise_that_it_came_up_in(tmp_path):
+    """Not at the fifth, which called it."""
+    folder = write_set(tmp_path / "set", "x")
+    (folder / "entropy.py").write_text("def compute_entropy_loss(logits_new, response_mask):\n    return 1 / 0\n")
+    with pytest.raises(ExerciseError) as error, naming_the_exercise():
+        update(load_exercises(folder))
+    assert str(error.value).startswith(f"exercise 3, {folder / 'entropy.py'}, line 2: return 1 / 0\n")
+    assert EXERCISES["entropy"].notebook in str(error.value)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("too much"), ExerciseError("said already")])
+def test_what_is_nobody_s_slip_passes_as_it_is(tmp_path, error):
+    folder = write_set(tmp_path / "set", "x")
+    (folder / "entropy.py").write_text("def compute_entropy_loss(logits_new, response_mask):\n    raise logits_new\n")
+    with pytest.raises(type(error)) as passed, naming_the_exercise():
+        load_exercises(folder).compute_entropy_loss(error, None)
+    assert passed.value is error
+
+
 def test_a_stand_in_is_nobody_s_to_correct():
     exercises = load_exercises(STAND_INS)
     with pytest.raises(AttributeError, match="NoneType"), naming_the_exercise():

@@ -1,5 +1,6 @@
 """A disk that fills while a run writes to it: a small one of memory, in a mount namespace of its own."""
 
+import errno
 import json
 import resource
 import shutil
@@ -14,6 +15,7 @@ from course_utils.disk import WriteError
 from course_utils.exercises import load_exercises
 from course_utils.metrics import MetricsLog
 from course_utils.trainer import Trainer
+from course_utils.whole_file import write_whole
 from tests.conftest import ROOT
 
 SMALL_DISK = 'mkdir -p "$1" && mount -t tmpfs -o size=24m none "$1" && shift && exec "$@"'
@@ -98,6 +100,18 @@ def test_a_limit_that_cuts_the_weights_off_loses_nothing(small_config, solutions
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert latest(trainer.folder).name == "step_1" and not list(trainer.folder.glob(".*"))
+
+
+def test_the_error_of_a_file_that_does_not_fit_names_it(tmp_path, monkeypatch):
+    """A full disk itself says no name."""
+
+    def no_space(self, *_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", no_space)
+    with pytest.raises(OSError) as error:
+        write_whole("text", tmp_path / "a.csv")
+    assert error.value.filename == str(tmp_path / "a.csv")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
