@@ -78,6 +78,12 @@ def test_an_old_python_is_refused(monkeypatch):
         check_versions()
 
 
+def test_a_preview_of_python_is_fine(monkeypatch, capsys):
+    monkeypatch.setattr(versions.platform, "python_version", lambda: "3.99.0rc1")
+    check_versions()
+    assert "Python 3.99.0rc1" in capsys.readouterr().out
+
+
 def test_a_course_that_is_not_installed_is_told(monkeypatch):
     monkeypatch.setattr(versions, "COURSE", "no-such-course")
     with pytest.raises(VersionError, match=r'no-such-course is not installed[\s\S]*-m pip install -e "\.\[course\]"'):

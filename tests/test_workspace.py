@@ -66,11 +66,11 @@ def test_a_link_of_the_learners_is_theirs_even_if_it_leads_nowhere(tmp_path):
 
 
 def test_checkpoints_and_caches_stay_behind(tmp_path):
-    write(tmp_path / "source/a.ipynb", "a")
-    write(tmp_path / "source/.ipynb_checkpoints/a-checkpoint.ipynb", "old")
+    write(tmp_path / "source/04_gae/a.ipynb", "a")
+    write(tmp_path / "source/04_gae/.ipynb_checkpoints/a-checkpoint.ipynb", "old")
     write(tmp_path / "source/__pycache__/a.pyc", "cache")
-    assert copy_missing(tmp_path / "source", tmp_path / "target") == ([Path("a.ipynb")], [])
-    assert files(tmp_path / "target") == {"a.ipynb": "a"}
+    assert copy_missing(tmp_path / "source", tmp_path / "target") == ([Path("04_gae/a.ipynb")], [])
+    assert files(tmp_path / "target") == {"04_gae/a.ipynb": "a"}
 
 
 def test_a_copy_that_breaks_off_leaves_no_half_file_to_be_kept(tmp_path, monkeypatch, capsys):
