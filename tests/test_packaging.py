@@ -166,6 +166,16 @@ def test_a_plain_install_can_train():
         assert name in requirements(), f"{path} imports {name} at its top, which only an extra installs"
 
 
+def test_a_dask_worker_has_what_grading_imports():
+    """By the command of docs/instructor.md; its jobs are functions of autograder/grade.py."""
+    section = (ROOT / "docs/instructor.md").read_text().partition("## On a Dask cluster")[2]
+    installed = requirements(*re.search(r"-e '\.\[([\w,]+)\]'", section).group(1).split(","))
+    needed = imported((ROOT / "autograder").glob("*.py"), top_level_only=True)
+    assert "nbgrader" in needed
+    missing = needed.keys() & requirements(*PROJECT["optional-dependencies"]).keys() - installed.keys()
+    assert not missing, {name: needed[name] for name in missing}
+
+
 def test_nbconvert_knows_the_exporter():
     (point,) = entry_points(group="nbconvert.exporters", name="nbgrader-module")
     assert point.load().__name__ == "ModuleExporter"
