@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from course_utils.exercises import LOSSES, ExerciseError
-from course_utils.results import PARTS, check_advantages, check_loss, check_update_metrics
+from course_utils.results import PARTS, check_advantages, check_loss, check_unchanged, check_update_metrics
 
 NUMBER, ROWS = torch.tensor(0.5), torch.ones(8, 24)
 
@@ -55,3 +55,11 @@ def test_a_right_loss_is_handed_on_with_its_graph():
 def test_the_other_two_are_named_with_their_notebook(number, check):
     with pytest.raises(ExerciseError, match=f"^exercise {number}: .* not (None|7). Correct it in notebooks/0{number}_"):
         check()
+
+
+def test_an_input_that_was_not_finite_before_is_not_taken_for_changed():
+    """A NaN equals nothing, itself included. The trainer has its own words for where it comes from."""
+    values = torch.tensor([[0.5, torch.nan]])
+    check_unchanged("compute_gae_advantages", [values.clone()], [values])
+    with pytest.raises(ExerciseError, match="changed its argument final_rewards in place"):
+        check_unchanged("compute_gae_advantages", [values.clone()], [values.nan_to_num()])
