@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedType, broadcast_object_list, gather_object, set_seed
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
@@ -216,7 +217,10 @@ class Trainer:
         """max |π/π_old − 1| on a few responses: 0 but for rounding, or sampling and scoring do not mean the same
         policy."""
         part = {name: tensor[: policy.ROWS_TOGETHER] for name, tensor in buffer.items()}
-        log_ratio = score_logprobs(self.unwrapped, part, policy.ROWS_TOGETHER) - part["logprobs"]
+        scored = self._fitting(
+            "mini_batch_size", lambda: score_logprobs(self.unwrapped, part, self.cfg.ppo.mini_batch_size)
+        )
+        log_ratio = scored - part["logprobs"]
         return (log_ratio.exp() - 1).abs().mul(part["response_attention_mask"]).max().item()
 
     # ---------------------------------------------------------------- evaluation, checkpoints
@@ -335,7 +339,8 @@ class Trainer:
     def _scored(self, model: policy.ActorCritic, buffer: dict[str, Tensor]) -> Tensor:
         """Log-probs (N, R) of the responses under `model`, each process scoring its share. As many rows at a time as
         in the update, where the logits of all positions have to fit too."""
-        scored = score_logprobs(model, self._share(buffer), self.cfg.ppo.mini_batch_size)
+        share = self._share(buffer)
+        scored = self._fitting("mini_batch_size", lambda: score_logprobs(model, share, self.cfg.ppo.mini_batch_size))
         return self._gather({"logprobs": scored})["logprobs"]
 
     def _gather(self, buffer: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -448,7 +453,11 @@ def make_accelerator(cfg: Config) -> Accelerator:
                 f"tracking={name} needs the package: pip install {name}; or set tracking=none and "
                 "wandb.report_to_wandb=false: metrics.jsonl is always written"
             )
-    accelerator = Accelerator(cpu=wanted == "cpu", log_with=trackers or None, project_dir=cfg.training.output_dir)
+    on_cpu = wanted == "cpu"
+    if torch.cuda.is_available() and on_cpu != (PartialState(cpu=on_cpu).device.type == "cpu"):
+        # Or Accelerate would stay on the device of an earlier run in this process, and say so only of a GPU.
+        AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator(cpu=on_cpu, log_with=trackers or None, project_dir=cfg.training.output_dir)
     if accelerator.distributed_type in SHARDED:
         # Sampling takes each process as many passes as its longest response: others would wait for it for ever.
         raise ConfigError(

@@ -56,6 +56,22 @@ def test_an_update_in_halves_keeps_what_an_optimizer_step_means(make_trainer, mo
     assert len(history) == 2
 
 
+def test_scoring_in_halves_goes_on_too(make_trainer, monkeypatch, capsys):
+    """The logits of whole responses, of the reference above all, need more memory than sampling them did."""
+    enough = ActorCritic.forward
+
+    def limited(self, input_ids, attention_mask, logits_to_keep=0):
+        if not torch.is_grad_enabled() and logits_to_keep > 1 and len(input_ids) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return enough(self, input_ids, attention_mask, logits_to_keep)
+
+    monkeypatch.setattr(ActorCritic, "forward", limited)
+    trainer = make_trainer()
+    assert len(list(trainer.train())) == 2
+    assert capsys.readouterr().out.count("going on with ppo.mini_batch_size=4") == 1
+    assert trainer.cfg.ppo.gradient_accumulation_steps == 2
+
+
 def test_an_epoch_that_ran_out_of_memory_half_way_leaves_no_gradient_behind(make_trainer, monkeypatch):
     trainer = make_trainer()
     found, update = [], trainer.exercises.run_ppo_update_epoch
