@@ -4,25 +4,33 @@
     python benchmarks/gpu.py --device cpu --only embedded     # what can be tried without one
 
 Models other than the embedded one have random weights in the shapes of those that they are named after, so nothing is
-downloaded; responses have one length. Each case runs in a process of its own and, on a GPU, adds a line to
-results/gpu.jsonl. The last case takes the first steps of one seed with the embedded model on the GPU and on the CPU.
+downloaded; responses have one length. Each case adds a line to results/gpu.jsonl if it ran on a GPU. Some go without
+CUDA graphs, or with too little memory for their batches. The last line holds the first steps of one seed with the
+embedded model, on the GPU and on the CPU.
 """
 
 import argparse
+import gc
+import io
 import json
-import subprocess
 import sys
 import tempfile
 import time
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from statistics import median
+from unittest import mock
 
 import torch
-from transformers import LlamaConfig, PretrainedConfig, Qwen2Config
+import transformers
+from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qwen2Config
 
+from course_utils import rollout
 from course_utils.config import load_config
+from course_utils.decoding import GrowingCache
 from course_utils.exercises import load_exercises
 from course_utils.export import export_all
+from course_utils.memory import estimate
 from course_utils.policy import EMBEDDED_MODEL
 from course_utils.trainer import Trainer
 
@@ -68,18 +76,24 @@ SHAPES: dict[str, PretrainedConfig] = {
 }
 LORA, CHECKPOINTING = "model.lora=16", "training.gradient_checkpointing=true"
 T4 = 15.0  # GB of memory that PyTorch can use on Colab's free GPU
-CASES = [  # shape, overrides, memory cap in GB
-    ("embedded", ["model.torch_dtype=float32"], None),
-    ("embedded", ["model.torch_dtype=bfloat16"], None),
-    ("SmolLM2-135M", ["model.torch_dtype=float32"], None),
-    ("SmolLM2-135M", ["model.torch_dtype=bfloat16"], None),
-    ("Qwen2.5-0.5B", ["model.torch_dtype=float32"], None),
-    ("Qwen2.5-0.5B", ["model.torch_dtype=bfloat16"], None),
-    ("Qwen2.5-0.5B", ["model.torch_dtype=float16", "ppo.use_8bit_adam=true", CHECKPOINTING], T4),
-    ("Qwen2.5-1.5B", ["model.torch_dtype=float16", LORA, CHECKPOINTING], T4),
-    ("Qwen1.5-1.8B", ["model.torch_dtype=bfloat16", CHECKPOINTING], None),
-    ("Qwen1.5-1.8B", ["model.torch_dtype=bfloat16", "ppo.use_8bit_adam=true", CHECKPOINTING], None),
-    ("Qwen1.5-1.8B", ["model.torch_dtype=bfloat16", LORA, CHECKPOINTING], 24.0),
+ALL_AT_ONCE = "ppo.mini_batch_size=32"
+GRAPHS = "CUDA graphs"
+CASES = [  # shape, overrides, memory cap in GB, what it goes without
+    ("embedded", ["model.torch_dtype=float32"], None, None),
+    ("embedded", ["model.torch_dtype=float32"], None, GRAPHS),
+    ("embedded", ["model.torch_dtype=bfloat16"], None, None),
+    ("SmolLM2-135M", ["model.torch_dtype=float32"], None, None),
+    ("SmolLM2-135M", ["model.torch_dtype=bfloat16"], None, None),
+    ("SmolLM2-135M", ["model.torch_dtype=bfloat16"], None, GRAPHS),
+    ("SmolLM2-135M", ["model.torch_dtype=float32", ALL_AT_ONCE], 6.0, None),
+    ("Qwen2.5-0.5B", ["model.torch_dtype=float32"], None, None),
+    ("Qwen2.5-0.5B", ["model.torch_dtype=bfloat16"], None, None),
+    ("Qwen2.5-0.5B", ["model.torch_dtype=bfloat16"], None, GRAPHS),
+    ("Qwen2.5-0.5B", ["model.torch_dtype=float16", "ppo.use_8bit_adam=true", CHECKPOINTING], T4, None),
+    ("Qwen2.5-1.5B", ["model.torch_dtype=float16", LORA, CHECKPOINTING], T4, None),
+    ("Qwen1.5-1.8B", ["model.torch_dtype=bfloat16", CHECKPOINTING], None, None),
+    ("Qwen1.5-1.8B", ["model.torch_dtype=bfloat16", "ppo.use_8bit_adam=true", CHECKPOINTING], None, None),
+    ("Qwen1.5-1.8B", ["model.torch_dtype=bfloat16", LORA, CHECKPOINTING], 24.0, None),
 ]
 SIZES = [
     "dataset.max_gen_length=128",
@@ -92,25 +106,27 @@ SIZES = [
 STEPS = 3  # after one that is not counted
 
 
-def model_folder(shape: str, folder: Path) -> Path:
+def model_folder(shape: str, models: Path, device: str) -> Path:
     """A Hugging Face folder of that shape with random weights; the embedded model's tokenizer serves all."""
     if shape == "embedded":
         return EMBEDDED_MODEL
-    from transformers import AutoModelForCausalLM
-
-    torch.manual_seed(0)
-    config = SHAPES[shape]
-    config.eos_token_id, config.pad_token_id = 1, 0
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    folder = models / shape
+    if not folder.exists():
+        torch.manual_seed(0)
+        config = SHAPES[shape]
+        config.eos_token_id, config.pad_token_id = 1, 0
+        with torch.device(device):
+            model = AutoModelForCausalLM.from_config(config)
+        model.save_pretrained(folder)
     return folder
 
 
-def make_trainer(shape: str, overrides: list[str], device: str, folder: Path) -> Trainer:
+def make_trainer(shape: str, overrides: list[str], device: str, models: Path, folder: Path) -> Trainer:
     export_all(ROOT, folder / "solutions")
     cfg = load_config(
         ROOT / "configs/config_debug.yaml",
         [
-            f"model.name={model_folder(shape, folder / 'model')}",
+            f"model.name={model_folder(shape, models, device)}",
             f"model.tokenizer_name={EMBEDDED_MODEL}",
             f"training.device={device}",
             f"training.output_dir={folder / 'run'}",
@@ -120,13 +136,35 @@ def make_trainer(shape: str, overrides: list[str], device: str, folder: Path) ->
     return Trainer(cfg, load_exercises(folder / "solutions"))
 
 
-def one_case(shape: str, overrides: list[str], cap: float | None, device: str) -> dict:
-    """Medians over STEPS steps, and the peak of what PyTorch held."""
-    gpu = device == "cuda"
-    if cap and gpu:
+def going_without(what: str | None):
+    """A block in which sampling has no CUDA graphs, if that is `what`."""
+    without_graphs = mock.patch.object(rollout, "make_cache", lambda actor, steps, device: GrowingCache(actor))
+    return without_graphs if what == GRAPHS else nullcontext()
+
+
+@contextmanager
+def memory_of(cap: float | None):
+    """A block that begins with nothing on the GPU and cannot take more than `cap` GB."""
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    if cap:
         torch.cuda.set_per_process_memory_fraction(min(1.0, cap * 1e9 / torch.cuda.mem_get_info()[1]))
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = make_trainer(shape, [*SIZES, *overrides], device, Path(folder))
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def one_case(
+    shape: str, overrides: list[str], cap: float | None, without: str | None, device: str, models: Path
+) -> dict:
+    """Medians over STEPS steps, and the peak of what PyTorch held in all of them."""
+    gpu = device == "cuda"
+    model_folder(shape, models, device)
+    with tempfile.TemporaryDirectory() as folder, going_without(without), memory_of(cap) if gpu else nullcontext():
+        trainer = make_trainer(shape, [*SIZES, *overrides], device, models, Path(folder))
+        asked = estimate(trainer.unwrapped.model.config, trainer.cfg)
         steps = [trainer.ppo_step(step) for step in range(1, STEPS + 2)][1:]
     middle = {
         name: median(step[name] for step in steps)
@@ -143,61 +181,64 @@ def one_case(shape: str, overrides: list[str], cap: float | None, device: str) -
         "shape": shape,
         "overrides": overrides,
         "cap_gb": cap,
+        "without": without,
         **middle,
+        "rollout_seconds": median(step["time/step_seconds"] * step["time/rollout_share"] for step in steps),
         "peak_gb": torch.cuda.max_memory_allocated() / 1e9 if gpu else None,
+        "estimated_gb": asked.peak / 1e9,
         "mini_batch_size": trainer.cfg.ppo.mini_batch_size,
         "batch_size": trainer.cfg.ppo.batch_size,
+        "optimizer": type(trainer.optimizer).__name__,
         "device": torch.cuda.get_device_name() if gpu else "cpu",
         "torch": torch.__version__,
+        "transformers": transformers.__version__,
     }
 
 
 def one_seed_on_both(device: str) -> dict:
-    """The first steps of the default run on `device` and on the CPU: the same numbers, but for rounding."""
-    rewards = []
+    """The first steps of the default run on `device` and on the CPU: the same numbers, but for rounding, until a token
+    is sampled that lies on the edge between two. Then the runs part."""
+    names = "rollout/reward_mean", "rollout/kl", "loss/policy", "loss/value", "params/grad_norm"
+    found = []
     for where in (device, "cpu"):
         with tempfile.TemporaryDirectory() as folder:
-            trainer = make_trainer("embedded", ["training.total_ppo_steps=34"], where, Path(folder))
-            rewards.append([trainer.ppo_step(step)["rollout/reward_mean"] for step in range(1, 4)])
-    return {
-        "shape": "embedded",
-        "rewards_here": rewards[0],
-        "rewards_on_cpu": rewards[1],
-        "largest_difference": max(abs(a - b) for a, b in zip(*rewards)),
-    }
+            trainer = make_trainer("embedded", ["training.total_ppo_steps=34"], where, Path(folder), Path(folder))
+            steps = [trainer.ppo_step(step) for step in range(1, 4)]
+            found.append({name: [step[name] for step in steps] for name in names})
+    return {"shape": "embedded", "one seed": {"here": found[0], "on the CPU": found[1]}}
+
+
+def measured(case: tuple, device: str, models: Path) -> dict:
+    """The line of a case. That it failed is a result too: the others go on."""
+    start, said = time.monotonic(), io.StringIO()
+    try:
+        with redirect_stdout(said):
+            line = one_case(*case, device, models)
+    except Exception as error:
+        line = {"case": case, "error": f"{type(error).__name__}: {error}"}
+    notes = [text for text in said.getvalue().splitlines() if "out of memory" in text or "needs about" in text]
+    return line | {"said": notes, "seconds_in_all": round(time.monotonic() - start, 1)}
+
+
+def record(line: dict, device: str) -> None:
+    print(json.dumps(line), flush=True)
+    if device == "cuda":
+        with RESULTS.open("a") as lines:
+            lines.write(json.dumps(line) + "\n")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--only", help="cases of this shape")
-    parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)  # what the process of one case is given
     args = parser.parse_args()
-    if args.case is not None:
-        found = one_case(*args.case, args.device) if args.case else one_seed_on_both(args.device)
-        print("RESULT " + json.dumps(found))
-        return
     if args.device == "cuda" and not torch.cuda.is_available():
         sys.exit("error: PyTorch finds no CUDA GPU here; --device cpu --only embedded tries the script itself")
-    for case in [*(case for case in CASES if args.only in (None, case[0])), []]:
-        start = time.monotonic()
-        run = subprocess.run(
-            [sys.executable, __file__, "--device", args.device, "--case", json.dumps(case)],
-            capture_output=True,
-            text=True,
-        )
-        results = [line for line in run.stdout.splitlines() if line.startswith("RESULT ")]
-        # A case that fails is a result too: the others go on, and the reason is kept.
-        line = (
-            json.loads(results[0][7:])
-            if results
-            else {"shape": case[0] if case else "one seed", "case": case, "error": run.stderr.strip().splitlines()[-1:]}
-        )
-        line["seconds_in_all"] = round(time.monotonic() - start, 1)
-        print(json.dumps(line), flush=True)
-        if args.device == "cuda":
-            with RESULTS.open("a") as lines:
-                lines.write(json.dumps(line) + "\n")
+    with tempfile.TemporaryDirectory() as models:
+        for case in CASES:
+            if args.only in (None, case[0]):
+                record(measured(case, args.device, Path(models)), args.device)
+    record(one_seed_on_both(args.device), args.device)
 
 
 if __name__ == "__main__":

@@ -59,8 +59,9 @@ class ActorCritic(nn.Module):
         # What goes into the LM head is the last hidden state in every architecture.
         head.register_forward_pre_hook(self._choose)
         self._chosen = self._hidden = None
-        self._accepted = inspect.signature(model.forward).parameters
-        self._cache_name = "cache" if "cache" in self._accepted else "past_key_values"  # renamed in transformers 5.24
+        accepted = inspect.signature(model.forward).parameters
+        self.takes_positions = "position_ids" in accepted
+        self._cache_name = "cache" if "cache" in accepted else "past_key_values"  # renamed in transformers 5.24
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int = 0) -> tuple[Tensor, Tensor]:
         """Logits and values at every position, or at the last `logits_to_keep` positions.
@@ -113,22 +114,27 @@ class ActorCritic(nn.Module):
         finally:
             self._first_read = 0
 
-    def next_token(self, input_ids: Tensor, attention_mask: Tensor, cache: Cache) -> tuple[Tensor, Tensor]:
+    def next_token(
+        self, input_ids: Tensor, attention_mask: Tensor, cache: Cache, position_ids: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """One step of sampling: logits (B, V) and values (B,) after the last position.
 
         Args:
             input_ids: (B, T), the tokens that the cache does not hold yet.
-            attention_mask: (B, cached + T), 1 on tokens, 0 on padding (on the left).
+            attention_mask: (B, cached + T), 1 on tokens, 0 on padding (on the left); or, with `position_ids` (B, T),
+                (B, 1, T, length of the cache), True where a token attends. Then nothing here waits for the GPU.
         """
         extra = {self._cache_name: cache}
-        if "position_ids" in self._accepted:
-            extra["position_ids"] = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
-        last = torch.zeros_like(input_ids, dtype=torch.bool)
-        last[:, -1] = True
+        if self.takes_positions:
+            if position_ids is None:
+                position_ids = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
+            extra["position_ids"] = position_ids
+        last = slice(None), -1
         return self._run(input_ids, last, attention_mask=attention_mask, use_cache=True, **extra)
 
-    def _run(self, input_ids: Tensor, chosen: Tensor, use_cache: bool = False, **extra) -> tuple[Tensor, Tensor]:
-        """Logits (n, V) and values (n,) at the n chosen positions of (B, T): the LM head sees no others."""
+    def _run(self, input_ids: Tensor, chosen, use_cache: bool = False, **extra) -> tuple[Tensor, Tensor]:
+        """Logits (n, V) and values (n,) at the n positions of (B, T) that `chosen` is an index of: the LM head sees no
+        others."""
         self._chosen = chosen
         # A pass uses each weight once: a copy of it in half precision need not be kept for a second time.
         with torch.autocast(

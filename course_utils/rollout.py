@@ -7,9 +7,10 @@ pass over the same tokens would give them again, but for rounding (Trainer.begin
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from course_utils.config import Config, GenerationConfig
+from course_utils.decoding import make_cache
 from course_utils.policy import ActorCritic
 from course_utils.problems import Prompt
 
@@ -74,10 +75,13 @@ def generate(
     mask = torch.zeros(shape, dtype=torch.long, device=device)
     logprobs, values = torch.zeros(shape, device=device), torch.zeros(shape, device=device)
 
-    cache, rows = DynamicCache(config=actor.model.config), torch.arange(len(prompts), device=device)
-    tokens, seen = prompt_ids, prompt_mask
+    rows = torch.arange(len(prompts), device=device)
+    if uniforms is not None:
+        uniforms = uniforms.to(device)
+
+    cache = make_cache(actor, cfg.max_new_tokens, prompt_ids.device)
+    logits, value = cache.read(prompt_ids, prompt_mask)  # (B, V), (B,)
     for t in range(cfg.max_new_tokens):
-        logits, value = actor.next_token(tokens, seen, cache)  # (B, V), (B,)
         allowed = logits
         if t < cfg.min_new_tokens:
             allowed = logits.index_fill(1, torch.tensor(tokenizer.eos_token_id, device=device), -torch.inf)
@@ -85,17 +89,15 @@ def generate(
             token = allowed.argmax(-1)
         else:
             probs = truncate(allowed.softmax(-1), cfg.top_k, cfg.top_p)
-            token = pick(probs, uniforms[rows.cpu(), t].to(device))
+            token = pick(probs, uniforms[rows, t])
         ids[rows, t], mask[rows, t], values[rows, t] = token, 1, value
         logprobs[rows, t] = logits.gather(-1, token[:, None]).squeeze(-1) - logits.logsumexp(-1)
 
-        going_on = (token != tokenizer.eos_token_id).nonzero().squeeze(-1)
-        if len(going_on) == 0:
+        going_on = (token != tokenizer.eos_token_id).nonzero().squeeze(-1)  # ended rows leave the batch
+        if len(going_on) == 0 or t + 1 == cfg.max_new_tokens:
             break
-        if len(going_on) < len(rows):  # ended rows leave the batch
-            cache.batch_select_indices(going_on)
-            rows, token, seen = rows[going_on], token[going_on], seen[going_on]
-        tokens, seen = token[:, None], torch.cat([seen, seen.new_ones(len(rows), 1)], dim=1)
+        rows = rows[going_on]
+        logits, value = cache.go_on(token[going_on], going_on)
     longest = t + 1
     return {
         "prompt_input_ids": prompt_ids,

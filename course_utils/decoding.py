@@ -1,0 +1,116 @@
+"""What a model remembers of the texts that it goes on with, token by token: the cache of keys and values.
+
+A GrowingCache lets rows that have ended leave, which saves work where computing takes the time, on a CPU. On a GPU a
+step of one token a row is so little work that the launching of its hundreds of kernels takes most of the time: a
+GraphedCache records them once as a CUDA graph, which is launched as one.
+"""
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from course_utils.policy import ActorCritic
+
+
+class GrowingCache:
+    """A cache that is one token longer with each step."""
+
+    def __init__(self, actor: ActorCritic):
+        self.actor, self.cache = actor, DynamicCache(config=actor.model.config)
+
+    def read(self, prompt_ids: Tensor, prompt_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, V) and values (B,) after prompts (B, P) that are padded on the left."""
+        self.mask = prompt_mask
+        return self.actor.next_token(prompt_ids, self.mask, self.cache)
+
+    def go_on(self, tokens: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (b, V) and values (b,) after one more token (b,) in those rows (b,) of the last call that go on."""
+        if len(rows) < len(self.mask):
+            self.cache.batch_select_indices(rows)
+            self.mask = self.mask[rows]
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], dim=1)
+        return self.actor.next_token(tokens[:, None], self.mask, self.cache)
+
+
+class FixedLayer(DynamicLayer):
+    """One layer's keys and values (B, heads, length, size), at addresses that stay. A step is written at position
+    `at` (1,); whoever attends has to mask what is not written yet. They are kept in the type that attention computes
+    in: the same numbers, for autocast would round them to it in each step."""
+
+    def __init__(self, filled: DynamicLayer, steps: int, at: Tensor, dtype: torch.dtype):
+        super().__init__()
+        self.at, self.is_initialized = at, True
+        self.keys, self.values = (
+            torch.cat([seen.to(dtype), seen.new_zeros(*seen.shape[:2], steps, seen.shape[3], dtype=dtype)], dim=2)
+            for seen in (filled.keys, filled.values)
+        )
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        self.keys.index_copy_(2, self.at, key_states.to(self.keys.dtype))
+        self.values.index_copy_(2, self.at, value_states.to(self.values.dtype))
+        return self.keys, self.values
+
+
+class GraphedCache:
+    """A cache of fixed length, and the step over it as a CUDA graph. Rows that have ended stay in, unread."""
+
+    def __init__(self, actor: ActorCritic, steps: int):
+        self.actor, self.steps, self.cache = actor, steps, DynamicCache(config=actor.model.config)
+
+    def read(self, prompt_ids: Tensor, prompt_mask: Tensor) -> tuple[Tensor, Tensor]:
+        result = self.actor.next_token(prompt_ids, prompt_mask, self.cache)
+        count, width = prompt_mask.shape
+        self.rows = torch.arange(count, device=prompt_mask.device)
+        self.at = self.rows.new_tensor([width])
+        self.tokens, self.positions = prompt_ids[:, -1:].clone(), prompt_mask.sum(1, keepdim=True)  # (B, 1)
+        seen = prompt_mask.bool()
+        self.visible = torch.cat([seen, seen.new_zeros(count, self.steps)], dim=1)[:, None, None]  # (B, 1, 1, P+steps)
+        self.visible[..., width] = True
+        for index, layer in enumerate(self.cache.layers):  # one after the other: never memory for two whole caches
+            self.cache.layers[index] = FixedLayer(layer, self.steps, self.at, self.actor.compute_dtype)
+        self.replay = self._capture()
+        return result
+
+    def go_on(self, tokens: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        self.rows = self.rows[rows]
+        self.tokens[self.rows, 0] = tokens
+        logits, values = self.replay()
+        logits, values = logits[self.rows], values[self.rows]
+        self.at += 1
+        self.positions += 1
+        self.visible.index_fill_(3, self.at, True)
+        return logits, values
+
+    def _step(self) -> tuple[Tensor, Tensor]:
+        return self.actor.next_token(self.tokens, self.visible, self.cache, self.positions)
+
+    def _capture(self):
+        """A function that does what _step() does."""
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):  # what is set up in a first call must not be recorded; it writes what the
+            self._step()  # first replay will write over
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            result = self._step()
+
+        def replay() -> tuple[Tensor, Tensor]:
+            graph.replay()
+            return result
+
+        return replay
+
+
+def make_cache(actor: ActorCritic, steps: int, device: torch.device) -> GrowingCache | GraphedCache:
+    """A GraphedCache on a GPU, for models that take positions and a mask of booleans, whose layers all attend to all
+    tokens, and which do the same work whatever the tokens are: a mixture of experts does not."""
+    config = actor.model.config
+    recordable = (
+        config._attn_implementation == "sdpa"
+        and actor.takes_positions
+        and all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)
+        and not any(name.endswith("experts") for name in vars(config))
+    )
+    return GraphedCache(actor, steps) if recordable and device.type == "cuda" else GrowingCache(actor)
