@@ -42,7 +42,7 @@ bench: .venv/installed ## how fast a PPO step is, beside TRL's, into docs/speed.
 
 # Made again when the dependencies change.
 .venv/installed: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "the pins need Python 3.11: make PYTHON=python3.12")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "the pins need Python 3.11: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install -c constraints.txt -e '.[course,cluster,dev]'
 	touch .venv/installed
