@@ -47,12 +47,15 @@ def check(function: Callable, criterion: str | None = None) -> None:
     """
     exercise, name = _exercise_of(function), function.__name__
     whole = name == exercise.function
-    chosen = _chosen(name, CRITERIA[exercise.key] if whole else PARTS[name], criterion)
+    criteria = CRITERIA[exercise.key] if whole else PARTS[name]
+    chosen = _chosen(name, criteria, criterion)
     alone = _as_exported(function, exercise)
     if whole:
         _expect_arguments(alone, exercise)
     try:
         failures = {c.__name__: advice for c in chosen if (advice := _failure(c, alone, exercise))}
+        above = criteria[: criteria.index(chosen[0])] if failures else ()
+        first = next((c.__name__ for c in above if _failure(c, alone, exercise)), None)
     except NotImplementedError as stub:
         open_one = traceback.extract_tb(stub.__traceback__)[-1].name
         raise in_plain_words(
@@ -63,7 +66,9 @@ def check(function: Callable, criterion: str | None = None) -> None:
     known = recognised(exercise.key, alone) if failures and whole else None
     mistake = f"→ This is a known mistake, “{known[0]}”: {known[1]}" if known else ""
     if criterion and failures:
-        raise in_plain_words(AssertionError("\n".join(filter(None, (_title(chosen[0]), failures[criterion], mistake)))))
+        begin = f"Begin with {first}: it does not hold either, and this may only follow from it." if first else ""
+        lines = (_title(chosen[0]), failures[criterion], mistake or begin)
+        raise in_plain_words(AssertionError("\n".join(filter(None, lines))))
     if not criterion and get_ipython() and (pictures := side_by_side(alone)):
         display(HTML(pictures))
     print(_report(chosen, failures, mistake))

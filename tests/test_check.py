@@ -268,6 +268,18 @@ def test_several_failures_are_to_be_taken_in_order(capsys):
     assert "Begin with the first ✗" in capsys.readouterr().out
 
 
+def test_a_graded_cell_sends_to_the_first_criterion_that_fails():
+    """A wrong δ: the returns are wrong, and the advantages that are made of them too."""
+    wrong_delta = edited("gae", ("rewards[:, t] + gamma * next_value", "rewards[:, t] - 3 * gamma * next_value"))
+    assert "Begin with" not in failure(wrong_delta, "token_rewards")
+    message = failure(wrong_delta, "whitening")
+    assert message.endswith("Begin with token_rewards: it does not hold either, and this may only follow from it.")
+
+
+def test_a_graded_cell_that_names_the_mistake_sends_nowhere_else():
+    assert "Begin with" not in failure(wrong("entropy", "sign"), "gradient")
+
+
 def test_warnings_of_torch_do_not_stand_in_the_report(capsys):
     """A standard deviation of one token is one of them."""
     warned = edited("gae", ("    return ", "    torch.ones(1).std()\n    return "))
