@@ -279,6 +279,22 @@ def test_the_numbers_in_the_words_are_those_of_the_recorded_runs():
     assert with_numbers == set(expected)
 
 
+def test_what_no_curve_shows_is_said():
+    """The middle one of the seeds, in the last third, lies among the right runs."""
+
+    def per_seed(key, name, metric):
+        return sorted(last_third({seed: run}, metric) for seed, run in recorded(key)[name].items())
+
+    hidden = set()
+    for key, named in MISTAKES.items():
+        for name, mistake in named.items():
+            low, *_, high = per_seed(key, RIGHT, mistake.metric)
+            if low <= per_seed(key, name, mistake.metric)[1] <= high:
+                hidden.add((key, name))
+    assert hidden == {("entropy", "detached"), ("gae", "whitening over padding")}
+    assert all(re.search(r"the curves do not show|no curve shows", MISTAKES[key][name].words) for key, name in hidden)
+
+
 def test_recordings_with_another_model_are_stale(monkeypatch):
     now = fingerprint("gae")
     monkeypatch.setattr(short_run, "weights_sha256", lambda: "another")
