@@ -4,6 +4,7 @@ A set is a folder of exported modules (export.py makes them): the course's own s
 or deliberately wrong code. Each set is imported as a package of its own, so several can live in one process.
 """
 
+import ast
 import importlib.util
 import inspect
 import itertools
@@ -17,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 
 from course_utils.plain_error import PlainError
+from course_utils.stubs import stub_lines, used
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ class Exercises:
 def load_exercises(folder: str | Path, stand_ins: bool = False) -> Exercises:
     """Imports the five exported modules of `folder`; with `stand_ins`, simple ones for those that are missing.
 
-    ExerciseError: a module is missing, fails at import, or lacks its function with the right arguments.
+    ExerciseError: a module is missing, fails at import, lacks its function with the right arguments, or has the stub.
     """
     folder = Path(folder).resolve()
     if not stand_ins:
@@ -221,6 +223,9 @@ def _check_function(module: ModuleType, path: Path, exercise: Exercise) -> None:
         raise ExerciseError(
             f"{path}: wrong arguments\n    expected: {expected}\n    found:    {exercise.function}{signature}\n{again}"
         )
+    lines = unwritten_lines(path, exercise)
+    if lines:  # or the first update would find it, when the model is loaded and a rollout written
+        raise ExerciseError(f"{path}, line {lines[0]}: {exercise.function} is not written yet. {again}")
 
 
 # ------------------------------------------------------------------ an error while a run goes on
@@ -260,6 +265,13 @@ def _exported_line(error: Exception) -> tuple[Exercise, traceback.FrameSummary] 
 
 
 # ------------------------------------------------------------------ what is not written yet
+
+
+def unwritten_lines(path: Path, exercise: Exercise) -> list[int]:
+    """The lines of an exported module where the exercise's function, or one that it uses, is still the stub."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    definitions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    return sorted(line for name in used(exercise.function, definitions) for line in stub_lines(definitions[name]))
 
 
 def is_stub(error: NotImplementedError) -> bool:

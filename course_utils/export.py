@@ -10,7 +10,6 @@ notebooks and submissions. Nothing is executed here: what a cell holds is judged
 
 import argparse
 import ast
-import itertools
 import logging
 import os
 import re
@@ -28,6 +27,7 @@ from nbformat import NotebookNode
 from traitlets import default
 
 from course_utils.exercises import EXERCISES, Exercise
+from course_utils.stubs import raises_not_implemented, stub_lines, used
 from course_utils.whole_file import write_whole
 
 IMPORTS = """\
@@ -223,15 +223,15 @@ def _check_solved(
     name the last one counts, as it does when the module runs.
     """
     function = exercise.function
-    definitions = {node.name: (cell, node) for cell, node in statements if isinstance(node, ast.FunctionDef)}
-    stubs = [(cell, node.lineno) for cell, node in statements if _raises_not_implemented(node)]
-    used = _used(function, definitions)
-    for name in used:
-        cell, node = definitions[name]
-        stubs += [(cell, line) for line in _stub_lines(node)]
+    cell_of = {node.name: cell for cell, node in statements if isinstance(node, ast.FunctionDef)}
+    definitions = {node.name: node for _, node in statements if isinstance(node, ast.FunctionDef)}
+    stubs = [(cell, node.lineno) for cell, node in statements if raises_not_implemented(node)]
+    called = used(function, definitions)
+    for name in called:
+        stubs += [(cell_of[name], line) for line in stub_lines(definitions[name])]
     for cell, line in sorted(stubs, key=lambda stub: (stub[0].position, stub[1]))[:1]:
         raise cell.error("still unsolved: write your code in the place of this line", line)
-    needed = _names([definitions[name][1] for name in used], ast.Load) & set(exercise.parts)
+    needed = _names([definitions[name] for name in called], ast.Load) & set(exercise.parts)
     missing = needed - _names([node for _, node in statements], ast.Store) - definitions.keys()
     if function not in definitions:
         missing = {function}
@@ -249,36 +249,6 @@ def _names(nodes: list[ast.stmt], context: type[ast.expr_context]) -> set[str]:
         elif context is ast.Store:
             found |= {getattr(node, name, None) for name in ("name", "arg", "asname")} - {None}
     return found
-
-
-def _used(function: str, definitions: dict[str, tuple[SolutionCell, ast.FunctionDef]]) -> set[str]:
-    """`function` and those of `definitions` whose names occur in it, or in one of them, and so on."""
-    used, new = set(), {function} & definitions.keys()
-    while new:
-        used |= new
-        nodes = [node for name in new for node in ast.walk(definitions[name][1])]
-        new = {node.id for node in nodes if isinstance(node, ast.Name)} & definitions.keys() - used
-    return used
-
-
-def _stub_lines(function: ast.FunctionDef) -> list[int]:
-    """The lines of `function` that raise NotImplementedError, but for those that a return above makes
-    unreachable: whoever wrote the code above the stub's line and left that line has a working function."""
-    names = ("body", "orelse", "finalbody")
-    blocks = [getattr(node, name, None) for node in ast.walk(function) for name in names]
-    return sorted(
-        statement.lineno
-        for block in blocks
-        if isinstance(block, list)  # a lambda's body is an expression
-        for statement in itertools.takewhile(lambda node: not isinstance(node, ast.Return), block)
-        if _raises_not_implemented(statement)
-    )
-
-
-def _raises_not_implemented(node: ast.stmt) -> bool:
-    raised = node.exc if isinstance(node, ast.Raise) else None
-    raised = raised.func if isinstance(raised, ast.Call) else raised
-    return isinstance(raised, ast.Name) and raised.id == "NotImplementedError"
 
 
 def read_exercise(path: str | Path) -> tuple[str, str]:

@@ -211,6 +211,23 @@ def test_a_module_without_its_function_is_refused(tmp_path, source):
     assert "entropy.py has no function compute_entropy_loss(logits_new, response_mask)" in refusal(folder)
 
 
+def test_a_stub_is_refused_before_a_model_is_loaded(tmp_path):
+    """That of a part too, if the function uses it; a part that is not used may stay as it was."""
+    folder = write_set(tmp_path / "set", "x")
+    stub = "def response_outputs(actor_model, batch):\n    raise NotImplementedError()\n\n\n"
+    module = folder / "minibatch_update.py"
+    module.write_text(stub + module.read_text())
+    load_exercises(folder)
+    module.write_text(module.read_text().replace("return [", "return [response_outputs, "))
+    assert f"{module}, line 2: run_ppo_update_epoch is not written yet" in refusal(folder)
+    (folder / "gae.py").write_text(
+        f"def compute_gae_advantages({', '.join(EXERCISES['gae'].arguments)}):\n    raise NotImplementedError()\n"
+    )
+    message = refusal(folder)
+    assert f"{folder / 'gae.py'}, line 2: compute_gae_advantages is not written yet" in message
+    assert "notebooks/04_gae/gae.ipynb" in message
+
+
 # ------------------------------------------------------------------ an error while a run goes on
 
 
