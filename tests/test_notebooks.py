@@ -216,6 +216,14 @@ def test_the_path_through_a_notebook(key):
     assert by_id["check"].source == f"check({EXERCISES[key].function})"
     formula = by_id["formula"].source
     assert "$$" in formula and "| symbol | variable | shape | where it comes from |" in formula
+    table = [line for line in formula.splitlines() if line.startswith("|")]
+    sizes = {
+        size for line in table for shape in re.findall(r"\(([A-Z](?:, [A-Z])*),?\)", line) for size in shape.split(", ")
+    }
+    prose = re.sub(r"^\|.*|\$.*?\$", "", formula, flags=re.MULTILINE)
+    assert sizes and all(re.search(rf"\b{size}\b", prose) for size in sizes), (
+        sizes
+    )  # whoever begins here must know them
     assert re.search(r"https://arxiv.org/abs/\d{4}\.\d{5}", formula)
     hints = by_id["hints"].source
     assert re.findall(r"<summary>Hint (\d)", hints) == ["1", "2", "3"]
