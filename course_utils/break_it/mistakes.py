@@ -197,8 +197,8 @@ MISTAKES: dict[str, dict[str, Mistake]] = {
             no_value_clipping,
             "rollout/value_mean",
             "your loss with a range of 1e9. The critic follows the rewards a little faster, and nothing breaks: "
-            "rewards stay between 0 and 1, and one epoch on each rollout leaves little to hold back. You do not see "
-            "this one as a fault; check() does.",
+            "rewards stay between 0 and 1, so no single rollout pulls it far off. You do not see this one as a fault; "
+            "check() does.",
         ),
         "no mask": Mistake(
             values_over_padding,
@@ -253,8 +253,8 @@ MISTAKES: dict[str, dict[str, Mistake]] = {
             whitened_over_padding,
             REWARD,
             "mean and variance are taken over padding too. So all advantages are stretched by one factor, which Adam "
-            "takes out again, and moved by one constant, which on fresh responses adds only noise: no curve shows "
-            "this mistake. check() does.",
+            "mostly takes out again, and moved by one constant, which on fresh responses adds only noise: no curve "
+            "shows this mistake. check() does.",
         ),
         "KL penalty added": Mistake(
             kl_sign,
