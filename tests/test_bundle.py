@@ -160,7 +160,7 @@ def test_an_upload_that_is_no_bundle_says_what_to_do(chosen, tmp_path, monkeypat
         Path(name).write_bytes(b"PK\3\4" if name == bundle.BUNDLE else b'{"cells": null}')
     asked = SimpleNamespace(files=SimpleNamespace(upload=lambda: dict.fromkeys(chosen)))
     monkeypatch.setitem(sys.modules, "google.colab", asked)
-    with pytest.raises(AssertionError, match="run this cell again, and choose tinier_zero_colab.zip"):
+    with pytest.raises(AssertionError, match="no tinier_zero_colab.zip: run this cell again"):
         exec(first_cells(NOTEBOOKS[0])[1], {})
 
 
