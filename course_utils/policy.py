@@ -136,12 +136,15 @@ class ActorCritic(nn.Module):
         """Logits (n, V) and values (n,) at the n positions of (B, T) that `chosen` is an index of: the LM head sees no
         others."""
         self._chosen = chosen
-        # A pass uses each weight once: a copy of it in half precision need not be kept for a second time.
-        with torch.autocast(
-            input_ids.device.type, self.compute_dtype, self.compute_dtype != torch.float32, cache_enabled=False
-        ):
-            logits = self.model(input_ids=input_ids, use_cache=use_cache, **extra).logits.float()
-        hidden, self._hidden, self._chosen = self._hidden, None, None  # or this pass's graph would live on
+        try:
+            # A pass uses each weight once: a copy of it in half precision need not be kept for a second time.
+            with torch.autocast(
+                input_ids.device.type, self.compute_dtype, self.compute_dtype != torch.float32, cache_enabled=False
+            ):
+                logits = self.model(input_ids=input_ids, use_cache=use_cache, **extra).logits.float()
+            hidden = self._hidden
+        finally:
+            self._hidden = self._chosen = None  # or this pass's graph would live on, where memory ran out too
         values = self.value_head(hidden.float()).squeeze(-1)
         return logits if self.temperature == 1 else logits / self.temperature, values
 

@@ -1,5 +1,6 @@
 """Memory that does not suffice: batches are halved, and the run goes on."""
 
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -87,6 +88,29 @@ def test_an_epoch_that_ran_out_of_memory_half_way_leaves_no_gradient_behind(make
     trainer.exercises = replace(trainer.exercises, run_ppo_update_epoch=fails_once)
     next(trainer.train())
     assert all(found[1])
+
+
+def test_what_was_computed_before_memory_ran_out_is_let_go(make_trainer, monkeypatch):
+    """The logits are what mostly does not fit; half a mini-batch would else need room beside the whole one's graph."""
+    trainer = make_trainer()
+    actor, graphs = trainer.unwrapped, []
+
+    def full(head, inputs, _logits):
+        if not graphs and torch.is_grad_enabled():
+            graphs.append(weakref.ref(inputs[0]))
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    actor.model.get_output_embeddings().register_forward_hook(full)
+    forward = actor.forward
+
+    def noting(*arguments, **options):
+        if graphs:
+            assert graphs[0]() is None
+        return forward(*arguments, **options)
+
+    monkeypatch.setattr(actor, "forward", noting)
+    next(trainer.train())
+    assert graphs and trainer.cfg.ppo.mini_batch_size == 4
 
 
 def test_gradients_that_an_update_leaves_behind_are_the_learners_affair(make_trainer):
