@@ -356,34 +356,38 @@ class Trainer:
     def _fitting(self, key: str, work: Callable[[], T]) -> T:
         """What work() returns. As often as memory runs out, ppo.`key` is halved for the rest of the run and work()
         begins again: sampling gives the same responses, and an update epoch sees those mini-batches twice that came
-        before. Half the mini-batch is accumulated twice as often, so a step means the same responses.
+        before. Half a mini-batch (a third, a fifth, where it has no half) is accumulated twice as often, so that an
+        optimizer step means as many responses as before, and the schedule counts on.
 
         Raises:
             TrainingError: what cannot be halved any more does not fit.
         """
         while True:
             ppo = self.cfg.ppo
-            half = getattr(ppo, key) // 2
+            size = getattr(ppo, key)
+            part = size // 2
+            while part and key == "mini_batch_size" and size % part:
+                part -= 1
             try:
                 return work()
             except RuntimeError as error:
                 if not should_reduce_batch_size(error):
                     raise
-                if not half or key == "mini_batch_size" and self.accelerator.num_processes > 1:
-                    smaller = f"ppo.{key}={half}, " if half else ""
+                if not part or key == "mini_batch_size" and self.accelerator.num_processes > 1:
+                    smaller = f"ppo.{key}={part}, " if part else ""
                     raise TrainingError(
-                        f"PPO step {self.step + 1}: out of memory with ppo.{key}={getattr(ppo, key)}. Try "
+                        f"PPO step {self.step + 1}: out of memory with ppo.{key}={size}. Try "
                         f"{smaller}training.gradient_checkpointing=true, a smaller "
                         "dataset.max_gen_length or a smaller model; then go on with a new run."
                     ) from error
             # Not above: the error's traceback keeps the tensors alive.
             clear_device_cache(garbage_collection=True)
-            halved = {key: half}
+            reduced = {key: part}
             if key == "mini_batch_size":
                 self.optimizer.zero_grad()  # what the epoch left behind
-                halved["gradient_accumulation_steps"] = 2 * ppo.gradient_accumulation_steps
-            self.cfg = replace(self.cfg, ppo=replace(ppo, **halved))
-            self.accelerator.print(f"PPO step {self.step + 1}: out of memory; going on with ppo.{key}={half}")
+                reduced["gradient_accumulation_steps"] = size // part * ppo.gradient_accumulation_steps
+            self.cfg = replace(self.cfg, ppo=replace(ppo, **reduced))
+            self.accelerator.print(f"PPO step {self.step + 1}: out of memory; going on with ppo.{key}={part}")
 
     @property
     def cfg_of_process(self) -> Config:

@@ -113,6 +113,24 @@ def test_what_was_computed_before_memory_ran_out_is_let_go(make_trainer, monkeyp
     assert graphs and trainer.cfg.ppo.mini_batch_size == 4
 
 
+@pytest.mark.parametrize("size, smaller", [(6, 3), (15, 5), (5, 1)])
+def test_a_step_means_as_many_responses_where_a_mini_batch_has_no_half(make_trainer, size, smaller):
+    trainer = make_trainer("ppo.gradient_accumulation_steps=2", f"ppo.mini_batch_size={size}")
+    update, calls = trainer.exercises.run_ppo_update_epoch, []
+
+    def fails_once(*arguments):
+        calls.append(1)
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return update(*arguments)
+
+    trainer.exercises = replace(trainer.exercises, run_ppo_update_epoch=fails_once)
+    list(trainer.train())
+    ppo = trainer.cfg.ppo
+    assert (ppo.mini_batch_size, ppo.gradient_accumulation_steps) == (smaller, 2 * size // smaller)
+    assert trainer.lr_scheduler.last_epoch == 2 * 2 * -(-16 // (2 * size))  # steps, epochs: as the schedule was made
+
+
 def test_gradients_that_an_update_leaves_behind_are_the_learners_affair(make_trainer):
     """A forgotten zero_grad() has to show: the trainer clears nothing between epochs and steps."""
     trainer = make_trainer()
