@@ -104,7 +104,8 @@ def _activations(model: PretrainedConfig, width: int, checkpointing: bool) -> fl
     """Bytes a token that the backward pass keeps. A layer keeps the inputs of its norms and their results before the
     scale (float32), and the inputs of its matrix products: queries, keys, values, the attention's result, and in the
     MLP gate, up, their activation and their product."""
-    hidden, inner, layers = model.hidden_size, model.intermediate_size, model.num_hidden_layers
+    hidden, layers = model.hidden_size, model.num_hidden_layers
+    inner = getattr(model, "intermediate_size", None) or 4 * hidden  # GPT-2's generation has other names for it
     layer = 4 * hidden * FLOAT32 + (5 * hidden + _keys_and_values(model) + 4 * inner) * width
     return layers * hidden * FLOAT32 + layer if checkpointing else layers * layer
 

@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from transformers import LlamaConfig, Qwen2Config
+from transformers import AutoConfig, GPT2Config, LlamaConfig, Qwen2Config
 
 from course_utils.config import ConfigError, load_config
 from course_utils.memory import check_gpu, estimate, main
 from course_utils.policy import load_shape
+from tests.test_policy import ARCHITECTURES
 
 ROOT = Path(__file__).parent.parent
 DEEP = {
@@ -131,6 +132,22 @@ def test_half_precision_halves_the_reference_and_counts_the_rounded_weights(monk
     assert half.reference == whole.reference - 2 * (matrices + head)  # the embedding stays float32
     assert half.update - whole.update == 2 * (matrices + head)  # kept for the backward pass
     assert recomputed.update - whole.update == 2 * head  # a layer's are made anew
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture_has_an_estimate(architecture):
+    """A run on a GPU begins with it."""
+    shape = AutoConfig.for_model(architecture, **ARCHITECTURES[architecture])
+    found = estimate(shape, load_config(ROOT / "configs/config_debug.yaml"))
+    assert found.weights < found.kept < found.peak
+
+
+def test_where_the_width_of_the_mlp_has_no_name_it_is_four_times_the_hidden_one():
+    cfg = load_config(ROOT / "configs/config_debug.yaml")
+    small, large = (estimate(GPT2Config(vocab_size=50, n_embd=32, n_head=2, n_layer=layers), cfg) for layers in (1, 2))
+    weights = large.weights - small.weights  # of a layer, and of its gradients
+    numbers = 4 * 32 + 5 * 32 + 2 * 32 + 4 * 128  # norms; products; keys and values; MLP
+    assert large.update - small.update == weights + 32 * 128 * numbers * 4
 
 
 def test_lora_needs_no_reference_and_little_for_the_optimizer():
