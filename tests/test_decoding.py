@@ -2,7 +2,10 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
+    FalconConfig,
+    FalconForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -14,6 +17,7 @@ from transformers import (
 from course_utils import policy, problems, rollout
 from course_utils.decoding import GraphedCache, GrowingCache, make_cache
 from course_utils.policy import ActorCritic
+from tests.test_policy import ARCHITECTURES, small_actor
 
 SMALL = {
     "vocab_size": 50,
@@ -52,6 +56,30 @@ def test_both_caches_sample_the_same_responses(dtype, greedy, small_config, monk
         assert graphed[name].dtype == torch.float32
 
 
+class Waiting(TorchDispatchMode):
+    """Fails where a number has to come back from a GPU, which no CUDA graph can record."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        assert function not in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_step_that_is_to_be_recorded_waits_for_nothing_and_is_that_of_the_growing_cache(architecture, without_a_gpu):
+    actor = small_actor(architecture)
+    graphed = make_cache(actor, 2, torch.device("cuda"))
+    if isinstance(graphed, GrowingCache):
+        pytest.skip("is not recorded")
+    tokens, mask = torch.randint(1, 50, (3, 5)), torch.tensor([[1] * 5, [0] * 2 + [1] * 3, [0] * 4 + [1]])
+    growing, rows = GrowingCache(actor), torch.tensor([0, 2])  # the second row has ended
+    with torch.no_grad():
+        torch.testing.assert_close(graphed.read(tokens, mask), growing.read(tokens, mask))
+        expected = growing.go_on(torch.tensor([7, 8]), rows)
+        with Waiting():
+            found = graphed.go_on(torch.tensor([7, 8]), rows)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
 def test_one_more_token_than_the_cache_holds_is_never_asked_for(without_a_gpu, small_config):
     cfg = small_config("generation.min_new_tokens=5", "dataset.max_gen_length=5")
     actor, tokenizer = policy.load_actor(cfg), policy.load_tokenizer(cfg)
@@ -69,5 +97,9 @@ def test_a_gpu_gets_the_graph_for_models_that_can_be_recorded():
     assert isinstance(make_cache(windows, 4, gpu), GrowingCache)
     experts = ActorCritic(MixtralForCausalLM(MixtralConfig(**SMALL, num_local_experts=2, sliding_window=None)))
     assert isinstance(make_cache(experts, 4, gpu), GrowingCache)
+    alibi = ActorCritic(FalconForCausalLM(FalconConfig(**SMALL, alibi=True)))
+    assert isinstance(make_cache(alibi, 4, gpu), GrowingCache)
+    stretched = LlamaConfig(**SMALL, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4})
+    assert isinstance(make_cache(ActorCritic(LlamaForCausalLM(stretched)), 4, gpu), GrowingCache)
     eager = ActorCritic(LlamaForCausalLM._from_config(LlamaConfig(**SMALL), attn_implementation="eager"))
     assert isinstance(make_cache(eager, 4, gpu), GrowingCache)  # adds its mask instead of choosing by it
