@@ -48,3 +48,10 @@ class LossScale:
         elif self._good % STEPS_TO_DOUBLE == 0:
             self.value = min(LARGEST, self.value * 2)
         return bad
+
+    def state_dict(self) -> dict[str, float]:
+        """What a checkpoint keeps, so that a resumed run skips and doubles where an uninterrupted one would."""
+        return {"value": self.value, "skipped": self.skipped, "good": self._good}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.value, self.skipped, self._good = state["value"], state["skipped"], state["good"]

@@ -81,7 +81,7 @@ class Trainer:
             state = checkpoint.restore(resume_from, actor, self.optimizer, self.lr_scheduler)
             self.step = state["step"]
             if actor.loss_scale:
-                actor.loss_scale.value = state["loss_scale"]
+                actor.loss_scale.load_state_dict(state["loss_scale"])
         if self.accelerator.is_main_process:
             self.log = MetricsLog(self.folder / "metrics.jsonl", self.step)
             save_config(cfg, self.folder / "effective_config.yaml")
@@ -243,7 +243,7 @@ class Trainer:
         if self.accelerator.is_main_process:
             state = {"step": self.step, "seed": self.cfg.training.seed}
             if loss_scale := self.unwrapped.loss_scale:
-                state["loss_scale"] = loss_scale.value
+                state["loss_scale"] = loss_scale.state_dict()
             checkpoint.save(
                 self.folder / name, self.unwrapped, self.tokenizer, self.optimizer, self.lr_scheduler, state
             )

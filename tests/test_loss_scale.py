@@ -95,13 +95,19 @@ def half_trainer(small_config, solutions):
 @pytest.mark.slow
 def test_float16_trains_with_the_learners_own_update_and_a_resumed_run_keeps_its_scale(half_trainer):
     history = list(half_trainer.train())
-    half_trainer.unwrapped.loss_scale.value = 2.0**9
+    scale = half_trainer.unwrapped.loss_scale
+    scale.value, scale.skipped = 2.0**9, 3
+    for _ in range(STEPS_TO_DOUBLE - 4 - 1):  # it took 4 good ones
+        scale.overflowed()
     half_trainer.save("step_1")
     resumed = Trainer(
         replace(half_trainer.cfg, training=replace(half_trainer.cfg.training, resume="auto", total_ppo_steps=2)),
         half_trainer.exercises,
     )
-    assert resumed.unwrapped.loss_scale.value == 2.0**9
+    again = resumed.unwrapped.loss_scale
+    assert (again.value, again.skipped) == (2.0**9, 3)
+    again.overflowed()
+    assert again.value == 2.0**10  # the good steps before the cut count
     assert history[0]["params/max_ratio_deviation"] < 1e-3
     assert {p.dtype for p in half_trainer.unwrapped.parameters()} == {torch.float32}
 
