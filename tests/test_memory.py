@@ -164,6 +164,9 @@ def test_a_gpu_that_is_too_small_is_said_before_anything_is_loaded(small_config)
     memory = estimate(load_shape(cfg), cfg)
     check_gpu(cfg, 1.01 * memory.peak, said.append)
     assert not said
+    check_gpu(cfg, 0.99 * memory.peak, said.append)
+    assert len(said) == 1
+    said.clear()
     check_gpu(cfg, 1.01 * memory.kept, said.append)
     assert len(said) == 1 and "batches are halved" in said[0]
     with pytest.raises(ConfigError, match="model.lora=16"):

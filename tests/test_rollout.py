@@ -124,6 +124,7 @@ def test_truncation_by_hand():
     probs = torch.tensor([[0.4, 0.3, 0.2, 0.1]])
     assert truncate(probs, top_k=0, top_p=1.0).tolist() == probs.tolist()
     assert truncate(probs, top_k=2, top_p=1.0).count_nonzero() == 2
+    assert truncate(probs, top_k=9, top_p=1.0).tolist() == probs.tolist()  # more than there are
     # The smallest set with at least the share p: 0.4 + 0.3 < 0.75 <= 0.4 + 0.3 + 0.2.
     assert truncate(probs, top_k=0, top_p=0.75).count_nonzero() == 3
     assert truncate(probs, top_k=0, top_p=0.1).tolist() == [[pytest.approx(0.4), 0, 0, 0]]
