@@ -49,9 +49,9 @@ class LossScale:
             self.value = min(LARGEST, self.value * 2)
         return bad
 
-    def state_dict(self) -> dict[str, float]:
+    def state_dict(self) -> dict:
         """What a checkpoint keeps, so that a resumed run skips and doubles where an uninterrupted one would."""
         return {"value": self.value, "skipped": self.skipped, "good": self._good}
 
-    def load_state_dict(self, state: dict[str, float]) -> None:
+    def load_state_dict(self, state: dict) -> None:
         self.value, self.skipped, self._good = state["value"], state["skipped"], state["good"]
