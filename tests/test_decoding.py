@@ -80,6 +80,16 @@ def test_a_step_that_is_to_be_recorded_waits_for_nothing_and_is_that_of_the_grow
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
+def test_in_half_precision_the_cache_is_kept_in_it(without_a_gpu):
+    """Keys come out of the rotary embeddings in float32: twice the memory, for numbers that attention rounds."""
+    actor = small_actor("llama")
+    actor.compute_dtype = torch.bfloat16
+    graphed = GraphedCache(actor, 3)
+    with torch.no_grad():
+        graphed.read(torch.ones(2, 4, dtype=torch.long), torch.ones(2, 4, dtype=torch.long))
+    assert {part.dtype for layer in graphed.cache.layers for part in (layer.keys, layer.values)} == {torch.bfloat16}
+
+
 def test_one_more_token_than_the_cache_holds_is_never_asked_for(without_a_gpu, small_config):
     cfg = small_config("generation.min_new_tokens=5", "dataset.max_gen_length=5")
     actor, tokenizer = policy.load_actor(cfg), policy.load_tokenizer(cfg)

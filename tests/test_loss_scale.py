@@ -70,6 +70,14 @@ def test_an_overflow_is_told_once_and_halves_the_scale():
     assert not actor.loss_scale.overflowed() and actor.loss_scale.skipped == 1
 
 
+def test_an_overflow_of_one_weight_counts_though_the_others_are_finite():
+    first, second = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+    scale = LossScale(nn.ModuleList([first, second]))
+    (first.weight * torch.inf).sum().backward()
+    second.weight.sum().backward()
+    assert scale.overflowed()
+
+
 def test_the_scale_grows_again_after_many_good_steps_and_never_beyond_its_start():
     scale = LossScale(nn.Linear(1, 1))
     scale.value = LARGEST / 2
