@@ -78,6 +78,13 @@ def test_an_overflow_of_one_weight_counts_though_the_others_are_finite():
     assert scale.overflowed()
 
 
+def test_only_what_flows_through_the_scaled_output_is_multiplied():
+    scale, weight = LossScale(nn.Linear(1, 1)), torch.ones(1, requires_grad=True)
+    output = weight * 1
+    (scale.scale(output) + output).sum().backward()
+    assert weight.grad.item() == LARGEST + 1
+
+
 def test_the_scale_grows_again_after_many_good_steps_and_never_beyond_its_start():
     scale = LossScale(nn.Linear(1, 1))
     scale.value = LARGEST / 2
