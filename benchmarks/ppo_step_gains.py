@@ -88,9 +88,8 @@ def all_logits() -> None:
     run = ActorCritic._run
 
     def run_all(self, input_ids, chosen, **extra):
-        logits, values = run(self, input_ids, torch.ones_like(chosen), **extra)
-        flat = chosen.flatten()
-        return logits[flat], values[flat]
+        logits, values = run(self, input_ids, ..., **extra)
+        return logits[chosen], values[chosen]
 
     ActorCritic._run = run_all
 
