@@ -217,10 +217,7 @@ class Trainer:
         """max |π/π_old − 1| on a few responses: 0 but for rounding, or sampling and scoring do not mean the same
         policy."""
         part = {name: tensor[: policy.ROWS_TOGETHER] for name, tensor in buffer.items()}
-        scored = self._fitting(
-            "mini_batch_size", lambda: score_logprobs(self.unwrapped, part, self.cfg.ppo.mini_batch_size)
-        )
-        log_ratio = scored - part["logprobs"]
+        log_ratio = self._score_rows(self.unwrapped, part) - part["logprobs"]
         return (log_ratio.exp() - 1).abs().mul(part["response_attention_mask"]).max().item()
 
     # ---------------------------------------------------------------- evaluation, checkpoints
@@ -337,11 +334,13 @@ class Trainer:
         }
 
     def _scored(self, model: policy.ActorCritic, buffer: dict[str, Tensor]) -> Tensor:
-        """Log-probs (N, R) of the responses under `model`, each process scoring its share. As many rows at a time as
-        in the update, where the logits of all positions have to fit too."""
-        share = self._share(buffer)
-        scored = self._fitting("mini_batch_size", lambda: score_logprobs(model, share, self.cfg.ppo.mini_batch_size))
-        return self._gather({"logprobs": scored})["logprobs"]
+        """Log-probs (N, R) of the responses under `model`, each process scoring its share."""
+        return self._gather({"logprobs": self._score_rows(model, self._share(buffer))})["logprobs"]
+
+    def _score_rows(self, model: policy.ActorCritic, rows: dict[str, Tensor]) -> Tensor:
+        """Log-probs of these rows of a buffer, in this process: as many at a time as in the update, where the logits of
+        all positions have to fit too."""
+        return self._fitting("mini_batch_size", lambda: score_logprobs(model, rows, self.cfg.ppo.mini_batch_size))
 
     def _gather(self, buffer: dict[str, Tensor]) -> dict[str, Tensor]:
         """The rows of all processes in the order of the prompts, on every process."""
