@@ -108,12 +108,13 @@ def make_cache(actor: ActorCritic, steps: int, device: torch.device) -> GrowingC
     tokens, and which do the same work whatever the tokens and positions are: a mixture of experts does not, nor do
     rotary embeddings that change with the length."""
     config = actor.model.config
-    recordable = (
-        config._attn_implementation == "sdpa"
+    graphed = (
+        device.type == "cuda"
+        and config._attn_implementation == "sdpa"
         and actor.takes_positions
         and not getattr(config, "alibi", False)  # Falcon: made from a mask (B, T)
         and all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)
         and not any(name.endswith("experts") for name in vars(config))
         and not any(getattr(part, "rope_type", "") in ("dynamic", "longrope") for part in actor.model.modules())
     )
-    return GraphedCache(actor, steps) if recordable and device.type == "cuda" else GrowingCache(actor)
+    return GraphedCache(actor, steps) if graphed else GrowingCache(actor)
