@@ -80,7 +80,7 @@ def test_the_pins_fit_the_oldest_python_that_is_promised():
     for name, version in pins().items():
         found = installed.get(canonicalize_name(name))
         if found and found.version == version:  # elsewhere newer ones may be tried
-            asked = SpecifierSet(found.metadata["Requires-Python"] or "")
+            asked = SpecifierSet(found.metadata.get("Requires-Python", ""))
             assert asked.contains("3.11.2"), f"{name}=={version} needs Python {asked}"
 
 
