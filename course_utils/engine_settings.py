@@ -22,12 +22,12 @@ GPUS, WANDB_KEY = Shell("$GPUS"), Shell("$WANDB_API_KEY")
 FILES = "is in train.jsonl and test.jsonl"
 
 
-def verl(cfg: Config, prompts: int) -> tuple[Answers, Options]:
-    """As overrides of verl's ppo_trainer.yaml; `prompts` is the number of problems to train on."""
+def verl(cfg: Config, _prompts: int) -> tuple[Answers, Options]:
+    """As overrides of verl's ppo_trainer.yaml; it counts in PPO steps, so the number of problems does not matter."""
     actor, critic = "actor_rollout_ref.actor", "critic"
     model, rollout, ref = "actor_rollout_ref.model", "actor_rollout_ref.rollout", "actor_rollout_ref.ref"
     ppo, training, sampling = cfg.ppo, cfg.training, cfg.generation
-    updates = updates_in_a_step(cfg)
+    updates, longest = updates_in_a_step(cfg), cfg.dataset.max_prompt_length + sampling.max_new_tokens
     trackers = [name for name in (cfg.tracking, "wandb" if cfg.wandb.report_to_wandb else "none") if name != "none"]
     lora = {
         f"{model}.lora_rank": cfg.model.lora,
@@ -73,7 +73,9 @@ def verl(cfg: Config, prompts: int) -> tuple[Answers, Options]:
             f"{critic}.ppo_micro_batch_size_per_gpu",
             f"{rollout}.log_prob_micro_batch_size_per_gpu",
             f"{ref}.log_prob_micro_batch_size_per_gpu",
-        ),
+        )
+        # The critic is asked for the former, but packs as many tokens as this into a pass: else 32,768.
+        | {"+critic.ppo_infer_max_token_len_per_gpu": ppo.mini_batch_size * longest},
         "ppo.gradient_accumulation_steps": {f"{actor}.ppo_mini_batch_size": responses_in_an_update(cfg)},
         "ppo.kl_coeff": {
             "algorithm.use_kl_in_reward": ppo.kl_coeff > 0,
@@ -99,9 +101,9 @@ def verl(cfg: Config, prompts: int) -> tuple[Answers, Options]:
         "ppo.max_grad_norm": both(ppo.max_grad_norm, f"{actor}.optim.clip_grad", f"{critic}.optim.clip_grad"),
         "ppo.rollout_samples": {"data.train_batch_size": ppo.rollout_samples},
         "ppo.scheduler": verl_schedule(cfg),
-        # There the rate changes once a PPO step, not with each update.
+        # There the rate changes once a PPO step, not with each update, and in the first of a warm-up it is 0.
         "ppo.warmup_steps": both(
-            0 if ppo.scheduler == "constant" else ceil(ppo.warmup_steps / updates),
+            0 if ppo.scheduler == "constant" else ppo.warmup_steps // updates,
             f"{actor}.optim.lr_warmup_steps",
             f"{critic}.optim.lr_warmup_steps",
         ),
@@ -112,8 +114,8 @@ def verl(cfg: Config, prompts: int) -> tuple[Answers, Options]:
         else {},
         "training.total_ppo_steps": {
             "trainer.total_training_steps": training.total_ppo_steps,
-            # A limit of its own, out of reach; a pass ends with the last whole rollout.
-            "trainer.total_epochs": 1 + ceil(training.total_ppo_steps / (prompts // ppo.rollout_samples)),
+            # A limit of its own, out of reach: a pass is one step or more, however many prompts are too long.
+            "trainer.total_epochs": training.total_ppo_steps,
         },
         "training.seed": both(
             training.seed, "data.seed", f"{actor}.data_loader_seed", f"{critic}.data_loader_seed", f"{rollout}.seed"
@@ -158,7 +160,8 @@ def verl(cfg: Config, prompts: int) -> tuple[Answers, Options]:
 
 
 def openrlhf(cfg: Config, prompts: int) -> tuple[Answers, Options]:
-    """As flags of openrlhf.cli.train_ppo_ray, without their dashes; True is a flag without a value."""
+    """As flags of openrlhf.cli.train_ppo_ray, without their dashes; True is a flag without a value. `prompts` is the
+    number of problems to train on, by passes over which it counts."""
     ppo, training, sampling = cfg.ppo, cfg.training, cfg.generation
     episodes = ceil(training.total_ppo_steps * ppo.rollout_samples / prompts)  # the last rollout of one is smaller
     updates = prompts // responses_in_an_update(cfg) * episodes * ppo.epochs  # as the engine counts them
@@ -258,14 +261,17 @@ def responses_in_an_update(cfg: Config) -> int:
     """Responses in one optimizer step.
 
     Raises:
-        ConfigError: a rollout is not a multiple of it. Here the last step is smaller; the engines pad or drop it.
+        ConfigError: a rollout is not a multiple of it, or it is not one of a mini-batch. Here the last step and the
+            last mini-batch are smaller; the engines pad, drop or refuse them.
     """
     ppo = cfg.ppo
-    together = min(ppo.mini_batch_size * ppo.gradient_accumulation_steps, ppo.rollout_samples)
-    if ppo.rollout_samples % together:
+    group = ppo.mini_batch_size * ppo.gradient_accumulation_steps
+    together = min(group, ppo.rollout_samples)
+    if ppo.rollout_samples % together or together % ppo.mini_batch_size:
         raise ConfigError(
-            f"ppo.rollout_samples={ppo.rollout_samples} must be a multiple of ppo.mini_batch_size × "
-            f"ppo.gradient_accumulation_steps = {together}: other engines have no smaller last step"
+            f"ppo.rollout_samples={ppo.rollout_samples} must be a multiple of ppo.mini_batch_size="
+            f"{ppo.mini_batch_size} and, if not below it, of ppo.mini_batch_size × ppo.gradient_accumulation_steps = "
+            f"{group}: other engines have no smaller last step"
         )
     return together
 

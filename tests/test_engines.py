@@ -100,8 +100,9 @@ def test_verl_is_told_the_same_ppo(tmp_path):
         f"{actor}.optim.min_lr_ratio": 0.05,
         f"{actor}.optim.clip_grad": 1,
         f"{critic}.optim.clip_grad": 1,
-        # 64 updates a step, 5 of which warm up: the first step, since there the rate changes once a step.
-        f"{actor}.optim.lr_warmup_steps": 1,
+        # 64 updates a step, 5 of which warm up: no whole step. With 1, all 64 would be made with a rate of 0.
+        f"{actor}.optim.lr_warmup_steps": 0,
+        "+critic.ppo_infer_max_token_len_per_gpu": 2 * (512 + 256),
         f"{actor}.optim.weight_decay": 0,
         f"{actor}.clip_ratio": 0.2,
         f"{actor}.clip_ratio_low": 0.2,
@@ -117,7 +118,7 @@ def test_verl_is_told_the_same_ppo(tmp_path):
         "actor_rollout_ref.rollout.top_k": -1,
         "data.seed": 42,
         "trainer.total_training_steps": 100,
-        "trainer.total_epochs": 16,  # 7 whole rollouts of 512 in 4000 problems
+        "trainer.total_epochs": 100,  # out of reach, though filtered prompts make a pass shorter
         "trainer.n_gpus_per_node": 4,
     }
     assert {name: float(found[name]) for name in expected} == pytest.approx(expected)
@@ -210,6 +211,7 @@ def test_both_engines_get_the_courses_reward(tmp_path):
         (["model.name=embedded"], "model.name=embedded is read by this trainer alone"),
         (["model.name=weights/a.gguf"], "set model.name to a model of the Hub or a folder"),
         (["ppo.rollout_samples=500"], "ppo.rollout_samples=500 must be a multiple of .* = 16"),
+        (["ppo.rollout_samples=15"], "ppo.rollout_samples=15 must be a multiple of ppo.mini_batch_size=2"),
         (["training.num_samples=511"], "must not exceed the 511 problems"),
     ],
 )
