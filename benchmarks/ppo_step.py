@@ -31,6 +31,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from course_utils.config import load_config
 from course_utils.exercises import load_exercises
 from course_utils.export import export_all
+from course_utils.plain_error import PlainError
 from course_utils.policy import load_tokenizer
 from course_utils.problems import Problem, Prompt, load_problems, make_prompts
 from course_utils.trainer import Trainer
@@ -427,7 +428,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     if args.stdin:
-        step_ours(Recorder())
+        try:
+            step_ours(Recorder())
+        except PlainError as error:  # such as lengths beyond the model's context
+            sys.exit(f"error: {error}")
         return
     if not args.report:
         make_trl_venv()

@@ -20,6 +20,10 @@ import torch
 
 EMBEDDED = Path(__file__).parent.parent / "course_utils/embedded/model"
 LEARNING_RATE = 1e-6  # so small that the lengths of responses stay what they are
+LEAST = {  # the keys that hold a whole number, and the smallest one that each may hold
+    **dict.fromkeys(("n", "prompt_len", "resp_len", "minibatches", "epochs", "steps", "threads"), 1),
+    **dict.fromkeys(("warmup", "seed"), 0),
+}
 RESERVED = 2  # the ids of padding and of the end in the embedded tokenizer: no random prompt holds them
 
 
@@ -30,7 +34,10 @@ class Recorder:
         # What the libraries print must not come between the lines of the protocol.
         self._out = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)
-        self.job = json.loads(sys.stdin.readline())
+        try:
+            self.job = read_job(sys.stdin.readline())
+        except ValueError as error:
+            sys.exit(f"error: {error}")
         self._steps, self._loaded = [], None
         torch.set_num_threads(self.job["threads"])
         torch.manual_seed(self.job["seed"])
@@ -67,6 +74,24 @@ class Recorder:
 
     def _say(self, line) -> None:
         print(json.dumps(line), file=self._out, flush=True)
+
+
+def read_job(line: str) -> dict:
+    """The job that a line describes. ValueError, naming the key: it is not one, or nobody could do it."""
+    try:
+        job = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"{line.strip()!r:.60} is not one line of JSON: {error}") from error
+    if not isinstance(job, dict):
+        raise ValueError(f"{job!r:.60} is not a JSON object with the keys {', '.join(LEAST)} and model_dir")
+    if missing := [key for key in (*LEAST, "model_dir") if key not in job]:
+        raise ValueError(f"the key {missing[0]} is missing")
+    for key, least in LEAST.items():
+        if type(job[key]) is not int or job[key] < least:
+            raise ValueError(f"{key}={job[key]!r} must be a whole number, at least {least}")
+    if not isinstance(job["model_dir"], str) or not (Path(job["model_dir"]) / "config.json").is_file():
+        raise ValueError(f"model_dir={job['model_dir']!r} must be the folder of a Hugging Face model, with config.json")
+    return job
 
 
 def prompts_of(job: dict, vocabulary: int) -> list[list[int]]:

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -64,6 +65,40 @@ def answer(script: str, *arguments: str, **job) -> dict:
 def test_one_line_in_one_line_out_and_no_response_ends_early(tiny, command):
     result = answer(*command, model_dir=str(tiny))
     assert result["tokens"] == [24, 24]  # 4 responses of 6 tokens in each of the two counted steps
+
+
+LONG = {"prompt_len": 500, "resp_len": 500}  # together beyond the 512 tokens that the model reads
+BAD_LINES = {
+    "": "'' is not one line of JSON",
+    "{'n': 4}": "is not one line of JSON",
+    "[1]": "[1] is not a JSON object with the keys n, prompt_len",
+    json.dumps(JOB): "the key model_dir is missing",
+    json.dumps({key: JOB[key] for key in JOB if key != "epochs"}): "the key epochs is missing",
+    json.dumps(JOB | {"model_dir": "TINY", "n": "4"}): "n='4' must be a whole number, at least 1",
+    json.dumps(JOB | {"model_dir": "TINY", "n": True}): "n=True must be a whole number, at least 1",
+    json.dumps(JOB | {"model_dir": "TINY", "steps": 0}): "steps=0 must be a whole number, at least 1",
+    json.dumps(JOB | {"model_dir": "TINY", "warmup": -1}): "warmup=-1 must be a whole number, at least 0",
+    json.dumps(JOB | {"model_dir": 7}): "model_dir=7 must be the folder of a Hugging Face model",
+    json.dumps(JOB | {"model_dir": "not/there"}): "model_dir='not/there' must be the folder of a Hugging Face model",
+}
+
+
+@pytest.mark.parametrize("line", BAD_LINES)
+def test_a_line_that_is_no_job_is_told_by_the_name_of_its_key(bench, tiny, line):
+    protocol = importlib.import_module("ppo_step_protocol")
+    with pytest.raises(ValueError, match="^[^\n]*" + re.escape(BAD_LINES[line])):
+        protocol.read_job(line.replace("TINY", str(tiny)))
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [("{}\n", "the key n is missing"), (json.dumps(JOB | LONG | {"model_dir": "TINY"}), "reads only 512. Lower one")],
+)
+def test_bad_input_is_one_plain_line_and_a_failure(tiny, line, told):
+    command = [sys.executable, BENCHMARKS / "ppo_step.py", "--stdin"]
+    done = subprocess.run(command, input=line.replace("TINY", str(tiny)), capture_output=True, text=True)
+    assert done.returncode == 1 and not done.stdout
+    assert told in done.stderr and done.stderr.splitlines()[-1].startswith("error: ") and "Traceback" not in done.stderr
 
 
 def test_with_prompts_a_response_ends_at_eos(tiny):
@@ -162,7 +197,7 @@ for _ in range(recorder.total):
     recorder.end(rollout_s=0.0, reference_s=0.0, update_s=0.0, tokens=1)
 recorder.finish()
 """)
-    results = bench.measure({name: [sys.executable, script, name] for name in "ab"}, JOB)
+    results = bench.measure({name: [sys.executable, script, name] for name in "ab"}, JOB | {"model_dir": str(tiny)})
     assert log.read_text() == "ababab"
     assert [len(result["step_s"]) for result in results.values()] == [2, 2]
 
