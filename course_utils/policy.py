@@ -1,7 +1,7 @@
 """The actor, its value head and the frozen reference: any causal language model of transformers, wrapped thinly."""
 
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -153,23 +153,35 @@ class ActorCritic(nn.Module):
         return (self._hidden,)
 
 
-def load_tokenizer(cfg: Config) -> PreTrainedTokenizerBase:
-    """The tokenizer, padding on the left. Without a pad token it pads with EOS, which masks by position allow."""
-    tokenizer = _load(AutoTokenizer, cfg.model.tokenizer_name or cfg.model.name, cfg)
+def load_tokenizer(cfg: Config, note: Callable[[str], None] = lambda _: None) -> PreTrainedTokenizerBase:
+    """The tokenizer, padding on the left; `note` is told what it lacks. Without a pad token it pads with EOS, which
+    masks by position allow."""
+    name = cfg.model.tokenizer_name or cfg.model.name
+    tokenizer = _load(AutoTokenizer, name, cfg)
     tokenizer.padding_side = "left"
     if tokenizer.eos_token_id is None:
         raise ModelError(
-            f"the tokenizer of {cfg.model.name} has no end-of-sequence token, so no response could end; "
+            f"the tokenizer of {name} has no end-of-sequence token, so no response could end; "
             "set model.tokenizer_name to one that has it"
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+        note(f"the tokenizer of {name} has no pad token: its end-of-sequence token pads, off the masks")
+    if not tokenizer.chat_template and name != "embedded":  # which was taught without one
+        note(f"the tokenizer of {name} has no chat template: dataset.prompt_format, filled in, is the whole prompt")
     return tokenizer
 
 
 def load_shape(cfg: Config) -> PretrainedConfig:
-    """The model's configuration, without its weights."""
-    return _load(AutoConfig, cfg.model.name, cfg)
+    """The model's configuration, without its weights.
+
+    Raises:
+        ConfigError: the longest prompt and response exceed the model's context.
+    """
+    shape = _load(AutoConfig, cfg.model.name, cfg)
+    if context := getattr(shape.get_text_config(), "max_position_embeddings", None):
+        check_context(cfg, context)
+    return shape
 
 
 def load_actor(cfg: Config, folder: str | Path | None = None) -> ActorCritic:
@@ -242,9 +254,6 @@ def compute_dtype(cfg: Config) -> torch.dtype:
 
 def _load_model(cfg: Config, folder: str | Path | None = None, dtype: torch.dtype = torch.float32) -> nn.Module:
     model = _load(AutoModelForCausalLM, Path(folder) if folder else cfg.model.name, cfg, dtype=dtype)
-    context = getattr(model.config, "max_position_embeddings", None)
-    if context:
-        check_context(cfg, context)
     for module in model.modules():
         # Zero rather than eval(): a learner's actor_model.train() must not bring dropout back, or the ratio
         # would differ from 1 before the first step.

@@ -11,6 +11,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from course_utils import policy
 from course_utils.config import ConfigError
+from course_utils.exercises import load_exercises
+from course_utils.trainer import Trainer
 
 SMALL = {
     "vocab_size": 50,
@@ -278,7 +280,33 @@ def test_a_damaged_checkpoint_is_to_be_deleted(small_config, tmp_path, lora):
 
 def test_a_prompt_budget_beyond_the_context_is_refused(small_config):
     with pytest.raises(ConfigError, match="256"):
-        policy.load_actor(small_config("dataset.max_prompt_length=300"))
+        policy.load_shape(small_config("dataset.max_prompt_length=300"))
+
+
+def test_a_prompt_budget_beyond_the_context_is_refused_before_weights_are_read_and_a_folder_made(
+    small_config, solutions, monkeypatch
+):
+    cfg = small_config("dataset.max_prompt_length=300")
+    monkeypatch.setattr(policy.AutoModelForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("weights read"))
+    with pytest.raises(ConfigError, match="300 and generation.max_new_tokens=24 make 324 tokens"):
+        Trainer(cfg, load_exercises(solutions))
+    assert not Path(cfg.training.output_dir).exists()
+
+
+def test_what_a_tokenizer_lacks_is_told_with_what_is_done_instead(small_config, tmp_path):
+    said = []
+    policy.load_tokenizer(small_config(), said.append)
+    assert not said  # the embedded model was taught without a chat template
+    tokenizer = policy.load_tokenizer(small_config())
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(tmp_path / "bare")
+    cfg = small_config(f"model.tokenizer_name={tmp_path / 'bare'}")
+    assert policy.load_tokenizer(cfg, said.append).pad_token_id == 1
+    assert [line.partition(": ")[2] for line in said] == [
+        "its end-of-sequence token pads, off the masks",
+        "dataset.prompt_format, filled in, is the whole prompt",
+    ]
+    assert all(line.startswith(f"the tokenizer of {tmp_path / 'bare'} has no ") for line in said)
 
 
 def test_a_tokenizer_without_an_end_is_refused(small_config, tmp_path):
