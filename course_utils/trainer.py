@@ -357,11 +357,12 @@ class Trainer:
         """What work() returns. As often as memory runs out, ppo.`key` is halved for the rest of the run and work()
         begins again: sampling gives the same responses, and an update epoch sees those mini-batches twice that came
         before. Half a mini-batch (a third, a fifth, where it has no half) is accumulated twice as often, so that an
-        optimizer step means as many responses as before, and the schedule counts on.
+        optimizer step means as many responses as before, and the schedule counts the epoch once.
 
         Raises:
             TrainingError: what cannot be halved any more does not fit.
         """
+        schedule = self.lr_scheduler.state_dict()
         while True:
             ppo = self.cfg.ppo
             size = getattr(ppo, key)
@@ -385,6 +386,9 @@ class Trainer:
             reduced = {key: part}
             if key == "mini_batch_size":
                 self.optimizer.zero_grad()  # what the epoch left behind
+                self.lr_scheduler.load_state_dict(schedule)
+                for group, rate in zip(self.optimizer.param_groups, self.lr_scheduler.get_last_lr()):
+                    group["lr"] = rate
                 reduced["gradient_accumulation_steps"] = size // part * ppo.gradient_accumulation_steps
             self.cfg = replace(self.cfg, ppo=replace(ppo, **reduced))
             self.accelerator.print(f"PPO step {self.step + 1}: out of memory; going on with ppo.{key}={part}")

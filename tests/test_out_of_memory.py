@@ -131,6 +131,23 @@ def test_a_step_means_as_many_responses_where_a_mini_batch_has_no_half(make_trai
     assert trainer.lr_scheduler.last_epoch == 2 * 2 * -(-16 // (2 * size))  # steps, epochs: as the schedule was made
 
 
+def test_an_epoch_that_begins_again_is_counted_once_by_the_schedule(make_trainer):
+    trainer = make_trainer("ppo.scheduler=linear", "ppo.warmup_steps=0")
+    update, rates = trainer.exercises.run_ppo_update_epoch, []
+
+    def fails_once_at_its_end(*arguments):
+        rates.append([group["lr"] for group in trainer.optimizer.param_groups])
+        metrics = update(*arguments)
+        if len(rates) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return metrics
+
+    trainer.exercises = replace(trainer.exercises, run_ppo_update_epoch=fails_once_at_its_end)
+    list(trainer.train())
+    assert rates[1] == rates[0] and rates[2] < rates[1]
+    assert trainer.lr_scheduler.last_epoch == 2 * 2 * 2  # steps, epochs, groups of 8 responses
+
+
 def test_gradients_that_an_update_leaves_behind_are_the_learners_affair(make_trainer):
     """A forgotten zero_grad() has to show: the trainer clears nothing between epochs and steps."""
     trainer = make_trainer()
