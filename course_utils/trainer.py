@@ -21,7 +21,13 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import DistributedType, broadcast_object_list, gather_object, set_seed
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DistributedType,
+    broadcast_object_list,
+    gather_object,
+    set_seed,
+)
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor
 
@@ -341,7 +347,9 @@ class Trainer:
     def _score_rows(self, model: policy.ActorCritic, rows: dict[str, Tensor]) -> Tensor:
         """Log-probs of these rows of a buffer, in this process: as many at a time as in the update, where the logits of
         all positions have to fit too."""
-        return self._fitting("mini_batch_size", lambda: score_logprobs(model, rows, self.cfg.ppo.mini_batch_size))
+        return self._fitting(
+            "mini_batch_size", lambda: score_logprobs(model, rows, self.cfg_of_process.ppo.mini_batch_size)
+        )
 
     def _gather(self, buffer: dict[str, Tensor]) -> dict[str, Tensor]:
         """The rows of all processes in the order of the prompts, on every process."""
@@ -465,7 +473,14 @@ def make_accelerator(cfg: Config) -> Accelerator:
     if torch.cuda.is_available() and on_cpu != (PartialState(cpu=on_cpu).device.type == "cpu"):
         # Or Accelerate would stay on the device of an earlier run in this process, and say so only of a GPU.
         AcceleratorState._reset_state(reset_partial_state=True)
-    accelerator = Accelerator(cpu=on_cpu, log_with=trackers or None, project_dir=cfg.training.output_dir)
+    accelerator = Accelerator(
+        cpu=on_cpu,
+        mixed_precision="no",  # whatever accelerate's own settings say: model.torch_dtype is what counts
+        log_with=trackers or None,
+        project_dir=cfg.training.output_dir,
+        # Or each process would hold all gradients twice, of which the estimate of memory knows nothing.
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+    )
     if accelerator.distributed_type in SHARDED:
         # Sampling takes each process as many passes as its longest response: others would wait for it for ever.
         raise ConfigError(

@@ -6,6 +6,7 @@ import sys
 import pytest
 from accelerate import Accelerator
 from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 
 from course_utils import trainer
@@ -59,6 +60,23 @@ def test_accelerate_reads_the_settings_for_several_gpus():
     settings = load_config_from_file(str(ROOT / "configs/accelerate/several_gpus.yaml"))
     assert settings.distributed_type == DistributedType.MULTI_GPU and settings.num_processes == 2
     assert settings.mixed_precision == "no" and not settings.use_cpu  # precision is model.torch_dtype's affair
+
+
+def test_accelerates_own_settings_do_not_change_the_precision_and_gradients_are_held_once(small_config, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")  # as `accelerate config` may have said for all programs
+    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = trainer.make_accelerator(small_config())
+    assert accelerator.mixed_precision == "no" and accelerator.native_amp is False
+    assert accelerator.ddp_handler.gradient_as_bucket_view
+
+
+def test_a_process_scores_as_many_rows_at_a_time_as_it_updates(small_config, solutions, monkeypatch):
+    run, chunks = Trainer(small_config(), load_exercises(solutions)), []
+    buffer, _ = run.rollout(1)
+    monkeypatch.setattr(Trainer, "cfg_of_process", small_config("ppo.mini_batch_size=2"))  # of 4 processes
+    monkeypatch.setattr(trainer, "score_logprobs", lambda _model, rows, chunk: chunks.append(chunk) or rows["logprobs"])
+    run.reference_logprobs(buffer)
+    assert chunks == [2]
 
 
 @pytest.mark.parametrize("kind", trainer.SHARDED)
