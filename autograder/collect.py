@@ -45,15 +45,12 @@ class CourseCollect(ExchangeCollect):
 
     def copy_files(self) -> None:
         self.src_records = [record for record in self.src_records if record["username"]]
+        self.check_owner = False  # was looked at above; nbgrader's own look ends at a folder that is gone by now
         super().copy_files()
 
     def do_copy(self, src: str, dest: str, log=None) -> None:
         """Copies one submission; of a folder that is too large, notebooks and receipt only."""
-        too_large = self.get_size(src) > 1000 * self.coursedir.max_dir_size
-        if too_large:
-            self.log.warning(
-                "%s has more than %d kB: only its notebooks are collected", src, self.coursedir.max_dir_size
-            )
+        too_large = self._too_large(src)
         unwanted = ignore_patterns(
             self.coursedir.ignore, self.coursedir.include, self.coursedir.max_file_size, self.log
         )
@@ -82,6 +79,17 @@ class CourseCollect(ExchangeCollect):
             not_whole(error)
         self._permit(Path(dest))
         self._mend_timestamp(Path(src).name, Path(dest, "timestamp.txt"))
+
+    def _too_large(self, src: str) -> bool:
+        """By nbgrader's option; also where it cannot be told, as in a folder that shows its files' names alone."""
+        try:
+            if self.get_size(src) <= 1000 * self.coursedir.max_dir_size:
+                return False
+            why = f"more than {self.coursedir.max_dir_size} kB"
+        except OSError as error:
+            why = f"no size that can be told ({error.strerror})"
+        self.log.warning("%s has %s: only its notebooks are collected", src, why)
+        return True
 
     def _permit(self, dest: Path) -> None:
         """The instructor can read and change what was collected, whatever permissions it came with."""

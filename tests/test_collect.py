@@ -131,6 +131,35 @@ def test_an_owner_without_a_name_is_nobody_of_the_class(students, capsys):
     assert students.collect() == [("ada", KEY)]
 
 
+def test_a_folder_that_is_gone_when_its_turn_comes_stops_nobody(students, monkeypatch):
+    folder, sort = students.submit("eve"), CourseCollect._sort_by_timestamp
+
+    def sorted_and_gone(self, records):
+        if records[0]["username"] == "eve":
+            folder.rename(students.inbound.parent / "gone")
+        return sort(self, records)
+
+    monkeypatch.setattr(CourseCollect, "_sort_by_timestamp", sorted_and_gone)
+    monkeypatch.setattr(collect, "find_owner", lambda path: os.path.basename(path).partition("+")[0])
+    students.collect(check_owner=True)
+    assert read(students.submitted, "ada", KEY).problem == ""
+    assert "was handed in" in read(students.submitted, "eve", KEY).problem
+
+
+def test_a_folder_whose_size_cannot_be_told_stops_nobody(students, monkeypatch):
+    """One that may be listed but not entered: nbgrader asks each file in it for its size. Not so by root."""
+    folder, size = students.submit("bob"), os.path.getsize
+
+    def getsize(path):
+        if str(folder) in path:
+            raise PermissionError(13, "Permission denied", path)
+        return size(path)
+
+    monkeypatch.setattr(os.path, "getsize", getsize)
+    assert students.collect() == [("ada", KEY), ("bob", KEY)]
+    assert read(students.submitted, "ada", KEY).problem == ""
+
+
 def no_permission(folder):
     (folder / "policy_loss.ipynb").chmod(0)
     folder.chmod(0o500)
