@@ -318,7 +318,8 @@ def test_a_signal_by_way_of_a_pipe_does_not_reach_the_process_that_goes_on(worke
     ("data", "words"),
     [
         ("b'\\xff' * 100", "too large"),
-        ("__import__('struct').pack('<II', 4, 4) + b'{}{}abcd'", "cannot be read"),
+        ("__import__('struct').pack('<IIQ', 0, 1 << 20, 1 << 19) + bytes(1 << 20)", "too large"),  # its list of tensors
+        ("__import__('struct').pack('<II', 4, 4) + b'{}{}' + bytes(4)", "cannot be read"),
         ("__import__('struct').pack('<II', 2, 8) + b'[]' + bytes(8)", "cannot be read"),
         ("__import__('struct').pack('<II', 100000, 8) + b'[' * 100000 + bytes(8)", "cannot be read"),
     ],
