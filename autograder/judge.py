@@ -159,7 +159,7 @@ class Questioning:
 
     def _settle(self) -> None:
         """Behind a child that has ended. A worker that then says anything but what it is asked to has been tampered
-        with: another takes its place."""
+        with, or has a scratch folder in which something was left: another takes its place."""
         self.loaded, nonce = False, secrets.token_hex(8)
         if self.process.process and self._ask({"kind": "ping", "nonce": nonce})[0] != {"pong": nonce}:
             self.process.stop()

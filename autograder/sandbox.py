@@ -138,6 +138,7 @@ class Worker:
     def __init__(self, sandboxed: bool = True):
         self.command = command(sandboxed)
         self.process: subprocess.Popen | None = None
+        self.scratch: tempfile.TemporaryDirectory | None = None  # the working folder where there is no sandbox
 
     def __enter__(self) -> "Worker":
         self.start()
@@ -148,13 +149,14 @@ class Worker:
 
     def start(self) -> None:
         """Starts the process and waits until it has imported torch. NoSandbox: it cannot."""
-        with tempfile.TemporaryFile() as errors, tempfile.TemporaryDirectory() as empty:
+        self.scratch = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        with tempfile.TemporaryFile() as errors:
             self.process = subprocess.Popen(
                 self.command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                cwd=empty,
+                cwd=self.scratch.name,
                 env={"PATH": os.defpath},
                 start_new_session=True,
                 bufsize=0,
@@ -181,6 +183,7 @@ class Worker:
             self.process.stdin.close()
             self.process.stdout.close()
             self.process = None
+            self.scratch.cleanup()
 
     def ask(
         self, message: dict, tensors: dict[str, Tensor], seconds: float = CASE_SECONDS, *, until: float = math.inf

@@ -250,6 +250,19 @@ def test_a_process_that_plays_the_next_exercises_is_not_heard(plays):
     assert all(result.passed for result in found["entropy"].results)
 
 
+@pytest.mark.parametrize(
+    "leaves", ["open('/tmp/left', 'w')", "import os; os.chmod('/tmp', 0)", "import os; os.chmod('/tmp', 0o500)"]
+)
+def test_the_next_exercise_finds_an_empty_folder_of_its_own(leaves):
+    """Its verdict is kept for whoever hands the same text in."""
+    honest = "import os; assert not os.listdir(); open('notes.txt', 'w').write('todo')\n" + solution_source("entropy")
+    found = judge.judge(
+        {"policy_loss": header("policy_loss") + cell("return 0", leaves), "entropy": header("entropy") + honest}, b""
+    )
+    assert not any(result.passed for result in found["policy_loss"].results)
+    assert all(result.passed for result in found["entropy"].results)
+
+
 @pytest.mark.parametrize("name", ["answer", "load_function"])
 def test_what_went_wrong_the_judge_says_and_not_the_process(process, name):
     """In its own words a process could tell the learner a hidden input."""

@@ -353,6 +353,15 @@ def test_unprotected_it_runs_too():
         assert call(worker)["parts"][0]["kind"] == "tensor"
 
 
+def test_unprotected_too_there_is_an_empty_folder_to_work_in():
+    with Worker(sandboxed=False) as worker:
+        assert load(worker, "open('notes.txt', 'w').close(); import os; return torch.ones(len(os.listdir()))")
+        told, found = worker.ask({"kind": "call", "args": ["x"], "wrt": [], "seed": 0}, {"x": torch.ones(2)})
+        assert "error" not in told and len(found["out0"]) == 1
+        folder = Path(worker.scratch.name)
+    assert not folder.exists()
+
+
 def test_the_worker_holds_no_answer():
     text = Path(sandbox.WORKER).read_text()
     for secret in ("reference", "rubric", "clamp(1 - clip_ratio", "rsqrt", "log_softmax"):
