@@ -280,6 +280,13 @@ REFUSED = {
     "fsetxattr": (190, 7),
     "setxattrat": (463, 463),
     "landlock_create_ruleset": (444, 444),
+    # Of the process that goes on as well: the next exercise would have what time others leave.
+    "setpriority": (141, 140),
+    "ioprio_set": (251, 30),
+    "sched_setparam": (142, 118),
+    "sched_setscheduler": (144, 119),
+    "sched_setattr": (314, 274),
+    "sched_setaffinity": (203, 122),
     "fork": (57, None),
     "vfork": (58, None),
 }

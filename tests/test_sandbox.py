@@ -192,6 +192,10 @@ for folder in {[str(course), str(site), str(site / "autograder")]}:
         ("__import__('os').setxattr('/tmp', 'user.x', b'x', follow_symlinks=False)", "PermissionError"),
         ("__import__('os').setxattr(__import__('os').open('/tmp', 0), 'user.x', b'x')", "PermissionError"),
         ("__import__('sys').exit(3)", "SystemExit"),
+        ("__import__('os').setpriority(0, 1, 19)", "PermissionError"),  # of the namespace's first process
+        ("__import__('os').sched_setaffinity(1, {0})", "PermissionError"),
+        ("__import__('os').sched_setscheduler(1, 5, __import__('os').sched_param(0))", "PermissionError"),  # SCHED_IDLE
+        ("__import__('os').sched_setparam(1, __import__('os').sched_param(0))", "PermissionError"),
         *[
             (refused(*call), "PermissionError")
             for call in (
@@ -206,6 +210,8 @@ for folder in {[str(course), str(site), str(site / "autograder")]}:
                 (278, 1, 0, 0, 0),  # vmsplice, splice
                 (275, 0, 0, 1, 0, 4096, 0),
                 (157, 41, 0, 0, 0, 0),  # prctl: PR_SET_THP_DISABLE
+                (251, 1, 1, 0x6007),  # ioprio_set, sched_setattr
+                (314, 1, bytes(56), 0),
                 (444, 0, 0, 1),  # landlock_create_ruleset: a set has 65,536 rules, and nobody counts the sets
             )
             if X86
