@@ -98,16 +98,8 @@ def _grade(args: argparse.Namespace) -> int:
     page = judging.folder / "report.html"
     write_whole(report.class_report(graded, f"{datetime.now():%Y-%m-%d %H:%M}"), page)
     print(f"report: {page}")
-    for one in graded:
-        if one.verdict.timed_out:
-            print(
-                report.printable(
-                    f"{one.student}, {one.verdict.key} was not finished in time: 0 points for what it "
-                    "did not answer. It is judged again in the next run: on a quiet machine, if this "
-                    "one was busy."
-                ),
-                file=sys.stderr,
-            )
+    for line in report.unfinished(graded):
+        print(line, file=sys.stderr)
     failures = refused + [
         f"{one.student}, {one.verdict.key} could not be graded: {one.ungraded}. Run it again."
         for one in graded

@@ -48,6 +48,7 @@ class CourseAutograde(Autograde):
     def _grade(self, book: CourseGradebook) -> None:
         from autograder.grade import GradingError, Judging, cores, grade
         from autograder.pool import NoCluster
+        from autograder.report import unfinished
         from autograder.sandbox import NoSandbox
         from autograder.verdict_cache import CacheError
 
@@ -58,9 +59,11 @@ class CourseAutograde(Autograde):
             self._fail(str(error))
         for one in graded:
             self.log.info("%s, %s: %g of %g points", one.student, one.assignment, one.score, one.max_score)
+        for line in unfinished(graded):
+            self.log.warning("%s (nbgrader autograde takes it again with --force)", line)
         if failures := [one for one in graded if one.ungraded]:
             self._fail(
-                "Not graded, run it again: "
+                "Not graded, run it again, with --force: "
                 + "; ".join(f"{one.student}, {one.assignment}: {one.ungraded}" for one in failures)
             )
 

@@ -36,6 +36,18 @@ def printable(text: object) -> str:
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
 
+def unfinished(graded: Sequence[Graded]) -> list[str]:
+    """A line on each exercise that was not judged to the end."""
+    return [
+        printable(
+            f"{one.student}, {one.verdict.key} was not finished in time: 0 points for what it did not answer. It is "
+            "judged again in the next run: on a quiet machine, if this one was busy."
+        )
+        for one in graded
+        if one.verdict.timed_out
+    ]
+
+
 # ---------------------------------------------------------------- terminal
 
 

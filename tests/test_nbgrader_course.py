@@ -78,7 +78,8 @@ def api(course, tmp_path, monkeypatch):
                 for key in keys:
                     one = nbgrader_plugin.submission.read(book.submitted, student, key)
                     book.record(student, one, one.failed() if one.problem else verdict(key, "clipping"))
-        return [Graded(student, ASSIGNMENT, verdict(KEY), 3, 10, ungraded=api.ungraded) for student in students]
+        found = verdict(KEY, timed_out=api.timed_out)
+        return [Graded(student, ASSIGNMENT, found, 3, 10, ungraded=api.ungraded) for student in students]
 
     app = NbGrader()
     app.update_config(
@@ -99,7 +100,7 @@ def api(course, tmp_path, monkeypatch):
     monkeypatch.setattr(nbgrader_plugin, "ROOT", course)
     nbgrader_plugin.install(str(course))
     api = NbGraderAPI(coursedir, parent=app)
-    api.graded, api.ungraded, api.submitted = [], "", course / "autograder/submitted"
+    api.graded, api.ungraded, api.timed_out, api.submitted = [], "", False, course / "autograder/submitted"
     return api
 
 
@@ -164,6 +165,14 @@ def test_what_could_not_be_graded_is_said_at_the_end(api):
     api.ungraded = "the judge failed"
     result = api.autograde(ASSIGNMENT, "ada")
     assert not result["success"] and "ada, 01_policy_loss: the judge failed" in result["log"]
+
+
+def test_what_was_not_finished_in_time_is_said(api):
+    hand_in(api.submitted, "ada", KEY)
+    api.timed_out = True
+    result = api.autograde(ASSIGNMENT, "ada")
+    succeeds(result)
+    assert "ada, policy_loss was not finished in time" in result["log"]
 
 
 def test_feedback_is_made_and_released_for_every_damaged_submission(api, tmp_path):
