@@ -36,7 +36,7 @@ class Term:
     def __init__(self, course: Path, folder: Path):
         self.course, self.folder, self.exchange, self.used = course, folder, folder / "exchange", set()
         self.exchange.mkdir()
-        self.exchange.chmod(0o777)
+        self.exchange.chmod(0o1777)
         everybodys = EVERYBODYS.replace("/srv/nbgrader/exchange", str(self.exchange))
         with (course / "nbgrader_config.py").open("a") as config:
             config.write(everybodys + INSTRUCTORS)
