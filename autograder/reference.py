@@ -61,13 +61,22 @@ def gae(
     return {"advantages": white.where(response_mask.bool(), 0), "returns": (raw + values).detach()}
 
 
-def epoch(actor, buffer: dict[str, Tensor], order: list[list[int]], cfg: dict, rates: list[float], losses) -> dict:
+def epoch(
+    actor,
+    buffer: dict[str, Tensor],
+    order: list[list[int]],
+    cfg: dict,
+    rates: list[float],
+    losses,
+    kept: float = 1.0,
+) -> dict:
     """An update epoch whose mini-batches held the rows `order`, with plain gradient descent.
 
     Args:
         actor: actor(input_ids (b, P+R), attention_mask (b, P+R)) -> logits (b, P+R, V), values (b, P+R); is trained
         rates: the learning rate of each step
         losses: compute_policy_loss, compute_value_loss and compute_entropy_loss
+        kept: the share of the parameters that each step leaves
     Returns:
         the eight metrics; seen, for each mini-batch what the losses must be given
     """
@@ -99,5 +108,6 @@ def epoch(actor, buffer: dict[str, Tensor], order: list[list[int]], cfg: dict, r
         with torch.no_grad():
             for parameter, gradient in zip(actor.parameters(), gradients):
                 parameter -= rates[step] * gradient * min(1.0, cfg["max_grad_norm"] / (norms[-1].item() + 1e-6))
+                parameter *= kept
     means = [torch.stack(list(column)).mean().item() for column in zip(*logs)]
     return {"metrics": [*means, torch.stack(norms).mean().item()], "seen": seen}

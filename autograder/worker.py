@@ -128,6 +128,19 @@ class Actor(nn.Module):
         return hidden @ self.logits, hidden @ self.values
 
 
+def descent(actor: nn.Module, rate: float, kept: float) -> torch.optim.Optimizer:
+    """Gradient descent that leaves this share of all parameters after each step: so one without gradients shows too."""
+
+    @torch.no_grad()
+    def shrink(*_) -> None:
+        for parameter in actor.parameters():
+            parameter *= kept
+
+    optimizer = torch.optim.SGD(actor.parameters(), lr=rate)
+    optimizer.register_step_post_hook(shrink)
+    return optimizer
+
+
 def mean_on(mask: Tensor, numbers: Tensor) -> Tensor:
     return (numbers * mask).sum() / mask.sum().clamp(min=1)
 
@@ -168,8 +181,7 @@ def run_epoch(function, case: dict, tensors: dict[str, Tensor]) -> tuple[dict, d
     in the first call, the actor's inputs and what became of its parameters."""
     actor = Actor(*(tensors.pop(name) for name in ("embedding", "logits", "actor_values")), case["flat"])
     buffer = dict(sorted(tensors.items()))  # whatever order the frame had
-    optimizer = torch.optim.SGD(actor.parameters(), lr=1.0)
-    rates = case["rates"]
+    optimizer, rates = descent(actor, 1.0, case["kept"]), case["rates"]
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rates[min(step, len(rates) - 1)])
     for calls in CALLS.values():
         calls.clear()

@@ -325,6 +325,12 @@ NOT_LAST = "start + steps < len(mini_batches)"
         ("minibatch_update", "    means =", "    collated_buffer['rewards'].zero_()\n    means =", "minibatches"),
         ("minibatch_update", "        lr_scheduler.step()", f"        {NOT_LAST} and lr_scheduler.step()", "step"),
         ("minibatch_update", "        optimizer.zero_grad()", f"        {NOT_LAST} and optimizer.zero_grad()", "step"),
+        (
+            "minibatch_update",
+            "        optimizer.zero_grad()",
+            "        optimizer.zero_grad(), optimizer.step()",
+            "step",
+        ),
     ],
 )
 def test_what_a_function_leaves_behind_is_seen_whatever_its_process_says(process, key, old, new, lost):

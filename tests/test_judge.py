@@ -83,18 +83,6 @@ WRONG_ON_WILD_NUMBERS = {  # right on tame ones: exercise, the solution's line, 
         "log_ratio.clamp(-5, 5).exp()",
         "clipping",
     ),
-    "a KL that is never negative": (
-        "policy_loss",
-        "-log_ratio.detach().sum() / tokens",
-        "(-log_ratio.detach().sum() / tokens).clamp(min=0)",
-        "metrics",
-    ),
-    "a KL without its sign": (
-        "policy_loss",
-        "-log_ratio.detach().sum() / tokens",
-        "(-log_ratio.detach().sum() / tokens).abs()",
-        "metrics",
-    ),
     "a prompt's padding told by its token": (
         "minibatch_update",
         '[batch["prompt_attention_mask"], mask]',
@@ -112,13 +100,6 @@ WRONG_ON_WILD_NUMBERS = {  # right on tame ones: exercise, the solution's line, 
         "logged = (policy, value,",
         "logged = (policy, ppo.vf_coeff * value,",
         "metrics",
-    ),
-    "neighbours that stay together": (
-        "minibatch_update",
-        "    mini_batches = order.split(ppo.mini_batch_size)\n",
-        "    mini_batches = order.sort().values.split(ppo.mini_batch_size)\n"
-        "    mini_batches = [mini_batches[number] for number in torch.randperm(len(mini_batches))]\n",
-        "minibatches",
     ),
     "a gradient through the value's clip": (
         "value_loss",
@@ -244,6 +225,28 @@ def compute_value_loss(values_new, values_old, returns, response_mask, clip_rang
 """
     found = verdict(process, "value_loss", cell)
     assert found.misconception == "no half"
+
+
+def test_neighbours_that_stay_together_are_named_however_their_order_is_drawn(process):
+    cut = "    mini_batches = order.split(ppo.mini_batch_size)\n"
+    otherwise = (
+        "    mini_batches = order.sort().values.split(ppo.mini_batch_size)\n"
+        "    mini_batches = [mini_batches[number] for number in torch.randperm(len(mini_batches))]\n"
+    )
+    cell = solution_source("minibatch_update")
+    assert cut in cell
+    found = verdict(process, "minibatch_update", cell.replace(cut, otherwise))
+    assert found.misconception == "neighbours stay together" and list(lost(found)) == ["minibatches"]
+
+
+def test_a_step_without_gradients_costs_the_criterion_of_the_steps(process):
+    """zero_grad leaves none, so that no weight tells; of gradients of 0 a momentum would make a step."""
+    cell = solution_source("minibatch_update")
+    for way in ("", "set_to_none=False"):
+        twice = f"        optimizer.zero_grad({way})\n        optimizer.step()\n"
+        assert cell.count("        optimizer.zero_grad()\n") == 1
+        found = verdict(process, "minibatch_update", cell.replace("        optimizer.zero_grad()\n", twice))
+        assert list(lost(found)) == ["step"] and found.misconception == "stepped twice"
 
 
 @pytest.mark.parametrize(

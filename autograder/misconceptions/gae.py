@@ -34,6 +34,11 @@ MISCONCEPTIONS = (
         "no penalty", "The KL penalties are not in the token rewards.", ((" - response_mask * kl_penalties", ""),)
     ),
     Misconception(
+        "penalty never below 0",
+        "A penalty below 0 is cut off. As an estimate from one token it may be negative, and then raises the reward.",
+        (("response_mask * kl_penalties", "response_mask * kl_penalties.clamp(min=0)"),),
+    ),
+    Misconception(
         "reward in the last column",
         "The final reward is paid in the last column of the batch. A shorter response "
         "ends before: pay it at its own last token.",

@@ -8,6 +8,8 @@ RANDOM_ORDER = 'torch.randperm(len(collated_buffer["response_input_ids"]))'
 WEIGHED = "(total * len(rows) / group_size).backward()"
 CLIPPED = "        norm = nn.utils.clip_grad_norm_(actor_model.parameters(), ppo.max_grad_norm)\n"
 TOKENS_OF_GROUP = 'group_size = sum(collated_buffer["response_attention_mask"][rows].sum() for rows in group)'
+ROWS = "x[rows].to(device)"
+NOT_SHUFFLED = "x[order.argsort()[rows] if name in {names} else rows].to(device)"
 MEANS = "sum(log[name] for log in logs) / len(logs) for"
 
 MISCONCEPTIONS = (
@@ -133,7 +135,31 @@ MISCONCEPTIONS = (
         "tensors shuffled apart",
         "Each tensor of the buffer is shuffled by itself, so prompts meet the responses of "
         "others. Use the same rows of every tensor.",
-        (("x[rows].to(device)", "x[torch.randperm(len(x))[: len(rows)]].to(device)"),),
+        ((ROWS, "x[torch.randperm(len(x))[: len(rows)]].to(device)"),),
+    ),
+    Misconception(
+        "advantages of other responses",
+        "Advantages and returns stay in the order of the buffer while everything else is shuffled, so a response "
+        "is given those of another. Use the same rows of every tensor.",
+        ((ROWS, NOT_SHUFFLED.format(names=("advantages", "returns"))),),
+    ),
+    Misconception(
+        "only tokens shuffled",
+        "Tokens and masks are shuffled, but the numbers that belong to them stay in the order of the buffer. Use "
+        "the same rows of every tensor.",
+        ((ROWS, NOT_SHUFFLED.format(names=("logprobs", "values", "advantages", "returns"))),),
+    ),
+    Misconception(
+        "neighbours stay together",
+        "The same responses share a mini-batch in every epoch: only the order of the mini-batches is drawn. Shuffle "
+        "the responses first, then cut.",
+        (
+            (
+                "order.split(ppo.mini_batch_size)",
+                "sorted(order.sort().values.split(ppo.mini_batch_size),"
+                " key=lambda rows: order.tolist().index(rows[0]))",
+            ),
+        ),
     ),
     Misconception(
         "remainder dropped",
@@ -177,6 +203,12 @@ MISCONCEPTIONS = (
         "zero_grad before the step",
         "The gradients are set back before the optimizer has used them, so nothing is ever learnt.",
         (("        optimizer.step()\n", "        optimizer.zero_grad()\n        optimizer.step()\n"),),
+    ),
+    Misconception(
+        "stepped twice",
+        "The optimizer steps again behind zero_grad. There is nothing left to learn from, and with gradients of 0 a "
+        "momentum goes on moving the weights: step once a group.",
+        (("        optimizer.zero_grad()\n", "        optimizer.zero_grad()\n        optimizer.step()\n"),),
     ),
     Misconception(
         "zero_grad at each mini-batch",

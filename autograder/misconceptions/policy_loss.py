@@ -186,6 +186,16 @@ MISCONCEPTIONS = (
         (("-log_ratio.detach().sum()", "log_ratio.detach().abs().sum()"),),
     ),
     Misconception(
+        "KL never below 0",
+        "approx_kl is cut off at 0. As an estimate from a few tokens it may be negative: leave it as it is.",
+        (("-log_ratio.detach().sum() / tokens", "(-log_ratio.detach().sum() / tokens).clamp(min=0)"),),
+    ),
+    Misconception(
+        "KL without its sign",
+        "approx_kl is made positive at the end. As an estimate from a few tokens it may be negative: leave its sign.",
+        (("-log_ratio.detach().sum() / tokens", "(-log_ratio.detach().sum() / tokens).abs()"),),
+    ),
+    Misconception(
         "k2",
         "approx_kl is k2, half the mean squared log-ratio. Asked for is k1, which has no square.",
         (("-log_ratio.detach().sum()", "(log_ratio.detach() ** 2 / 2).sum()"),),

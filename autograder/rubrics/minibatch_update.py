@@ -147,6 +147,11 @@ class Epoch:
         """Whether the worker takes a step behind the epoch, which shows what the epoch has left behind."""
         return self.criterion == "step"
 
+    @property
+    def kept(self) -> float:
+        """The share of the parameters that a step leaves: where steps are counted, one too many shows."""
+        return 0.9 if self.criterion == "step" else 1.0
+
     def request(self) -> tuple[dict, dict[str, Tensor]]:
         tensors = {name: tensor.clone() for name, tensor in self.buffer.items()}
         tensors |= {name: self.actor[name].clone() for name in ("embedding", "logits", "actor_values")}
@@ -156,6 +161,7 @@ class Epoch:
             "flat": self.actor["flat"],
             "one_step_more": self.one_step_more,
             "rates": self.rates,
+            "kept": self.kept,
             "ppo": self.ppo,
         }, tensors
 
@@ -203,11 +209,11 @@ class Epoch:
         actor = worker.Actor(
             *(self.actor[name].double() for name in ("embedding", "logits", "actor_values")), self.actor["flat"]
         )
-        replay = reference.epoch(actor, given, order, self.ppo, self.rates, worker.STAND_INS)
+        replay = reference.epoch(actor, given, order, self.ppo, self.rates, worker.STAND_INS, self.kept)
         if self.one_step_more:
             actor.zero_grad()
             steps = -(-len(order) // self.ppo["gradient_accumulation_steps"])
-            worker.one_step_more(actor, torch.optim.SGD(actor.parameters(), lr=self.rates[steps]))
+            worker.one_step_more(actor, worker.descent(actor, self.rates[steps], self.kept))
         return replay | {"parameters": {name: p.detach() for name, p in actor.named_parameters()}}
 
     def _forward(self, told, tensors, replay, order) -> str:

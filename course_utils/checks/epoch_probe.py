@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from course_utils.checks.behaviour import Fact, of_value
-from course_utils.checks.minibatch_update import Epoch
+from course_utils.checks.minibatch_update import OF_THE_BUFFER, Epoch
 from course_utils.exercises import UPDATE_METRICS
 
 
@@ -79,6 +79,7 @@ def _lengths(function: Callable) -> list[Fact]:
 
 
 def _shuffling(function: Callable) -> list[Fact]:
+    """Eight responses in pairs, with two seeds."""
     orders = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
@@ -88,7 +89,13 @@ def _shuffling(function: Callable) -> list[Fact]:
     return [
         "in order" if orders[0] == sorted(orders[0]) else "shuffled",
         "by the seed" if orders[0] == orders[1] else "by something else",
+        "neighbours stay together" if all(map(_pairs_of_neighbours, orders)) else "cut anew",
     ]
+
+
+def _pairs_of_neighbours(order: list[int]) -> bool:
+    """Whether its pairs are 0 and 1, 2 and 3, ..., in any order."""
+    return bool(order) and all(one // 2 == other // 2 for one, other in zip(order[::2], order[1::2]))
 
 
 def _of_epoch(
@@ -97,8 +104,10 @@ def _of_epoch(
     """What `describe` finds in the epoch; a few words where its numbers would vary with the order drawn."""
     try:
         epoch = Epoch(function, buffer, actor, **ppo)
-        if any(len(responses) > 1 for responses in actor.responses) or not _rows_agree(epoch):
+        if any(len(responses) > 1 for responses in actor.responses):
             return ["rows of different responses meet"]
+        if names := _of_others(epoch):
+            return [f"{' '.join(names)} of other responses"]
         asked = [min(responses) for responses in actor.responses]
         if len(set(asked)) < len(asked):
             return ["responses are drawn more than once"]
@@ -145,19 +154,17 @@ def token_buffer(mask: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _rows_agree(epoch: Epoch) -> bool:
-    """Whether the old log-probs that the policy loss got are of the responses that the actor was asked about."""
-    given = [row for call in epoch.calls["compute_policy_loss"] for row in call["log_probs_old"]]
-    for row, responses in zip(given, epoch.actor.responses):
-        owners = {
-            number
-            for name in ("logprobs", "ref_logprobs")
-            for number, own in enumerate(epoch.buffer[name])
-            if torch.equal(own, row)
-        }
-        if owners and owners != responses:
-            return False
-    return True
+def _of_others(epoch: Epoch) -> list[str]:
+    """The tensors of the buffer of which a loss got the rows of other responses than the actor was asked about."""
+    found = []
+    for loss, argument, name in OF_THE_BUFFER:
+        given = [row for call in epoch.calls[loss] for row in call[argument]]
+        owners = [
+            {number for number, own in enumerate(epoch.buffer[name]) if torch.equal(own, row)} for row in given
+        ]  # none where the rows were computed anew
+        if any(own and own != asked for own, asked in zip(owners, epoch.actor.responses)):
+            found.append(name)
+    return found
 
 
 def _of_losses(epoch: Epoch) -> list[Fact]:

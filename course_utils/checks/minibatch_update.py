@@ -17,6 +17,13 @@ from course_utils.checks import expect
 from course_utils.exercises import LOSSES, UPDATE_METRICS
 from course_utils.worked_example import worked_example
 
+OF_THE_BUFFER = (  # what a loss is given of it, on the response tokens
+    ("compute_policy_loss", "log_probs_old", "logprobs"),
+    ("compute_policy_loss", "advantages", "advantages"),
+    ("compute_value_loss", "values_old", "values"),
+    ("compute_value_loss", "returns", "returns"),
+)
+
 
 def forward(function: Callable) -> None:
     """prompt and response go through the actor; positions P−1 to P+R−2 predict the response"""
@@ -47,10 +54,22 @@ def losses(function: Callable) -> None:
     expect.close("step of the logits, summed over the vocabulary", step.sum(dim=-1), 0.01 * predicting, advice)
     # The first token of A had probability 1/2: the gradient of its log-probability is 1 - 1/2.
     expect.close("step of the logit of A's first token", step[0, 1, 1], -(1 - 1 / 2) / 6, advice)
+    expect_own_numbers(function)
 
 
 def minibatches(function: Callable) -> None:
     """every response once, shuffled; every response of an accumulation group weighs the same"""
+    cut = [_mini_batches(function, seed) for seed in (0, 0, 1)]
+    orders = [sum(rows, []) for rows in cut]
+    assert orders[0] != list(range(12)) and orders[0] != orders[2], (
+        "the responses come in the same order each time: shuffle them with torch.randperm. See hint 2."
+    )
+    assert orders[0] == orders[1], (
+        "the same seed gives two orders: shuffle with torch.randperm, which training.seed controls. See hint 2."
+    )
+    assert any(sum(sorted(map(sorted, rows)), []) != list(range(12)) for rows in cut), (
+        "the same responses are in a mini-batch each time: shuffle them first, then cut. See hint 2."
+    )
     # (mini_batch_size, gradient_accumulation_steps) for 5 responses; the responses in each group
     cases = (((1, 1), [1, 1, 1, 1, 1]), ((2, 2), [4, 1]), ((2, 3), [5]), ((3, 1), [3, 2]), ((8, 1), [5]))
     for (size, steps), groups in cases:
@@ -82,17 +101,6 @@ def minibatches(function: Callable) -> None:
         epoch.moved["values"].sum(dim=1),
         [-1 / 2, -1 / 2],
         "Weigh a mini-batch by its responses, not by their tokens: the losses are means already. See hint 2.",
-    )
-    cut = [_mini_batches(function, seed) for seed in (0, 0, 1)]
-    orders = [sum(rows, []) for rows in cut]
-    assert orders[0] != list(range(12)) and orders[0] != orders[2], (
-        "the responses come in the same order each time: shuffle them with torch.randperm. See hint 2."
-    )
-    assert orders[0] == orders[1], (
-        "the same seed gives two orders: shuffle with torch.randperm, which training.seed controls. See hint 2."
-    )
-    assert any(sum(sorted(map(sorted, rows)), []) != list(range(12)) for rows in cut), (
-        "the same responses are in a mini-batch each time: shuffle them first, then cut. See hint 2."
     )
 
 
@@ -189,23 +197,35 @@ def expect_output(name: str, yours: Tensor, rows: list[int]) -> None:
 def expect_arguments(losses: "LinearLosses", batch: dict[str, Tensor], ppo: SimpleNamespace) -> None:
     """AssertionError unless each loss was called once, with the tensors of `batch` and the numbers of `ppo`."""
     mask = "response_attention_mask"
-    for loss, argument, source in (
-        ("compute_policy_loss", "log_probs_old", "logprobs"),
-        ("compute_policy_loss", "advantages", "advantages"),
-        ("compute_policy_loss", "response_mask", mask),
-        ("compute_value_loss", "values_old", "values"),
-        ("compute_value_loss", "returns", "returns"),
-        ("compute_value_loss", "response_mask", mask),
-        ("compute_entropy_loss", "response_mask", mask),
-    ):
+    for loss, argument, source in (*OF_THE_BUFFER, *((loss, "response_mask", mask) for loss in LOSSES)):
         given, target = losses.only_call(loss)[argument], batch[source]
         at = batch[mask].bool() | (argument == "response_mask")  # the mask everywhere, the rest on it
-        assert given.shape == target.shape and torch.equal(given[at].double(), target[at].double()), (
-            f'{argument} of {loss} must be the buffer\'s "{source}" of this mini-batch. See hint 2.'
+        assert given.shape == target.shape and torch.equal(given[at].double(), target[at].double()), _must_be(
+            loss, argument, source
         )
     for loss, argument in (("compute_policy_loss", "clip_ratio"), ("compute_value_loss", "clip_range_value")):
         given, target = losses.only_call(loss)[argument], getattr(ppo, argument)
         assert given == target, f"{argument} of {loss} is {given}; it must be cfg.ppo.{argument} = {target}."
+
+
+def _must_be(loss: str, argument: str, source: str) -> str:
+    return (
+        f'{argument} of {loss} must be the buffer\'s "{source}" of this mini-batch, '
+        "of the same rows as the actor's inputs. See hint 2."
+    )
+
+
+def expect_own_numbers(function: Callable) -> None:
+    """AssertionError unless the losses get the numbers of the responses that the actor was asked about, in an epoch of
+    twelve: in any order but the buffer's own some stand at another place."""
+    buffer, actor = _buffer(12)
+    number = torch.arange(12.0).unsqueeze(1)  # (N, 1), of each response
+    buffer |= {name: number.expand(12, 3).clone() for name in ("logprobs", "values", "advantages", "returns")}
+    actor.values.data += number
+    losses = Epoch(function, buffer, actor, mini_batch_size=3).losses
+    for loss, argument, source in OF_THE_BUFFER:
+        for given, value in zip(losses.calls[loss], losses.calls["compute_value_loss"]):
+            assert torch.equal(given[argument], value["values_new"]), _must_be(loss, argument, source)
 
 
 class TableActor(nn.Module):
