@@ -463,6 +463,7 @@ def main() -> None:
             write_frame(answers, {"pong": request["nonce"]} if as_it_was else {"ended": True}, {})
             continue
         if request["key"] == "minibatch_update":  # its first optimizer imports much: do it once
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = "."  # or that leaves a folder of its own here
             torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
         child, questions, replies = fork(request, requests, answers)
         relay_until_the_end(child, questions, replies, requests, answers)
