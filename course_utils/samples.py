@@ -15,7 +15,8 @@ def read_samples(path: Path) -> list[dict]:
     """
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there yet: let the training cell run until it is")
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    with path.open(encoding="utf-8") as lines:  # not splitlines(), for which an answer's U+2028 would end its line
+        return [json.loads(line) for line in lines]
 
 
 def accuracy_of(path: Path) -> float:

@@ -10,6 +10,7 @@ from course_utils.metrics import explained_variance, masked_mean
 from course_utils.policy import load_tokenizer
 from course_utils.problems import Problem, make_prompts
 from course_utils.samples import accuracy_in_words, accuracy_of, before_and_after, read_samples
+from course_utils.train import summary
 
 
 def test_wilson_interval_of_a_published_example():
@@ -42,27 +43,43 @@ def test_explained_variance_by_hand():
 
 
 def test_evaluation_counts_each_way_of_being_right(small_config, monkeypatch):
-    """Four answers: right, right but without the mark, well-formed but wrong, and nothing."""
-    cfg = small_config("dataset.eval_samples=4")
+    """Five answers: right, right but without the mark, well-formed but wrong twice, and nothing; two at a time."""
+    cfg = small_config("ppo.batch_size=2")
     tokenizer = load_tokenizer(cfg)
-    prompts, _ = make_prompts([Problem("?", "one\n#### 7")] * 4, tokenizer, cfg.dataset)
-    texts = iter([["#### 7", "it is 7", "#### 8", "none"]])
-    monkeypatch.setattr("course_utils.evaluate.generate", lambda *_: None)
-    monkeypatch.setattr("course_utils.evaluate.texts_of", lambda *_: next(texts))
+    prompts, _ = make_prompts([Problem(f"{n}?", f"one\n#### {n}") for n in range(5)], tokenizer, cfg.dataset)
+    answers = {"0?": "#### 0", "1?": "it is 1", "2?": "#### 8", "3?": "#### 9", "4?": "none"}
+
+    def generated(_actor, part, _tokenizer, _generation, uniforms, _device):
+        assert uniforms is None  # greedily
+        return [prompt.problem.question for prompt in part]
+
+    monkeypatch.setattr("course_utils.evaluate.generate", generated)
+    monkeypatch.setattr("course_utils.evaluate.texts_of", lambda questions, _: [answers[q] for q in questions])
     result = evaluate(None, prompts, tokenizer, cfg, "cpu")
-    assert (result.accuracy, result.flexible_accuracy, result.well_formed, result.count) == (0.25, 0.5, 0.5, 4)
-    assert [sample["correct"] for sample in result.samples] == [True, False, False, False]
-    assert result.low == pytest.approx(wilson_interval(1, 4)[0])
+    assert (result.accuracy, result.flexible_accuracy, result.well_formed, result.count) == (0.2, 0.4, 0.6, 5)
+    assert result.samples == [
+        {"question": question, "gold": question[0], "response": answer, "correct": question == "0?"}
+        for question, answer in answers.items()
+    ]
+    assert (result.low, result.high) == pytest.approx(wilson_interval(1, 5))
 
 
 def test_samples_are_shown_escaped_and_side_by_side(tmp_path):
-    for when, response, correct in (("before", "<script>1</script>", False), ("after", "#### 2", True)):
-        line = {"question": "1+1?", "gold": "2", "response": response, "correct": correct}
-        (tmp_path / f"samples_{when}.jsonl").write_text(json.dumps(line) + "\n")
+    for when, response, correct in (("before", "<script>1</script>\n2", False), ("after", "#### 2", True)):
+        line = {"question": "<i>1+1?", "gold": "<u>2", "response": response, "correct": correct}
+        (tmp_path / f"samples_{when}.jsonl").write_text(2 * (json.dumps(line) + "\n"))
     paths = [tmp_path / f"samples_{when}.jsonl" for when in ("before", "after")]
-    table = before_and_after(*map(read_samples, paths))
-    assert "<script>" not in table and 0 < table.find("✗ wrong") < table.find("✓ right")
+    table = before_and_after(*map(read_samples, paths), count=1)
+    assert not any(tag in table for tag in ("<script>", "<i>", "<u>")) and "&lt;/script&gt;<br>2" in table
+    assert table.count("✗ wrong") == 1 and 0 < table.find("✗ wrong") < table.find("✓ right")
     assert list(map(accuracy_of, paths)) == [0, 1]
+    assert "held-out accuracy 0.0% -> 100.0%" in summary(tmp_path)
+
+
+def test_a_line_separator_in_an_answer_does_not_end_its_line(tmp_path):
+    sample = {"response": "U+2028 \u2028 and U+0085 \u0085, which JSON may hold as they are"}
+    (tmp_path / "samples.jsonl").write_text(json.dumps(sample, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert read_samples(tmp_path / "samples.jsonl") == [sample]
 
 
 def test_samples_that_are_not_there_yet_are_said(tmp_path):
