@@ -2,16 +2,20 @@
 
 import errno
 import json
+import os
 import resource
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
+import torch
 
 from course_utils.checkpoint import CheckpointError, latest
-from course_utils.disk import WriteError
+from course_utils.disk import WriteError, could_not_write
 from course_utils.exercises import load_exercises
 from course_utils.metrics import MetricsLog
 from course_utils.trainer import Trainer
@@ -102,6 +106,16 @@ def test_a_limit_that_cuts_the_weights_off_loses_nothing(small_config, solutions
     assert latest(trainer.folder).name == "step_1" and not list(trainer.folder.glob(".*"))
 
 
+def test_the_disk_is_asked_before_a_cut_off_checkpoint_is_deleted(small_config, solutions, monkeypatch):
+    """torch.save says no number."""
+    trainer = Trainer(small_config(), load_exercises(solutions))
+    partial = trainer.folder / ".step_1.partial"
+    monkeypatch.setattr(torch, "save", Mock(side_effect=RuntimeError("failed writing file")))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0 if partial.exists() else 2**30))
+    with pytest.raises(CheckpointError, match="the disk is full. There is no earlier checkpoint."):
+        trainer.save("step_1")
+
+
 def test_the_error_of_a_file_that_does_not_fit_names_it(tmp_path, monkeypatch):
     """A full disk itself says no name."""
 
@@ -121,3 +135,26 @@ def test_a_metrics_line_that_does_not_fit_is_told(tmp_path):
     log.path.symlink_to("/dev/full")
     with pytest.raises(WriteError, match="could not write .*metrics.jsonl: the disk is full. Free some space"):
         log.append({"step": 1})
+
+
+def test_a_used_up_quota_is_a_full_disk(tmp_path):
+    message = could_not_write(tmp_path / "file", OSError(errno.EDQUOT, "Disk quota exceeded"))
+    assert "file: the disk is full. Free some space" in message
+
+
+def test_two_processes_that_write_one_file_leave_it_whole(tmp_path, monkeypatch):
+    path, replace = tmp_path / "file", Path.replace
+
+    def while_another_writes(partial, target):
+        monkeypatch.setattr(Path, "replace", replace)
+        other = os.fork()
+        if not other:
+            write_whole("theirs", path)
+            os._exit(0)
+        assert os.waitpid(other, 0)[1] == 0 and path.read_text() == "theirs"
+        replace(partial, target)
+
+    monkeypatch.setattr(Path, "replace", while_another_writes)
+    write_whole("ours", path)
+    assert Path.replace is replace  # the other one did write, and what was there was replaced, not overwritten
+    assert path.read_text() == "ours" and list(tmp_path.iterdir()) == [path]

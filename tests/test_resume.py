@@ -7,10 +7,11 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
-from course_utils.checkpoint import CheckpointError, step_of
+from course_utils.checkpoint import CheckpointError, latest, step_of
 from course_utils.config import ConfigError, save_config
 from course_utils.exercises import load_exercises
 from course_utils.metrics import MetricsLog, read_metrics
@@ -151,9 +152,10 @@ def test_a_damaged_checkpoint_is_named(small_config, solutions):
     exercises = load_exercises(solutions)
     trainer = Trainer(small_config("training.save_interval=1"), exercises)
     next(trainer.train())
-    (trainer.folder / "step_1" / "optimizer.pt").write_bytes(b"no checkpoint")
-    with pytest.raises(CheckpointError, match="step_1 is not a checkpoint that can be resumed"):
-        Trainer(small_config("training.resume=auto", "training.save_interval=1"), exercises)
+    for name in ("trainer_state.json", "optimizer.pt", "value_head.safetensors"):  # each is read before the last one
+        (trainer.folder / "step_1" / name).write_bytes(b"no checkpoint")
+        with pytest.raises(CheckpointError, match="step_1 is not a checkpoint that can be resumed"):
+            Trainer(small_config("training.resume=auto", "training.save_interval=1"), exercises)
 
 
 def test_a_half_written_last_line_of_the_metrics_is_dropped(tmp_path):
@@ -161,3 +163,60 @@ def test_a_half_written_last_line_of_the_metrics_is_dropped(tmp_path):
     path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3, "rew')
     MetricsLog(path, last_step=2).append({"step": 3})
     assert [line["step"] for line in read_metrics(path)] == [1, 2, 3]
+
+
+def test_a_line_of_the_metrics_is_on_the_disk_when_its_step_counts(tmp_path, monkeypatch):
+    log, on_disk = MetricsLog(tmp_path / "metrics.jsonl"), []
+    monkeypatch.setattr(os, "fsync", lambda _: on_disk.append(log.path.read_text()))
+    log.append({"step": 1})
+    assert on_disk == ['{"step": 1}\n']
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(small_config, solutions, monkeypatch):
+    trainer, flushed, whole = Trainer(small_config(), load_exercises(solutions)), set(), []
+
+    def rename(partial, target):
+        whole.append({path.stat().st_ino for path in [partial, *partial.rglob("*")]} <= flushed)
+        os.rename(partial, target)
+
+    monkeypatch.setattr(os, "fsync", lambda handle: flushed.add(os.fstat(handle).st_ino))
+    monkeypatch.setattr(Path, "rename", rename)
+    trainer.save("step_1")
+    assert whole == [True]
+
+
+def test_the_latest_checkpoint_is_the_one_with_the_largest_number(tmp_path):
+    assert latest(tmp_path) is None
+    for name in ("step_9", "step_10", "step_11-copy"):
+        (tmp_path / name).mkdir()
+    assert latest(tmp_path) == tmp_path / "step_10"
+
+
+@pytest.mark.parametrize("state", ["", "{}", None])
+def test_a_folder_that_tells_no_step_has_none_behind_it(tmp_path, state):
+    if state is not None:
+        (tmp_path / "trainer_state.json").write_text(state)
+    assert step_of(tmp_path) == 0
+
+
+def test_the_newest_run_goes_on(small_config):
+    runs = [open_run(small_config())[0] for _ in range(3)]
+    assert open_run(small_config("training.resume=auto"))[0] == runs[-1]
+
+
+def test_a_run_may_go_on_elsewhere_and_be_watched_otherwise(small_config, tmp_path):
+    folder, _ = open_run(small_config())
+    save_config(small_config(), folder / "effective_config.yaml")
+    moved = folder.rename(tmp_path / "moved")  # as the message of a full disk advises
+    watched = "training.log_interval=7 training.save_interval=7 tracking=tensorboard wandb.report_to_wandb=true".split()
+    changes = f"training.output_dir={moved}", "training.device=cuda", *watched
+    assert open_run(small_config(*changes, "training.resume=auto")) == (moved, None)
+
+
+def test_a_setting_that_only_one_version_of_the_course_knows_is_another_setting(small_config):
+    folder, _ = open_run(small_config())
+    save_config(small_config(), folder / "effective_config.yaml")
+    text = (folder / "effective_config.yaml").read_text()
+    (folder / "effective_config.yaml").write_text(text.replace("  gamma:", "  discount:"))
+    with pytest.raises(ConfigError, match="ppo.discount: 0.985 -> None; ppo.gamma: None -> 0.985"):
+        open_run(small_config("training.resume=auto"))
