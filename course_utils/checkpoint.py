@@ -36,10 +36,7 @@ def save(folder: Path, actor: ActorCritic, tokenizer, optimizer, lr_scheduler, s
         partial.mkdir(parents=True)
         actor.model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
-        save_file(
-            {name: tensor.contiguous() for name, tensor in actor.value_head.state_dict().items()},
-            partial / "value_head.safetensors",
-        )
+        save_file(actor.value_head.state_dict(), partial / "value_head.safetensors")
         torch.save(
             {"optimizer": optimizer.state_dict(), "scheduler": lr_scheduler.state_dict(), "rng": torch.get_rng_state()},
             partial / "optimizer.pt",
