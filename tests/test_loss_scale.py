@@ -87,13 +87,22 @@ def test_only_what_flows_through_the_scaled_output_is_multiplied():
 
 def test_the_scale_grows_again_after_many_good_steps_and_never_beyond_its_start():
     scale = LossScale(nn.Linear(1, 1))
-    scale.value = LARGEST / 2
+    scale.value = LARGEST / 4
+    for _ in range(STEPS_TO_DOUBLE - 2):
+        scale.overflowed()
+    scale.overflowed(any_process=lambda here: True)  # a new row begins
     for _ in range(STEPS_TO_DOUBLE - 1):
         scale.overflowed()
-    assert scale.value == LARGEST / 2
-    for _ in range(STEPS_TO_DOUBLE + 1):
+    assert scale.value == LARGEST / 8
+    scale.overflowed()
+    assert scale.value == LARGEST / 4
+    for _ in range(3 * STEPS_TO_DOUBLE):
         scale.overflowed()
     assert scale.value == LARGEST
+
+
+def test_a_frozen_weight_has_no_gradient_to_scale():
+    LossScale(nn.Linear(1, 1).requires_grad_(False))
 
 
 def test_an_overflow_in_another_process_counts():

@@ -52,6 +52,16 @@ def test_the_rate_rises_in_the_warm_up(make):
     assert rates == pytest.approx([0, 0.25e-3, 0.5e-3, 0.75e-3, 1e-3, 1e-3])
 
 
+def test_the_rate_ends_at_min_lr(make):
+    settings = "ppo.learning_rate=1e-2 ppo.value_learning_rate=null ppo.scheduler=cosine_with_min_lr ppo.min_lr=1e-4"
+    optimizer, cfg, _, _ = make(*settings.split(), "ppo.warmup_steps=0")
+    scheduler = make_scheduler(cfg, optimizer)
+    for _ in range(3 * 2 * 2):  # PPO steps, epochs, mini-batches
+        optimizer.step()
+        scheduler.step()
+    assert scheduler.get_last_lr() == pytest.approx([1e-4, 1e-4])
+
+
 def test_8_bits_are_taken_where_they_are_to_be_had_and_missed_aloud(make, monkeypatch):
     package = ModuleType("bitsandbytes")
     package.optim = ModuleType("bitsandbytes.optim")
