@@ -6,6 +6,8 @@ import socket
 import subprocess
 import sys
 from contextlib import suppress
+from pathlib import Path
+from unittest.mock import Mock
 
 import nbformat
 import papermill
@@ -13,7 +15,8 @@ import pytest
 from jupyter_client import KernelManager
 from transformers import AutoModelForCausalLM
 
-from course_utils import run_notebook
+from course_utils import run_notebook, train
+from course_utils.export import ExportError
 from course_utils.metrics import read_metrics
 from course_utils.train import main
 from tests.conftest import ROOT
@@ -172,25 +175,35 @@ def test_the_training_notebook_is_plain_source():
         assert all(len(line) <= 120 for line in cell.source.splitlines())
 
 
-def test_the_command_line_trains(small_run, solutions, tmp_path, monkeypatch, capsys):
+def test_the_command_line_trains_and_goes_on(small_run, solutions, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(
-        sys,
-        "argv",
-        [
-            "train",
-            "--config",
-            "configs/config_debug.yaml",
-            "--exercises",
-            str(solutions),
-            *small_run("training.total_ppo_steps=1"),
-        ],
-    )
-    main()
-    out = capsys.readouterr().out
-    assert "held-out accuracy" in out
+
+    def trained(*overrides: str) -> tuple[str, str]:
+        """What it prints, and its progress bar."""
+        command = "train", "--config", "configs/config_debug.yaml", "--exercises", str(solutions)
+        monkeypatch.setattr(sys, "argv", [*command, *small_run(*overrides)])
+        main()
+        return capsys.readouterr()
+
+    out, bar = trained("training.total_ppo_steps=1")
+    assert "held-out accuracy" in out and "1/1 [" in bar and ", reward 0." in bar
     assert json.loads((tmp_path / "run/metrics.jsonl").read_text())["step"] == 1
     assert (tmp_path / "run/training.png").stat().st_size > 10_000
+    out, bar = trained("training.total_ppo_steps=2", "training.eval_interval=1", "training.resume=auto")
+    assert "1/2 [" in bar and "2/2 [" in bar
+
+
+def test_solutions_are_exported_first_and_what_stops_that_is_one_clear_message(monkeypatch):
+    called = []
+    monkeypatch.setattr(train, "export_all", lambda *given: called.append(given))
+    monkeypatch.setattr(train, "run", lambda *given: called.append(given))
+    monkeypatch.setattr(sys, "argv", ["train", "--config", "mine.yaml", "ppo.epochs=1", "--solutions"])
+    main()
+    assert called == [(Path(), train.SOLUTIONS), ("mine.yaml", train.SOLUTIONS, ["ppo.epochs=1"])]
+    for error in (ExportError("unfinished"), OSError("no space")):
+        monkeypatch.setattr(train, "export_all", Mock(side_effect=error))
+        with pytest.raises(SystemExit, match=f"^error: {error}$"):
+            main()
 
 
 @pytest.mark.parametrize(
