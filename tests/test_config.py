@@ -79,6 +79,12 @@ def test_defaults_are_found_beside_the_file_and_in_the_project(tmp_path):
     assert (cfg.ppo.epochs, cfg.ppo.lam, cfg.model.name) == (7, 0.25, "embedded")
 
 
+def test_a_default_beside_the_file_comes_before_the_projects_own(tmp_path):
+    (tmp_path / "configs").mkdir()
+    write(tmp_path / "configs" / "config_debug.yaml", "defaults: [configs/config.yaml]\nppo: {epochs: 7}\n")
+    assert load_config(write(tmp_path / "mine.yaml", "defaults: [configs/config_debug.yaml]\n")).ppo.epochs == 7
+
+
 def test_of_two_defaults_the_later_wins(tmp_path):
     write(tmp_path / "a.yaml", "ppo: {epochs: 3, lam: 0.5}\n")
     write(tmp_path / "b.yaml", "ppo: {lam: 0.25}\n")

@@ -174,9 +174,9 @@ def test_a_name_reaches_the_engine_as_it_stands(name, tmp_path):
 
 
 def test_the_problems_are_those_of_the_trainer(tmp_path):
-    cfg = load("config.yaml", "training.num_samples=600", "dataset.eval_samples=3")
+    cfg = load("config.yaml", "training.num_samples=512", "dataset.eval_samples=3")  # as many as a rollout takes
     export("verl", cfg, tmp_path)
-    for name, split, count in ("train", "train", 600), ("test", "test", 3):
+    for name, split, count in ("train", "train", 512), ("test", "test", 3):
         rows = [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
         problems = load_problems(cfg.dataset, split)[:count]
         assert len(rows) == count

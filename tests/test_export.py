@@ -366,6 +366,12 @@ def test_an_honest_finally_is_exported(tmp_path):
     assert HELPER in export_notebook(notebook, tmp_path / "out").read_text()
 
 
+def test_a_long_table_is_exported(tmp_path):
+    table = f"TABLE = [{'0, ' * 100_000}]"
+    module = export_notebook(write_exercise(tmp_path / "a.ipynb", f"{table}\n\n\n{SOLVED}"), tmp_path / "out")
+    assert table in module.read_text()
+
+
 def test_ways_out_of_a_finally_are_counted_too(tmp_path):
     """Each return of the inner `finally` takes the outer one with it, once more for every copy of the inner."""
     returns, much = "            if f: return 1\n" * 50, "        f()\n" * 1000
