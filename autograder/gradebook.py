@@ -56,6 +56,13 @@ class CourseGradebook:
         return Path(self.coursedir.root) / self.coursedir.autograded_directory
 
     @property
+    def late_rule(self) -> str:
+        """nbgrader's plug-in for late work, with its settings."""
+        plugin = self.late_penalties.plugin_class
+        settings = plugin(parent=self.parent).trait_values(config=True)
+        return f"{plugin.__module__}.{plugin.__qualname__} {sorted(settings.items())}"
+
+    @property
     def db(self):
         """The SQLAlchemy session."""
         return self.gradebook.db

@@ -2,8 +2,9 @@
 submission is not written again.
 
 What is remembered is a digest of everything that a record depends on or consists of. So it is written again when the
-submission, the rubric, the feedback's wording, a due date or an extension changes, and when somebody else changed the
-automatic scores, removed the notebook or made a new gradebook. A grader's manual scores and comments do not count.
+submission, the rubric, the feedback's wording, a due date, an extension or the rule for late work changes, and when
+somebody else changed the automatic scores, removed the notebook or made a new gradebook. A grader's manual scores
+count where work is late, since a penalty may depend on them, and comments nowhere.
 """
 
 import functools
@@ -19,7 +20,8 @@ from course_utils.whole_file import write_whole
 
 HERE = Path(__file__).parent
 ROWS = text("""
-    SELECT a.duedate, s.timestamp, s.extension, n.late_submission_penalty, c.name, g.auto_score
+    SELECT a.duedate, s.timestamp, s.extension, n.late_submission_penalty, c.name, g.auto_score,
+        CASE WHEN n.late_submission_penalty IS NOT NULL THEN g.manual_score END
     FROM assignment a
     JOIN submitted_assignment s ON s.assignment_id = a.id
     JOIN notebook b ON b.assignment_id = a.id
@@ -35,7 +37,7 @@ class Recorded:
     """The digests, one small file for each submission in a folder of their own."""
 
     def __init__(self, folder: Path, book: CourseGradebook):
-        self.folder, self.book = folder, book
+        self.folder, self.book, self.late_rule = folder, book, book.late_rule
 
     def unchanged(self, student: str, key: str, made_of: str) -> bool:
         """Whether nothing has changed since `remember`. `made_of` is all that the record is made of, as text."""
@@ -55,7 +57,9 @@ class Recorded:
         rows = self.book.db.execute(ROWS, {"assignment": exercise.assignment, "student": student}).all()
         notebook = self.book.autograded / student / exercise.assignment / exercise.file
         written = hashlib.sha256(notebook.read_bytes()).hexdigest()
-        return hashlib.sha256(json.dumps([made_of, _wording(), written, str(rows)]).encode()).hexdigest()
+        return hashlib.sha256(
+            json.dumps([made_of, _wording(), self.late_rule, written, str(rows)]).encode()
+        ).hexdigest()
 
 
 @functools.cache

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, event
+from traitlets.config import Config
 
 from autograder import __main__ as command
 from autograder import grade as grading
@@ -144,6 +145,28 @@ def test_a_grade_given_by_hand_stays(course):
         database.execute("UPDATE grade SET manual_score = 2 WHERE auto_score = 0")
     run(course)
     assert course.scores() == {("anna", "03_entropy"): 10}
+
+
+def test_a_late_penalty_follows_its_rule_and_the_points_given_by_hand(course):
+    (course.hand_in("anna", "entropy", "miss masking").parent / "timestamp.txt").write_text("2026-01-02 00:00:00 UTC")
+    with sqlite3.connect(course.db) as database:
+        database.execute("UPDATE assignment SET duedate = '2026-01-01 00:00:00.000000'")
+
+    def graded(method: str) -> tuple[float, float]:
+        book = course.app()
+        book.update_config(Config(LateSubmissionPlugin={"penalty_method": method}))
+        found, _ = handed_in(course.folder / "submitted", [], [])
+        grade(CourseGradebook(book), found, Judging(2, folder=course.folder, judge_student=obedient_judge))
+        with sqlite3.connect(course.db) as database:
+            ((penalty,),) = database.execute("SELECT late_submission_penalty FROM submitted_notebook")
+        return course.scores()[("anna", "03_entropy")], penalty or 0
+
+    assert graded("none") == (8, 0)
+    assert graded("zero") == (8, 8)
+    with sqlite3.connect(course.db) as database:
+        database.execute("UPDATE grade SET manual_score = 2 WHERE auto_score = 0")
+    assert graded("zero") == (10, 10)
+    assert graded("none") == (10, 0)
 
 
 def test_only_those_that_are_asked_for(course):
