@@ -255,7 +255,8 @@ def test_a_process_that_plays_the_next_exercises_is_not_heard(plays):
 )
 def test_the_next_exercise_finds_an_empty_folder_of_its_own(leaves):
     """Its verdict is kept for whoever hands the same text in."""
-    honest = "import os; assert not os.listdir(); open('notes.txt', 'w').write('todo')\n" + solution_source("entropy")
+    honest = "import os; assert 'left' not in os.listdir(); open('notes.txt', 'w').write('todo')\n"
+    honest += solution_source("entropy")
     found = judge.judge(
         {"policy_loss": header("policy_loss") + cell("return 0", leaves), "entropy": header("entropy") + honest}, b""
     )
