@@ -71,13 +71,13 @@ def estimate(model: PretrainedConfig, cfg: Config) -> Memory:
     )
 
 
-def check_gpu(cfg: Config, total: float, note=print) -> None:
-    """Says what a GPU with `total` bytes will not hold, before the model is loaded.
+def check_gpu(shape: PretrainedConfig, cfg: Config, total: float, note=print) -> None:
+    """Says what a GPU with `total` bytes will not hold of a model of this shape, before it is loaded.
 
     Raises:
         ConfigError: not even the weights and what belongs to them fit.
     """
-    memory = estimate(load_shape(cfg), cfg)
+    memory = estimate(shape, cfg)
     needs = (
         f"{cfg.model.name} needs about {memory.peak / 1e9:.0f} GB with these settings, and this GPU has "
         f"{total / 1e9:.0f}"

@@ -66,9 +66,9 @@ class Trainer:
         self.accelerator = make_accelerator(cfg)
         self.device = self.accelerator.device
         set_seed(cfg.training.seed)
-        policy.load_shape(cfg)  # what the model cannot read is refused before anything takes time
+        shape = policy.load_shape(cfg)  # what the model cannot read is refused before anything takes time
         if self.device.type == "cuda":
-            check_gpu(cfg, torch.cuda.get_device_properties(self.device).total_memory, self.accelerator.print)
+            check_gpu(shape, cfg, torch.cuda.get_device_properties(self.device).total_memory, self.accelerator.print)
         self.tokenizer = policy.load_tokenizer(cfg, self.accelerator.print)
         self.prompts = self._prompts_of(cfg.dataset.split, cfg.training.num_samples)
         self.eval_prompts = self._prompts_of(cfg.dataset.eval_split, cfg.dataset.eval_samples)

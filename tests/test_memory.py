@@ -163,16 +163,17 @@ def test_lora_needs_no_reference_and_little_for_the_optimizer():
 
 def test_a_gpu_that_is_too_small_is_said_before_anything_is_loaded(small_config):
     cfg, said = small_config(), []
-    memory = estimate(load_shape(cfg), cfg)
-    check_gpu(cfg, 1.01 * memory.peak, said.append)
+    shape = load_shape(cfg)
+    memory = estimate(shape, cfg)
+    check_gpu(shape, cfg, 1.01 * memory.peak, said.append)
     assert not said
-    check_gpu(cfg, 0.99 * memory.peak, said.append)
+    check_gpu(shape, cfg, 0.99 * memory.peak, said.append)
     assert len(said) == 1
     said.clear()
-    check_gpu(cfg, 1.01 * memory.kept, said.append)
+    check_gpu(shape, cfg, 1.01 * memory.kept, said.append)
     assert len(said) == 1 and "batches are halved" in said[0]
     with pytest.raises(ConfigError, match="model.lora=16"):
-        check_gpu(cfg, 0.99 * memory.kept, said.append)
+        check_gpu(shape, cfg, 0.99 * memory.kept, said.append)
 
 
 def test_a_config_that_is_wrong_is_said_without_a_traceback(monkeypatch):
