@@ -1,16 +1,38 @@
 """What several test files share: the solutions as modules, and a run small enough for a test."""
 
 import fcntl
+import json
 import os
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+
+from tests import warm
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reached for the network would hang, not fail
 os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # `make test` runs a process a core
 ROOT = Path(__file__).parent.parent
 LONGEST = "test_browser", "test_judge", "test_memory", "test_term", "test_site", "test_training_notebook"
+
+
+def pytest_configure(config):
+    """One server of warm processes for all tests; every kernel that is started below here comes from it."""
+    if warm.SOCKET in os.environ:  # this is one of the processes that run tests side by side
+        return
+    folder = tempfile.TemporaryDirectory()
+    kernel = Path(folder.name) / "kernels/python3/kernel.json"
+    kernel.parent.mkdir(parents=True)
+    argv = [*warm.COMMAND, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    kernel.write_text(json.dumps({"argv": argv, "display_name": "Python 3 (ipykernel)", "language": "python"}))
+    os.environ["JUPYTER_PATH"] = folder.name
+    os.environ[warm.SOCKET] = f"{folder.name}/warm"
+    server = subprocess.Popen([sys.executable, warm.__file__], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    config.add_cleanup(folder.cleanup)
+    config.add_cleanup(server.communicate)  # the end of its standard input, for which it waits
 
 
 def pytest_collection_modifyitems(items):

@@ -4,11 +4,11 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 from autograder.master import master
 from autograder.verdict import Result, Verdict
+from tests import warm
 from tests.solutions import ROOT
 
 LEFT_OUT = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
@@ -45,7 +45,7 @@ def nbgrader(course: Path, *arguments: str) -> subprocess.CompletedProcess:
 def python(course: Path, *arguments: str, given: str = "") -> subprocess.CompletedProcess:
     """Runs Python in the root of `course`, with its code."""
     return subprocess.run(
-        [sys.executable, *arguments],
+        [*warm.COMMAND, *arguments],
         input=given,
         cwd=course,
         capture_output=True,

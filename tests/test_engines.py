@@ -13,6 +13,7 @@ from course_utils.config import KEYS, ConfigError, RewardConfig, load_config
 from course_utils.engines import ENGINES, export, reward_module
 from course_utils.problems import load_problems
 from course_utils.reward import score
+from tests import warm
 from tests.conftest import ROOT
 
 NAMES = yaml.safe_load((ROOT / "tests/engine_names.yaml").read_text())
@@ -223,7 +224,7 @@ def test_what_no_engine_can_do_is_refused(engine, overrides, told, tmp_path):
 
 
 def test_the_command_prints_the_script_that_it_writes(tmp_path):
-    command = [sys.executable, "-m", "course_utils.engines", "verl", "--config", str(ROOT / "configs/config.yaml")]
+    command = [*warm.COMMAND, "-m", "course_utils.engines", "verl", "--config", str(ROOT / "configs/config.yaml")]
     run = subprocess.run(
         [*command, PROBLEMS],
         cwd=tmp_path,

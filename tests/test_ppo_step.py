@@ -12,6 +12,7 @@ import pytest
 from course_utils import optimizer, rollout, trainer
 from course_utils.policy import ActorCritic
 from course_utils.trainer import Trainer
+from tests import warm
 from tests.conftest import ROOT
 
 BENCHMARKS = ROOT / "benchmarks"
@@ -45,7 +46,7 @@ def tiny(bench):
 def answer(script: str, *arguments: str, **job) -> dict:
     """What a contender prints for one JSON line, which must be all that it prints: two steps and the memory."""
     done = subprocess.run(
-        [sys.executable, BENCHMARKS / script, *arguments],
+        [*warm.COMMAND, BENCHMARKS / script, *arguments],
         input=json.dumps(JOB | job) + "\n",
         capture_output=True,
         text=True,
@@ -95,7 +96,7 @@ def test_a_line_that_is_no_job_is_told_by_the_name_of_its_key(bench, tiny, line)
     [("{}\n", "the key n is missing"), (json.dumps(JOB | LONG | {"model_dir": "TINY"}), "reads only 512. Lower one")],
 )
 def test_bad_input_is_one_plain_line_and_a_failure(tiny, line, told):
-    command = [sys.executable, BENCHMARKS / "ppo_step.py", "--stdin"]
+    command = [*warm.COMMAND, BENCHMARKS / "ppo_step.py", "--stdin"]
     done = subprocess.run(command, input=line.replace("TINY", str(tiny)), capture_output=True, text=True)
     assert done.returncode == 1 and not done.stdout
     assert told in done.stderr and done.stderr.splitlines()[-1].startswith("error: ") and "Traceback" not in done.stderr

@@ -19,6 +19,7 @@ from course_utils import run_notebook, train
 from course_utils.export import ExportError
 from course_utils.metrics import read_metrics
 from course_utils.train import main
+from tests import warm
 from tests.conftest import ROOT
 
 NOTEBOOK = "notebooks/06_train_gsm8k/train_gsm8k.ipynb"
@@ -27,7 +28,7 @@ NOTEBOOK = "notebooks/06_train_gsm8k/train_gsm8k.ipynb"
 @pytest.mark.slow
 def test_the_training_notebook_leaves_everything_in_the_runs_folder(small_run, solutions, tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "course_utils.run_notebook", NOTEBOOK, "--exercises", str(solutions), *small_run()],
+        [*warm.COMMAND, "-m", "course_utils.run_notebook", NOTEBOOK, "--exercises", str(solutions), *small_run()],
         cwd=ROOT,
         capture_output=True,
         text=True,

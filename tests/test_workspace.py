@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
@@ -11,6 +10,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
 from course_utils.workspace import copy_missing, main
+from tests import warm
 
 ROOT = Path(__file__).parents[1]
 
@@ -116,7 +116,7 @@ def test_the_release_has_the_stub_and_no_exported_solution(tmp_path):
         nbformat.write(new_notebook(cells=[cell]), tmp_path / "notebooks" / assignment / "policy_loss.ipynb")
     write(tmp_path / "notebooks/06_train_gsm8k/picture.svg", "<svg/>")
     run = subprocess.run(
-        [sys.executable, "-m", "nbgrader", "generate_assignment", "0[1-6]_*", "--force"],
+        [*warm.COMMAND, "-m", "nbgrader", "generate_assignment", "0[1-6]_*", "--force"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
