@@ -16,6 +16,7 @@ import sys
 import sysconfig
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import safetensors.torch
@@ -26,6 +27,7 @@ from autograder import worker
 
 WORKER = Path(worker.__file__)
 START_SECONDS, CASE_SECONDS = 120, 20  # a right answer takes a tenth of one: room for a busy machine
+LOOK_SECONDS = 0.05  # between two looks at how many threads there are
 LARGEST_TEXT, LARGEST_TENSORS = 1 << 18, 1 << 20  # bytes of an answer; all of an exercise's are kept until the last
 MEGABYTE = 1 << 20
 LIMITS = {"CPU": 60, "AS": 1536 * MEGABYTE, "FSIZE": MEGABYTE, "NOFILE": 64, "NPROC": 64, "CORE": 0}
@@ -46,6 +48,10 @@ DTYPES = {
 
 class NoSandbox(Exception):
     """No sandbox can be had on this machine; the message says why and what to do."""
+
+
+class SlowStart(Exception):
+    """The sandbox did not start in time, which says nothing about the submission and little about the machine."""
 
 
 class WorkerFailed(Exception):
@@ -115,6 +121,8 @@ def command(sandboxed: bool) -> list[str]:
         "/worker.py",
         *(argument for path in sorted(hidden) for argument in ("--remount-ro", path)),
         "--remount-ro",
+        "/proc",
+        "--remount-ro",
         "/dev",
         "--remount-ro",
         "/",
@@ -148,7 +156,7 @@ class Worker:
         self.stop()
 
     def start(self) -> None:
-        """Starts the process and waits until it has imported torch. NoSandbox: it cannot."""
+        """Starts the process and waits until it has imported torch. NoSandbox: it cannot. SlowStart: not in time."""
         self.scratch = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         with tempfile.TemporaryFile() as errors:
             self.process = subprocess.Popen(
@@ -163,6 +171,12 @@ class Worker:
             )
             try:
                 self._read(START_SECONDS)
+            except TimedOut as failure:
+                self.stop()
+                raise SlowStart(
+                    f"the sandbox did not start within {START_SECONDS} seconds. Grade again when this machine has less "
+                    "to do, or with fewer --workers"
+                ) from failure
             except WorkerFailed as failure:
                 self.stop()
                 errors.seek(0)
@@ -207,8 +221,7 @@ class Worker:
         worker.write_frame(frame, message, tensors)
         left = memoryview(frame.getvalue())
         while left:
-            if not select.select([], [pipe], [], max(0.0, deadline - time.monotonic()))[1]:
-                raise TimedOut("it took too long")
+            self._wait(deadline, writable=[pipe])
             left = left[os.write(pipe, left[: select.PIPE_BUF]) :]
 
     def _read(self, seconds: float) -> tuple[dict, dict[str, Tensor]]:
@@ -230,12 +243,31 @@ class Worker:
     def _exactly(self, count: int, deadline: float) -> bytes:
         pieces, pipe = [], self.process.stdout.fileno()
         while count:
-            ready, _, _ = select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))
-            if not ready:
-                raise TimedOut("it took too long")
+            self._wait(deadline, readable=[pipe])
             piece = os.read(pipe, min(count, 1 << 16))
             if not piece:
                 raise WorkerFailed("it ended")
             pieces.append(piece)
             count -= len(piece)
         return b"".join(pieces)
+
+    def _wait(self, deadline: float, readable: Iterable[int] = (), writable: Iterable[int] = ()) -> None:
+        """Until the pipe is. TimedOut: it was not in time. WorkerFailed: there are too many threads, which the kernel
+        does not count where root grades."""
+        while True:
+            if most_threads(self.process.pid) > LIMITS["NPROC"]:
+                raise WorkerFailed(f"it started more than {LIMITS['NPROC']} threads")
+            left = max(0.0, deadline - time.monotonic())
+            if any(select.select(readable, writable, [], min(left, LOOK_SECONDS))):
+                return
+            if not left:
+                raise TimedOut("it took too long")
+
+
+def most_threads(process: int) -> int:
+    """Of the process with this number and those below it, the most that one has. 0 where the system does not say."""
+    try:
+        children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+        return max(os.stat(f"/proc/{process}/task").st_nlink - 2, *map(most_threads, map(int, children)), 0)
+    except OSError:  # it has ended, or this is no Linux
+        return 0

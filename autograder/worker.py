@@ -252,7 +252,7 @@ def confine(limits: dict[str, int]) -> None:
 
 # Linux's numbers on x86_64 and on aarch64, which has no fork and no vfork.
 ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column below, what the kernel calls it
-CLONE, PRLIMIT, MMAP, PRCTL = (56, 220), (302, 261), (9, 222), (157, 167)
+CLONE, PRLIMIT, MMAP, FCNTL, PRCTL = (56, 220), (302, 261), (9, 222), (72, 25), (157, 167)
 REFUSED = {
     "execve": (59, 221),
     "execveat": (322, 281),
@@ -292,6 +292,10 @@ REFUSED = {
     "fsetxattr": (190, 7),
     "setxattrat": (463, 463),
     "landlock_create_ruleset": (444, 444),
+    # Of files and disks that everybody uses: Python's own are in the sandbox.
+    "flock": (73, 32),
+    "sync": (162, 81),
+    "syncfs": (306, 267),
     # Of the process that goes on as well: the next exercise would have what time others leave.
     "setpriority": (141, 140),
     "ioprio_set": (251, 30),
@@ -302,7 +306,8 @@ REFUSED = {
     "fork": (57, None),
     "vfork": (58, None),
 }
-CLONE3, CLONE_THREAD, MAP_SHARED, PR_SET_THP_DISABLE, EPERM, ENOSYS = 435, 0x10000, 0x01, 41, 1, 38
+CLONE3, CLONE_THREAD, MAP_SHARED, F_SETLEASE, PR_SET_THP_DISABLE = 435, 0x10000, 0x01, 1024, 41
+EPERM, ENOSYS = 1, 38
 
 
 def forbid_system_calls() -> None:
@@ -335,6 +340,11 @@ def forbid_system_calls() -> None:
         (equal, 0, 4, MMAP[column]),  # shared pages stay when all of them but one are unmapped, and are not counted
         (load_word, 0, 0, 40),
         (has_bits, 0, 1, MAP_SHARED),
+        (give, 0, 0, refuse),
+        (give, 0, 0, allow),
+        (equal, 0, 4, FCNTL[column]),  # whoever opens a file that is leased waits for the lease, for most of a minute
+        (load_word, 0, 0, 24),
+        (equal, 0, 1, F_SETLEASE),
         (give, 0, 0, refuse),
         (give, 0, 0, allow),
         (equal, 0, 4, PRCTL[column]),  # huge pages: 4 KB that are mapped of one hold all its 2 MB, and are counted

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from autograder import sandbox
-from autograder.sandbox import NoSandbox, TimedOut, Worker, WorkerFailed
+from autograder.sandbox import NoSandbox, SlowStart, TimedOut, Worker, WorkerFailed
 from autograder.verdict_cache import VerdictCache, course_secret
 from tests.class_of_students import new_course
 from tests.course import copy_code
@@ -177,8 +177,8 @@ for folder in {[str(course), str(site), str(site / "autograder")]}:
         ("__import__('os').kill(1, 9)", "PermissionError"),
         ("__import__('socket').socket()", "PermissionError"),
         ("__import__('socket').create_connection(('127.0.0.1', 9))", "PermissionError"),
-        ("open(f'/proc/{__import__(\"os\").getppid()}/mem', 'r+b')", "PermissionError"),
-        ("open('/proc/1/mem', 'r+b')", "PermissionError"),  # the namespace's first process, without a filter
+        ("open(f'/proc/{__import__(\"os\").getppid()}/mem', 'rb')", "PermissionError"),
+        ("open('/proc/1/mem', 'rb')", "PermissionError"),  # the namespace's first process, without a filter
         ("__import__('resource').prlimit(__import__('os').getppid(), 7)", "PermissionError"),
         ("__import__('resource').setrlimit(7, (999, 999))", "ValueError"),
         ("open('/tmp/x', 'wb').write(bytes(2 << 20))", "OSError"),
@@ -192,6 +192,11 @@ for folder in {[str(course), str(site), str(site / "autograder")]}:
         ("__import__('os').setxattr('/tmp', 'user.x', b'x', follow_symlinks=False)", "PermissionError"),
         ("__import__('os').setxattr(__import__('os').open('/tmp', 0), 'user.x', b'x')", "PermissionError"),
         ("__import__('sys').exit(3)", "SystemExit"),
+        ("__import__('fcntl').fcntl(open(torch.__file__), 1024, 1)", "PermissionError"),  # F_SETLEASE, F_WRLCK
+        ("__import__('fcntl').flock(open(torch.__file__), 2)", "PermissionError"),
+        ("open('/proc/1/autogroup', 'w')", "OSError"),  # a priority too
+        ("open('/proc/self/autogroup', 'w')", "OSError"),
+        ("open('/proc/1/oom_score_adj', 'w')", "OSError"),
         ("__import__('os').setpriority(0, 1, 19)", "PermissionError"),  # of the namespace's first process
         ("__import__('os').sched_setaffinity(1, {0})", "PermissionError"),
         ("__import__('os').sched_setscheduler(1, 5, __import__('os').sched_param(0))", "PermissionError"),  # SCHED_IDLE
@@ -210,6 +215,8 @@ for folder in {[str(course), str(site), str(site / "autograder")]}:
                 (278, 1, 0, 0, 0),  # vmsplice, splice
                 (275, 0, 0, 1, 0, 4096, 0),
                 (157, 41, 0, 0, 0, 0),  # prctl: PR_SET_THP_DISABLE
+                (162, 0),  # sync, syncfs
+                (306, 0),
                 (251, 1, 1, 0x6007),  # ioprio_set, sched_setattr
                 (314, 1, bytes(56), 0),
                 (444, 0, 0, 1),  # landlock_create_ruleset: a set has 65,536 rules, and nobody counts the sets
@@ -220,6 +227,24 @@ for folder in {[str(course), str(site), str(site / "autograder")]}:
 )
 def test_what_it_may_not_do(worker, body, error):
     assert in_turn(worker, f"return {body}")["error"]["type"] == error
+
+
+@needs_sandbox
+def test_its_threads_are_counted_where_the_kernel_does_not(monkeypatch):
+    """For root it does not."""
+    body = (
+        "import threading, time\n"
+        "    for n in range(500):\n"
+        "        try: threading.Thread(target=time.sleep, args=(20,), daemon=True).start()\n"
+        "        except RuntimeError: raise ValueError('refused')\n"
+        "        time.sleep(0.002)\n"
+    )
+    with Worker() as worker:
+        load(worker, body)
+        try:
+            assert call(worker)["error"]["message"] == "refused"
+        except WorkerFailed as failure:
+            assert str(failure) == "it started more than 64 threads" and worker.process is None
 
 
 @needs_sandbox
@@ -351,6 +376,15 @@ def test_a_sandbox_that_does_not_start_says_why(monkeypatch):
     monkeypatch.setattr(sandbox, "command", lambda sandboxed: ["/bin/sh", "-c", "echo no namespaces here >&2; exit 1"])
     with pytest.raises(NoSandbox, match="no namespaces here(?s:.*)user namespaces"):
         Worker().start()
+
+
+def test_a_start_that_takes_too_long_is_no_missing_sandbox(monkeypatch):
+    monkeypatch.setattr(sandbox, "START_SECONDS", 0.2)
+    monkeypatch.setattr(sandbox, "command", lambda sandboxed: ["/bin/sleep", "60"])
+    worker = Worker()
+    with pytest.raises(SlowStart, match="did not start within 0.2 seconds. Grade again"):
+        worker.start()
+    assert worker.process is None
 
 
 def test_unprotected_it_runs_too():
