@@ -42,6 +42,12 @@ def cases(draw: Draw) -> list[Call]:
             tolerance=2e-3,
         )
     )
+    near = dict(
+        logits_new=draw.either(2, 3, 1) * 1e4 + draw.whole(-2, 2, 2, 3, 8),
+        response_mask=mask_of(3, 3),
+    )
+    words = "for logits near ±10,000 that differ by little"
+    found.append(Call("stability", words, near, ("loss", "gradient"), 2, wrt="logits_new", tolerance=2e-3))
     shifted = _args(draw, mask_of(3, 2), 7)
     shifted["logits_new"] = shifted["logits_new"] + draw.either(2, 3, 1) * draw.uniform(60, 100, 2, 3, 1)
     found.append(

@@ -37,6 +37,9 @@ def cases(draw: Draw) -> list[Call]:
     outlier = _args(draw, mask_of(20, 20), 1.0, 1.0)
     outlier["values"][0, 3] = -100  # more than six standard deviations from the mean
     found.append(Call("whitening", "of which one is far from all others", outlier, ("advantages",), 3))
+    small = _args(draw, mask_of(5, 3, 4), 1.0, 1.0)  # as of a task that is nearly solved
+    small |= {name: small[name] / 50 for name in ("final_rewards", "kl_penalties", "values")}
+    found.append(Call("whitening", "that differ by little", small, ("advantages",), 3, tolerance=2e-3))
     for gamma, lam in ((draw.number(0.6, 0.95), draw.number(0.3, 0.9)), (1.0, 0.0)):
         args = _args(draw, mask_of(6, 3, 4), gamma, lam)
         found.append(Whitening("whitening", "with other γ and λ", args, ("advantages",), 3))
@@ -48,6 +51,7 @@ def cases(draw: Draw) -> list[Call]:
         found.append(Call("masking", "on the padding", args, ("advantages",), 2, at={"advantages": 1 - lengths}))
     lengths = mask_of(4, 2, 0, 1)
     args = _poisoned(draw, lengths, 0.9, 0.8)
+    args["kl_penalties"][3] = args["kl_penalties"][3].abs()  # what becomes of one below 0 is asked elsewhere
     of_one_token = torch.zeros_like(lengths).index_fill(0, torch.tensor(3), 1)  # the row where no other slip shows
     for argument in ("values", "kl_penalties"):
         args[argument] = args[argument].where((lengths + 1 - of_one_token).bool(), 0)

@@ -34,11 +34,11 @@ def cases(draw: Draw) -> list[Call]:
         (0.4, -1, "far below 1, A < 0"),
         (1.6, -1, "far above 1, A < 0"),
         (0.01, 1, "very small, A > 0"),  # where nothing may be clipped, however far it is
-        (500.0, -1, "very large, A < 0"),
+        (500.0, -9, "very large, A < 0"),
     ):
         args = _args(draw, mask_of(1), far=False)
         args["log_probs_new"] = args["log_probs_old"] + torch.tensor(ratio).log() * draw.number(0.9, 1.1)
-        args["advantages"] = args["advantages"].abs() * advantage
+        args["advantages"] = (args["advantages"].abs() + 0.5) * advantage
         found.append(Call("clipping", f"for a token whose ratio is {words}", args, ("loss",), 1))
     for clip_ratio in (0.1, draw.number(0.15, 0.35)):
         found.append(

@@ -8,6 +8,7 @@ linear ones that keep what they were given, so that every gradient is a fraction
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from types import SimpleNamespace
 
 import torch
@@ -61,7 +62,7 @@ def minibatches(function: Callable) -> None:
     """every response once, shuffled; every response of an accumulation group weighs the same"""
     cut = [_mini_batches(function, seed) for seed in (0, 0, 1)]
     orders = [sum(rows, []) for rows in cut]
-    assert orders[0] != list(range(12)) and orders[0] != orders[2], (
+    assert not any(map(_rotated, orders)) and orders[0] != orders[2], (
         "the responses come in the same order each time: shuffle them with torch.randperm. See hint 2."
     )
     assert orders[0] == orders[1], (
@@ -134,7 +135,7 @@ def step(function: Callable) -> None:
 
 def metrics(function: Callable) -> None:
     """eight floats: means over the mini-batches, the gradient norm as it was before clipping"""
-    # Three mini-batches, of 2, 2 and 1 responses. The i-th has losses i, 10 i, -100 i, and metrics i / 10.
+    # Three mini-batches, of 2, 2 and 1 responses. The i-th has losses i, 10 i, -100 i, and metrics ± i / 10.
     epoch = Epoch(
         function,
         *_buffer(5, tokens=1),
@@ -153,7 +154,7 @@ def metrics(function: Callable) -> None:
     # A response's gradient is 1/2, -1/2 by two equally likely logits and 1/2 by its value: the squares add up
     # to 3/4. In the group of four each weighs 1/4: the norm is sqrt(4 * 3/4) / 4. For the group of one it is
     # sqrt(3/4).
-    targets = (2.0, 20.0, 200.0, 12.0, 0.2, 0.2, 0.2, (3**0.5 / 4 + 0.75**0.5) / 2)
+    targets = (2.0, 20.0, 200.0, 12.0, 0.2, 0.2, -0.2, (3**0.5 / 4 + 0.75**0.5) / 2)
     slips = {
         "loss/entropy": {-200.0: "The log shows the entropy itself: minus the entropy loss. See hint 1."},
         "loss/total": {9.0: "Log the total as it was before it is weighed. See hint 3."},
@@ -170,6 +171,15 @@ def metrics(function: Callable) -> None:
                 "fails above, correct that first. See hint 3."
             )
         expect.close(name, torch.tensor(epoch.result[name]), target, advice, slips.get(name))
+    # 1 + 10 / 2 - 100 / 100
+    epoch = Epoch(function, *_buffer(1), vf_coeff=0.5, entropy_coeff=0.01)
+    expect.close(
+        "loss/total with an entropy_coeff of 0.01",
+        torch.tensor(epoch.result["loss/total"]),
+        5.0,
+        "It is what is trained: policy + vf_coeff · value + entropy_coeff · entropy loss. If `losses` fails above, "
+        "correct that first. See hint 1.",
+    )
 
 
 CRITERIA = (forward, losses, minibatches, step, metrics)
@@ -300,7 +310,7 @@ class Epoch:
 class LinearLosses:
     """The three losses as linear functions that keep what they were given.
 
-    In their i-th call they read i, 10 i and -100 i, and their metrics i / 10.
+    In their i-th call they read i, 10 i and -100 i, and their metrics i / 10, approx_kl with a minus.
     """
 
     def __init__(self):
@@ -328,7 +338,7 @@ class LinearLosses:
     def compute_policy_loss(self, log_probs_new, log_probs_old, advantages, response_mask, clip_ratio):
         number = self._record("compute_policy_loss", locals())
         loss = _mean("log_probs_new", log_probs_new, response_mask, number)
-        return loss, torch.tensor(number / 10), torch.tensor(number / 10)
+        return loss, torch.tensor(number / 10), torch.tensor(-number / 10)
 
     def compute_value_loss(self, values_new, values_old, returns, response_mask, clip_range_value):
         number = self._record("compute_value_loss", locals())
@@ -393,6 +403,11 @@ def _buffer(responses: int, tokens: int = 3) -> tuple[dict[str, Tensor], TableAc
     }
     logits, values = torch.zeros(responses, 4 + tokens, 2), torch.zeros(responses, 4 + tokens)
     return buffer, TableActor(buffer, logits, values)
+
+
+def _rotated(order: list[int]) -> bool:
+    """Whether the responses keep their order, wherever they begin."""
+    return all((later - earlier) % len(order) == 1 for earlier, later in pairwise(order))
 
 
 def _mini_batches(function: Callable, seed: int) -> list[list[int]]:

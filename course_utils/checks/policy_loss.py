@@ -39,7 +39,7 @@ def clipping(function: Callable) -> None:
         (0.5, 2.0, 0.2, -1.0, "A > 0, the ratio is below 1 − ε: 0.5 · 2 is less than 0.8 · 2, not clipped"),
         (0.5, -2.0, 0.2, 1.6, "A < 0, the ratio is below 1 − ε: no more to gain, so 0.8 · (−2)"),
         (1.5, -2.0, 0.2, 3.0, "A < 0, the ratio is above 1 + ε: −1.5 · 2 is less than −1.2 · 2, not clipped"),
-        (30.0, -2.0, 0.2, 60.0, "A < 0, the ratio is far above 1: the loss grows with it, however far"),
+        (30.0, -9.0, 0.2, 270.0, "A < 0, the ratio is far above 1: the loss grows with it and with −A, however far"),
         (1.15, 2.0, 0.1, -2.2, "the range is 1 ± clip_ratio, whatever clip_ratio is given"),
     )
     for ratio, advantage, clip_ratio, target, which in cases:
