@@ -72,8 +72,8 @@ class CourseAutograde(Autograde):
         keys = {
             key
             for assignment, key in ASSIGNMENTS.items()
-            if _matches(assignment, self.coursedir.assignment_id)
-            and _matches(master(key).notebook, self.coursedir.notebook_id)
+            if fnmatchcase(assignment, self.coursedir.assignment_id)
+            and fnmatchcase(master(key).notebook, self.coursedir.notebook_id)
         }
         if not keys:
             self._fail(f"Nothing is graded in '{self.coursedir.assignment_id}'. Graded are {', '.join(ASSIGNMENTS)}.")
@@ -84,7 +84,7 @@ class CourseAutograde(Autograde):
         handed_in = [
             (student, key)
             for student, key in found
-            if key in keys and student not in excluded and _matches(student, self.coursedir.student_id)
+            if key in keys and student not in excluded and fnmatchcase(student, self.coursedir.student_id)
         ]
         if not handed_in:
             self._fail(
@@ -102,7 +102,3 @@ class CourseAutograde(Autograde):
     def _fail(self, message: str) -> None:
         self.log.error(message)
         raise NbGraderException(message)
-
-
-def _matches(name: str, pattern: str) -> bool:
-    return name == pattern or fnmatchcase(name, pattern)  # a student may be called a[1]

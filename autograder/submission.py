@@ -27,6 +27,7 @@ MAX_SOURCE = 100_000  # characters of a solution cell; the course's longest has 
 MAX_CELLS = 1000  # the course's longest notebook has 48
 MAX_RECEIPT = 1_000  # bytes of timestamp.txt and of submission_secret.txt
 MAX_STUDENT = 128  # characters: the width of the gradebook's column
+DAYS = datetime(1970, 1, 1), datetime(9999, 1, 1)  # the first and the last that every time zone can show
 READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
@@ -68,16 +69,20 @@ def find(submitted: Path) -> tuple[list[tuple[str, str]], list[str]]:
     """The (student, key) of everything that was handed in, sorted; and a line for each name that no student has."""
     found, refused = [], []
     for student in sorted(os.listdir(submitted)) if submitted.is_dir() else []:
-        if student.startswith("."):
-            continue  # .ipynb_checkpoints, .DS_Store
         folder = submitted / student
-        handed_in = [key for assignment, key in ASSIGNMENTS.items() if os.path.lexists(folder / assignment)]
+        if student.startswith(".") or not (folder.is_dir() or folder.is_symlink()):
+            continue  # .ipynb_checkpoints, a file
         if why := _no_student(student):
             refused.append(f"{ascii(str(folder))} is not graded: {why}")
         elif folder.is_symlink():
             refused.append(f"{folder} is not graded: it is a symbolic link. Put the folder itself there.")
         else:
-            found += [(student, key) for key in handed_in]
+            try:
+                there = os.listdir(folder)
+            except OSError as error:
+                refused.append(f"{folder} is not graded: it cannot be read ({error.strerror}).")
+                continue
+            found += [(student, key) for assignment, key in ASSIGNMENTS.items() if assignment in there]
     return found, refused
 
 
@@ -87,9 +92,9 @@ def _no_student(name: str) -> str:
         name.encode()
     except UnicodeEncodeError:
         return "its name is not UTF-8. Rename it to the student's id."
-    if not name.isprintable() or name != name.strip() or any(mark in name for mark in "<>\\"):
-        return (
-            "a student's id has no control characters, no <, > or \\, and no space at its ends. Rename it to "
+    if not name.isprintable() or name != name.strip() or set(name) & set("<>\\*?[]"):
+        return (  # of the last four nbgrader makes patterns
+            "a student's id has no control characters, none of < > \\ * ? [ ], and no space at its ends. Rename it to "
             "the student's id."
         )
     if len(name) > MAX_STUDENT:
@@ -146,18 +151,18 @@ def small_text(path: Path, limit: int) -> str:
 def moment(timestamp: str) -> datetime | None:
     """The moment, UTC without a zone as in nbgrader's gradebook. None: the text is no point in time."""
     try:
-        return parse_utc(timestamp) if timestamp else None
+        found = parse_utc(timestamp)
     except Exception:  # whatever dateutil meets in a forged one
         return None
+    return found if DAYS[0] <= found <= DAYS[1] else None
 
 
 def modified(submitted: Path, student: str, key: str) -> str:
     """When the assignment's folder was last changed, as a timestamp.txt would say it."""
-    changed = os.lstat(submitted / student / master(key).assignment).st_mtime
-    year_9999 = datetime(9999, 1, 1, tzinfo=timezone.utc)  # the last that has a name
-    return datetime.fromtimestamp(min(changed, year_9999.timestamp()), timezone.utc).strftime(
-        "%Y-%m-%d %H:%M:%S.%f UTC"
-    )
+    seconds = os.lstat(submitted / student / master(key).assignment).st_mtime
+    first, last = (day.replace(tzinfo=timezone.utc).timestamp() for day in DAYS)
+    changed = datetime.fromtimestamp(min(max(seconds, first), last), timezone.utc)
+    return changed.strftime("%Y-%m-%d %H:%M:%S.%f UTC")
 
 
 # ---------------------------------------------------------------- the file

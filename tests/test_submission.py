@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+from types import SimpleNamespace
 
 import pytest
 
@@ -293,7 +294,7 @@ def test_linked_folders_are_not_followed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "student", ["Łukasz", "a b", "o'brien", "a[1]", "x@y.edu", "a+b", "{x}", "名", "%s", "-rf", "a" * 128]
+    "student", ["Łukasz", "a b", "o'brien", "a(1)", "x@y.edu", "a+b", "{x}", "名", "%s", "-rf", "a" * 128]
 )
 def test_odd_names_are_students(tmp_path, student):
     hand_in(tmp_path, student, KEY)
@@ -302,7 +303,8 @@ def test_odd_names_are_students(tmp_path, student):
 
 
 @pytest.mark.parametrize(
-    "student", ["<script>", "a\nb", "\x1b[31m", " a", "a ", "\u202eada", "a" * 129, os.fsdecode(b"\xff")]
+    "student",
+    ["<script>", "a[1]", "a*", "a?", "a\nb", "\x1b[31m", " a", "a ", "\u202eada", "a" * 129, os.fsdecode(b"\xff")],
 )
 def test_other_names_are_reported_in_one_line_and_stop_nobody(tmp_path, student):
     hand_in(tmp_path, student, KEY)
@@ -310,6 +312,23 @@ def test_other_names_are_reported_in_one_line_and_stop_nobody(tmp_path, student)
     found, (line,) = find(tmp_path)
     assert found == [("ada", KEY)]
     assert line.isascii() and "\n" not in line and "is not graded" in line
+
+
+def test_a_folder_that_cannot_be_read_is_reported(tmp_path, monkeypatch):
+    for student in ("ada", "bob"):
+        hand_in(tmp_path, student, KEY)
+
+    def listdir(folder):
+        if folder == tmp_path / "bob":
+            raise PermissionError(13, "Permission denied")
+        return listed(folder)
+
+    listed = os.listdir
+    monkeypatch.setattr(submission.os, "listdir", listdir)  # since root reads everything
+    found, (line,) = find(tmp_path)
+    assert (
+        found == [("ada", KEY)] and line == f"{tmp_path / 'bob'} is not graded: it cannot be read (Permission denied)."
+    )
 
 
 def test_find_takes_the_graded_assignments_only(tmp_path):
@@ -323,9 +342,11 @@ def test_find_takes_the_graded_assignments_only(tmp_path):
     assert list(ASSIGNMENTS.values()) == list(EXERCISES)
 
 
-def test_a_folder_of_the_far_future_has_a_date(tmp_path):
-    os.utime(hand_in(tmp_path, "ada", KEY), (2**33, 2**33))
-    assert submission.modified(tmp_path, "ada", KEY).startswith("2242-")
+@pytest.mark.parametrize(("seconds", "year"), [(2**33, "2242-"), (10**15, "9999-"), (-(10**15), "1970-")])
+def test_a_folder_of_the_far_future_or_past_has_a_date(tmp_path, monkeypatch, seconds, year):
+    hand_in(tmp_path, "ada", KEY)
+    monkeypatch.setattr(submission.os, "lstat", lambda _: SimpleNamespace(st_mtime=float(seconds)))
+    assert submission.modified(tmp_path, "ada", KEY).startswith(year)
 
 
 def test_a_receipt_is_taken_as_far_as_it_can_be_used(tmp_path):
@@ -343,6 +364,8 @@ def test_a_receipt_is_taken_as_far_as_it_can_be_used(tmp_path):
         "2026-01-01 " * 50,
         "\x00",
         "9" * 34 + "h",
+        "0001-01-01 00:00:00 UTC",
+        "9999-12-31 23:59:59 UTC",
     ):
         (folder / "timestamp.txt").write_text(forged)
         assert receipt(tmp_path, "ada", KEY).timestamp == "", forged
