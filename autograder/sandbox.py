@@ -27,7 +27,7 @@ from autograder import worker
 
 WORKER = Path(worker.__file__)
 START_SECONDS, CASE_SECONDS = 120, 20  # a right answer takes a tenth of one: room for a busy machine
-LOOK_SECONDS = 0.05  # between two looks at how many threads there are
+MOST_THREADS, LOOK_SECONDS = 16, 0.05  # a right answer needs one; seconds between two looks at how many there are
 LARGEST_TEXT, LARGEST_TENSORS = 1 << 18, 1 << 20  # bytes of an answer; all of an exercise's are kept until the last
 MEGABYTE = 1 << 20
 LIMITS = {"CPU": 60, "AS": 1536 * MEGABYTE, "FSIZE": MEGABYTE, "NOFILE": 64, "NPROC": 64, "CORE": 0}
@@ -252,11 +252,11 @@ class Worker:
         return b"".join(pieces)
 
     def _wait(self, deadline: float, readable: Iterable[int] = (), writable: Iterable[int] = ()) -> None:
-        """Until the pipe is. TimedOut: it was not in time. WorkerFailed: there are too many threads, which the kernel
-        does not count where root grades."""
+        """Until the pipe is. TimedOut: it was not in time. WorkerFailed: there are too many threads. Each would have as
+        much of the machine as another student's only one, and where root grades the kernel sets no limit."""
         while True:
-            if most_threads(self.process.pid) > LIMITS["NPROC"]:
-                raise WorkerFailed(f"it started more than {LIMITS['NPROC']} threads")
+            if most_threads(self.process.pid) > MOST_THREADS:
+                raise WorkerFailed(f"it started more than {MOST_THREADS} threads")
             left = max(0.0, deadline - time.monotonic())
             if any(select.select(readable, writable, [], min(left, LOOK_SECONDS))):
                 return
