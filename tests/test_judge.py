@@ -192,7 +192,8 @@ WRONG_ON_WILD_NUMBERS = {  # right on tame ones: exercise, the solution's line, 
 
 @pytest.mark.parametrize("name", WRONG_ON_WILD_NUMBERS)
 @pytest.mark.parametrize("secret", [b"one", b"two", b"three"])
-def test_what_is_wrong_on_wild_numbers_only_loses_its_criterion(process, name, secret):
+def test_what_is_wrong_on_wild_numbers_only_loses_its_criterion(process, name, secret, monkeypatch):
+    monkeypatch.setattr(judge, "recognise", lambda *_: None)  # they have no name, and to look for one takes time
     key, old, new, criterion = WRONG_ON_WILD_NUMBERS[name]
     source = solution_source(key)
     assert source.count(old) == 1
