@@ -21,7 +21,7 @@ LONGEST = "test_browser", "test_judge", "test_memory", "test_term", "test_site",
 
 def pytest_configure(config):
     """One server of warm processes for all tests; every kernel that is started below here comes from it."""
-    if warm.SOCKET in os.environ:  # this is one of the processes that run tests side by side
+    if not warm.LINUX or warm.SOCKET in os.environ:  # the latter in the processes that run tests side by side
         return
     folder = tempfile.TemporaryDirectory()
     kernel = Path(folder.name) / "kernels/python3/kernel.json"

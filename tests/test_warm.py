@@ -9,6 +9,7 @@ import pytest
 
 from tests import warm
 
+pytestmark = pytest.mark.skipif(not warm.LINUX, reason="elsewhere than on Linux every process starts cold")
 SAY = "import os, sys; print(sys.argv, os.getcwd(), os.environ['X'], sys.stdin.read(), 'torch' in sys.modules)"
 
 

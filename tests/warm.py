@@ -20,7 +20,8 @@ import socket
 import sys
 
 SOCKET = "WARM_PYTHON"  # the environment variable that says where the server listens
-COMMAND = [sys.executable, "-I", "-S", __file__]  # stands for [sys.executable]
+LINUX = sys.platform == "linux"  # elsewhere each process starts cold
+COMMAND = [sys.executable, "-I", "-S", __file__] if LINUX else [sys.executable]  # stands for [sys.executable]
 IMPORTS = (
     "torch",
     "transformers.modeling_utils",
