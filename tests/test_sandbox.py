@@ -194,6 +194,14 @@ for folder in {[str(course), str(site), str(site / "autograder")]}:
         ("__import__('sys').exit(3)", "SystemExit"),
         ("__import__('fcntl').fcntl(open(torch.__file__), 1024, 1)", "PermissionError"),  # F_SETLEASE, F_WRLCK
         ("__import__('fcntl').flock(open(torch.__file__), 2)", "PermissionError"),
+        # The machine's own, which belong to root. The mode is the one that they have.
+        ("__import__('os').chmod('/dev/null', 0o666)", "PermissionError"),
+        ("__import__('os').chmod('/dev/null', 0o666, follow_symlinks=False)", "PermissionError"),
+        ("__import__('os').fchmod(__import__('os').open('/dev/zero', 0), 0o666)", "PermissionError"),
+        ("__import__('os').chown('/dev/null', -1, -1)", "PermissionError"),
+        ("__import__('os').lchown('/dev/null', -1, -1)", "PermissionError"),
+        ("__import__('os').fchown(__import__('os').open('/dev/zero', 0), -1, -1)", "PermissionError"),
+        ("__import__('os').utime('/dev/null')", "PermissionError"),
         ("open('/proc/1/autogroup', 'w')", "OSError"),  # a priority too
         ("open('/proc/self/autogroup', 'w')", "OSError"),
         ("open('/proc/1/oom_score_adj', 'w')", "OSError"),
@@ -215,6 +223,16 @@ for folder in {[str(course), str(site), str(site / "autograder")]}:
                 (278, 1, 0, 0, 0),  # vmsplice, splice
                 (275, 0, 0, 1, 0, 4096, 0),
                 (157, 41, 0, 0, 0, 0),  # prctl: PR_SET_THP_DISABLE
+                (90, b"/dev/null", 0o666),  # chmod, fchmodat2, utime, utimes, futimesat
+                (452, -100, b"/dev/null", 0o666, 0),
+                (132, b"/dev/null", 0),
+                (235, b"/dev/null", 0),
+                (261, -100, b"/dev/null", 0),
+                (469, -100, b"/dev/null", 0, 0, 0),  # file_setattr
+                (253,),  # inotify_init, inotify_init1, fanotify_init, io_setup
+                (294, 0),
+                (300, 0, 0),
+                (206, 1, 0),
                 (162, 0),  # sync, syncfs
                 (306, 0),
                 (251, 1, 1, 0x6007),  # ioprio_set, sched_setattr
