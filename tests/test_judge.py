@@ -149,6 +149,12 @@ WRONG_ON_WILD_NUMBERS = {  # right on tame ones: exercise, the solution's line, 
         "advantages = advantages.clamp(-5, 5)\n    surrogate = torch.min(",
         "clipping",
     ),
+    "a fixed range in clip_frac": (
+        "policy_loss",
+        "((ratio - 1).abs() > clip_ratio)",
+        "((ratio - 1).abs() > 0.2)",
+        "metrics",
+    ),
     "the value loss logged with its coefficient": (
         "minibatch_update",
         "logged = (policy, value,",

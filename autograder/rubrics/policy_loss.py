@@ -79,6 +79,9 @@ def cases(draw: Draw) -> list[Call]:
                 no_gradient=("clip_frac", "approx_kl"),
             )
         )
+    wider = _args(draw, mask_of(4), 0.3)
+    _at_ratios(wider, 1.25, 0.75, 1.1, 1.6)
+    found.append(Call("metrics", "for another clip_ratio", wider, ("clip_frac", "approx_kl"), 2))
     near = _args(draw, mask_of(4))
     _at_ratios(near, 0.81, 1.215, 1.215, 1.0)  # of the logarithms, -0.21 and twice 0.195, others are beyond 0.2
     # Mostly above 1: approx_kl is below 0, as an estimate may be.

@@ -87,6 +87,9 @@ def cases(draw: Draw) -> list[Call]:
                 no_gradient=("vf_clip_frac",),
             )
         )
+    wider = _args(draw, mask_of(4), 0.5)
+    _place(wider, 0, (0.375, 1.0), (-0.375, -1.0))
+    found.append(Call("metrics", "for another clip_range_value", wider, ("vf_clip_frac",), 2))
     # Around a finite return clipping never acts, as each clipped error is the smaller: only inf tells the two apart.
     zero = torch.zeros(1, 1)
     endless = dict(

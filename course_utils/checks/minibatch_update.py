@@ -135,7 +135,7 @@ def step(function: Callable) -> None:
 
 def metrics(function: Callable) -> None:
     """eight floats: means over the mini-batches, the gradient norm as it was before clipping"""
-    # Three mini-batches, of 2, 2 and 1 responses. The i-th has losses i, 10 i, -100 i, and metrics ± i / 10.
+    # Three mini-batches, of 2, 2 and 1 responses; LinearLosses says what the losses of the i-th read.
     epoch = Epoch(
         function,
         *_buffer(5, tokens=1),
@@ -154,7 +154,7 @@ def metrics(function: Callable) -> None:
     # A response's gradient is 1/2, -1/2 by two equally likely logits and 1/2 by its value: the squares add up
     # to 3/4. In the group of four each weighs 1/4: the norm is sqrt(4 * 3/4) / 4. For the group of one it is
     # sqrt(3/4).
-    targets = (2.0, 20.0, 200.0, 12.0, 0.2, 0.2, -0.2, (3**0.5 / 4 + 0.75**0.5) / 2)
+    targets = (2.0, 20.0, 200.0, 12.0, 0.2, 0.4, -0.2, (3**0.5 / 4 + 0.75**0.5) / 2)
     slips = {
         "loss/entropy": {-200.0: "The log shows the entropy itself: minus the entropy loss. See hint 1."},
         "loss/total": {9.0: "Log the total as it was before it is weighed. See hint 3."},
@@ -310,7 +310,7 @@ class Epoch:
 class LinearLosses:
     """The three losses as linear functions that keep what they were given.
 
-    In their i-th call they read i, 10 i and -100 i, and their metrics i / 10, approx_kl with a minus.
+    In their i-th call they read i, 10 i and -100 i, and their metrics i / 10, approx_kl -i / 10, vf_clip_frac i / 5.
     """
 
     def __init__(self):
@@ -342,7 +342,7 @@ class LinearLosses:
 
     def compute_value_loss(self, values_new, values_old, returns, response_mask, clip_range_value):
         number = self._record("compute_value_loss", locals())
-        return _mean("values_new", values_new, response_mask, 10 * number), torch.tensor(number / 10)
+        return _mean("values_new", values_new, response_mask, 10 * number), torch.tensor(number / 5)
 
     def compute_entropy_loss(self, logits_new, response_mask):
         number = self._record("compute_entropy_loss", locals())

@@ -39,7 +39,7 @@ def clipping(function: Callable) -> None:
         (0.5, 2.0, 0.2, -1.0, "A > 0, the ratio is below 1 − ε: 0.5 · 2 is less than 0.8 · 2, not clipped"),
         (0.5, -2.0, 0.2, 1.6, "A < 0, the ratio is below 1 − ε: no more to gain, so 0.8 · (−2)"),
         (1.5, -2.0, 0.2, 3.0, "A < 0, the ratio is above 1 + ε: −1.5 · 2 is less than −1.2 · 2, not clipped"),
-        (30.0, -9.0, 0.2, 270.0, "A < 0, the ratio is far above 1: the loss grows with it and with −A, however far"),
+        (500.0, -9.0, 0.2, 4500.0, "A < 0, the ratio is far above 1: the loss grows with it and with −A, however far"),
         (1.15, 2.0, 0.1, -2.2, "the range is 1 ± clip_ratio, whatever clip_ratio is given"),
     )
     for ratio, advantage, clip_ratio, target, which in cases:
@@ -136,6 +136,10 @@ def metrics(function: Callable) -> None:
         2 / 4,
         "Only 1.215 is further than ε = 0.2 from 1, twice. See hint 2.",
         {1 / 4: "You compare the logarithm of the ratio with ε; it is |r − 1| that counts. See hint 2."},
+    )
+    _, frac, _ = _call(function, near - 1, zeros - 1, zeros, torch.ones(1, 4, dtype=torch.long), 0.1)
+    expect.close(
+        "clip_frac of the same ratios with ε = 0.1", frac, 3 / 4, "The range is 1 ± clip_ratio, as given. See hint 2."
     )
     kl = -2 * (math.log(1.25) + math.log(0.5)) / 6  # minus the mean of the log-ratios
     expect.close(

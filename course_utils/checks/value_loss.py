@@ -111,7 +111,7 @@ def metrics(function: Callable) -> None:
     )
     # Whole numbers, so that `old + clamp(new - old)` is exact too: rounding is nobody's mistake.
     old = torch.arange(8.0).unsqueeze(0)
-    _, frac = _call(function, old + 3, old, torch.zeros_like(old), torch.ones_like(old).long(), 5.0)
+    _, frac = _call(function, old + 3, old, old + 10, torch.ones_like(old).long(), 5.0)
     expect.close(
         "vf_clip_frac where no value left the range",
         frac,
