@@ -337,6 +337,17 @@ def forbid_system_calls() -> None:
     column, architecture = ARCHITECTURES[platform.machine()]
     load_word, equal, at_least, has_bits, give = 0x20, 0x15, 0x35, 0x45, 0x06
     allow, refuse, unknown = 0x7FFF0000, 0x00050000 | EPERM, 0x00050000 | ENOSYS
+
+    def by_argument(call: tuple[int, int], argument: int, test: int, value: int, *, refused: bool) -> list[tuple]:
+        """Refuses a call where this argument passes the test, or where it does not, and else allows it."""
+        return [
+            (equal, 0, 4, call[column]),
+            (load_word, 0, 0, 16 + 8 * argument),
+            (test, 0, 1, value) if refused else (test, 1, 0, value),
+            (give, 0, 0, refuse),
+            (give, 0, 0, allow),
+        ]
+
     program = [
         (load_word, 0, 0, 4),
         (equal, 1, 0, architecture),
@@ -346,31 +357,14 @@ def forbid_system_calls() -> None:
         (give, 0, 0, refuse),
         (equal, 0, 1, CLONE3),
         (give, 0, 0, unknown),  # its flags are out of sight: glibc goes back to clone
-        (equal, 0, 4, CLONE[column]),
-        (load_word, 0, 0, 16),
-        (has_bits, 1, 0, CLONE_THREAD),
-        (give, 0, 0, refuse),
-        (give, 0, 0, allow),
-        (equal, 0, 4, PRLIMIT[column]),  # its own limits, no other process's
-        (load_word, 0, 0, 16),
-        (equal, 1, 0, 0),
-        (give, 0, 0, refuse),
-        (give, 0, 0, allow),
-        (equal, 0, 4, MMAP[column]),  # shared pages stay when all of them but one are unmapped, and are not counted
-        (load_word, 0, 0, 40),
-        (has_bits, 0, 1, MAP_SHARED),
-        (give, 0, 0, refuse),
-        (give, 0, 0, allow),
-        (equal, 0, 4, FCNTL[column]),  # whoever opens a file that is leased waits for the lease, for most of a minute
-        (load_word, 0, 0, 24),
-        (equal, 0, 1, F_SETLEASE),
-        (give, 0, 0, refuse),
-        (give, 0, 0, allow),
-        (equal, 0, 4, PRCTL[column]),  # huge pages: 4 KB that are mapped of one hold all its 2 MB, and are counted
-        (load_word, 0, 0, 16),
-        (equal, 0, 1, PR_SET_THP_DISABLE),
-        (give, 0, 0, refuse),
-        (give, 0, 0, allow),
+        *by_argument(CLONE, 0, has_bits, CLONE_THREAD, refused=False),
+        *by_argument(PRLIMIT, 0, equal, 0, refused=False),  # its own limits, no other process's
+        # Shared pages stay when all of them but one are unmapped, and are not counted.
+        *by_argument(MMAP, 3, has_bits, MAP_SHARED, refused=True),
+        # Whoever opens a file that is leased waits for the lease, for most of a minute.
+        *by_argument(FCNTL, 1, equal, F_SETLEASE, refused=True),
+        # Huge pages: 4 KB that are mapped of one hold all its 2 MB, and are counted.
+        *by_argument(PRCTL, 0, equal, PR_SET_THP_DISABLE, refused=True),
     ]
     for numbers in REFUSED.values():
         if numbers[column] is not None:

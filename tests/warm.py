@@ -78,11 +78,12 @@ def keep(asking: socket.socket) -> list[str]:
     message, streams, _, _ = socket.recv_fds(asking, 1 << 20, 3)
     fork = os.fork()
     if fork == 0:
+        os.setsid()
+        asking.send(str(os.getpid()).encode())  # when it leads a group, to which signals go
         asking.close()
         return become(json.loads(message), streams)
     for stream in streams:
         os.close(stream)
-    asking.send(str(fork).encode())
     ended = os.pidfd_open(fork)
     forsaken = ended not in select.select([ended, asking], [], [])[0]
     if forsaken:
@@ -95,7 +96,6 @@ def keep(asking: socket.socket) -> list[str]:
 
 def become(request: dict, streams: list[int]) -> list[str]:
     """Makes this process one that was started with `request`; gives its arguments."""
-    os.setsid()
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)

@@ -6,13 +6,13 @@ another.
 """
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from autograder import reference, worker
 from autograder.rubrics import Draw, close, error_in_words, mask_of, numberless, untouched
+from course_utils.checks.minibatch_update import rotated
 from course_utils.exercises import UPDATE_METRICS
 
 PPO = {
@@ -120,11 +120,6 @@ def across(cases: list["Epoch"], answers: list[tuple[dict, dict]]) -> dict[str, 
     if len(orders) == 3 and all(sum(sorted(map(sorted, rows)), []) == list(range(12)) for rows in cut):
         return {"minibatches": "the same responses are in a mini-batch each time: shuffle them first, then cut"}
     return {}
-
-
-def rotated(order: list[int]) -> bool:
-    """Whether the responses keep their order, wherever they begin: one shuffle of 12 in 40 million does."""
-    return all((later - earlier) % len(order) == 1 for earlier, later in pairwise(order))
 
 
 @dataclass
