@@ -30,7 +30,7 @@ START_SECONDS, CASE_SECONDS = 120, 20  # a right answer takes a tenth of one: ro
 MOST_THREADS, LOOK_SECONDS = 16, 0.05  # a right answer needs one; seconds between two looks at how many there are
 LARGEST_TEXT, LARGEST_TENSORS = 1 << 18, 1 << 20  # bytes of an answer; all of an exercise's are kept until the last
 MEGABYTE = 1 << 20
-LIMITS = {"CPU": 60, "AS": 1536 * MEGABYTE, "FSIZE": MEGABYTE, "NOFILE": 64, "NPROC": 64, "CORE": 0}
+LIMITS = {"CPU": 60, "AS": 1536 * MEGABYTE, "FSIZE": MEGABYTE, "NOFILE": 64, "NPROC": 64, "SIGPENDING": 64, "CORE": 0}
 LIBRARIES = "bin", "lib", "lib64"  # of a prefix, what Python and torch need
 DTYPES = {
     torch.float64,

@@ -26,6 +26,7 @@ from tests.solutions import (
     stub,
     stub_source,
 )
+from tests.wild_numbers import WRONG_ON_WILD_NUMBERS, wrong_on_wild_numbers
 
 # (misconception, the criterion that fails, words of its advice); the edits are in autograder/misconceptions
 WRONG = {
@@ -601,3 +602,10 @@ def test_checking_does_not_touch_the_random_state():
     state = torch.get_rng_state()
     check(solution("minibatch_update"))
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("name", WRONG_ON_WILD_NUMBERS)
+def test_what_is_wrong_on_wild_numbers_only_fails_its_criterion(name):
+    key, source, criterion = wrong_on_wild_numbers(name)
+    with pytest.raises(AssertionError):
+        check(define(key, source), criterion)

@@ -15,6 +15,7 @@ from course_utils.exercises import EXERCISES
 from course_utils.export import header
 from tests.right_solutions import right_solutions
 from tests.solutions import solution_source
+from tests.wild_numbers import WRONG_ON_WILD_NUMBERS, wrong_on_wild_numbers
 
 pytestmark = pytest.mark.skipif(not shutil.which("bwrap"), reason="bubblewrap is not installed")
 SECRET = b"a secret of the tests"
@@ -68,142 +69,12 @@ def test_a_misconception_loses_points_and_is_named(process, key, wrong):
     assert_each_names_a_hint(lost(found))
 
 
-WRONG_ON_WILD_NUMBERS = {  # right on tame ones: exercise, the solution's line, what stands there, what it costs
-    "a gradient through the clip": (
-        "policy_loss",
-        "ratio.clamp(1 - clip_ratio, 1 + clip_ratio)",
-        "ratio + (ratio.clamp(1 - clip_ratio, 1 + clip_ratio) - ratio).detach()",
-        "gradient",
-    ),
-    "a bound on the ratio": ("policy_loss", "log_ratio.exp()", "log_ratio.exp().clamp(max=5)", "clipping"),
-    "a bound on the log-ratio": ("policy_loss", "log_ratio.exp()", "log_ratio.clamp(-2, 2).exp()", "clipping"),
-    "a bound on the log-ratio, far out": (
-        "policy_loss",
-        "log_ratio.exp()",
-        "log_ratio.clamp(-5, 5).exp()",
-        "clipping",
-    ),
-    "a prompt's padding told by its token": (
-        "minibatch_update",
-        '[batch["prompt_attention_mask"], mask]',
-        '[(batch["prompt_input_ids"] > 0).long(), mask]',
-        "forward",
-    ),
-    "a response's padding told by its token": (
-        "minibatch_update",
-        '[batch["prompt_attention_mask"], mask]',
-        '[batch["prompt_attention_mask"], (response > 0).long()]',
-        "forward",
-    ),
-    "a prompt of always four tokens": (
-        "minibatch_update",
-        'first = batch["prompt_input_ids"].shape[1] - 1',
-        "first = 3",
-        "forward",
-    ),
-    "the total logged without coefficients": (
-        "minibatch_update",
-        "logged = (policy, value, -entropy, total,",
-        "logged = (policy, value, -entropy, policy + value,",
-        "metrics",
-    ),
-    "the total logged without entropy": (
-        "minibatch_update",
-        "logged = (policy, value, -entropy, total,",
-        "logged = (policy, value, -entropy, policy + ppo.vf_coeff * value,",
-        "metrics",
-    ),
-    "an approx_kl logged without its sign": (
-        "minibatch_update",
-        "value_frac, approx_kl)",
-        "value_frac, approx_kl.abs())",
-        "metrics",
-    ),
-    "an order that begins elsewhere each time": (
-        "minibatch_update",
-        'torch.randperm(len(collated_buffer["response_input_ids"]))',
-        '(lambda n: (torch.arange(n) + torch.randint(n, (1,))) % n)(len(collated_buffer["response_input_ids"]))',
-        "minibatches",
-    ),
-    "clamped logits, far out": (
-        "entropy",
-        "logits_new.float()",
-        "logits_new.float().clamp(-1000, 1000)",
-        "stability",
-    ),
-    "a floor of the variance": (
-        "gae",
-        "torch.rsqrt(variance + 1e-8)",
-        "torch.rsqrt(variance.clamp(min=0.1))",
-        "whitening",
-    ),
-    "too much added to the variance": (
-        "gae",
-        "torch.rsqrt(variance + 1e-8)",
-        "torch.rsqrt(variance + 1e-5)",
-        "whitening",
-    ),
-    "a bound on the advantages that are given": (
-        "policy_loss",
-        "surrogate = torch.min(",
-        "advantages = advantages.clamp(-5, 5)\n    surrogate = torch.min(",
-        "clipping",
-    ),
-    "a fixed range in clip_frac": (
-        "policy_loss",
-        "((ratio - 1).abs() > clip_ratio)",
-        "((ratio - 1).abs() > 0.2)",
-        "metrics",
-    ),
-    "the value loss logged with its coefficient": (
-        "minibatch_update",
-        "logged = (policy, value,",
-        "logged = (policy, ppo.vf_coeff * value,",
-        "metrics",
-    ),
-    "a gradient through the value's clip": (
-        "value_loss",
-        "torch.clamp(values_new, low, high)",
-        "values_new + (torch.clamp(values_new, low, high) - values_new).detach()",
-        "gradient",
-    ),
-    "a bound on the errors": (
-        "value_loss",
-        "torch.max(error, error_clipped)",
-        "torch.max(error, error_clipped).clamp(max=100)",
-        "worked_example",
-    ),
-    "rewards without their sign": ("gae", "is_last * final_rewards", "is_last * final_rewards.abs()", "token_rewards"),
-    "a bound on the rewards": (
-        "gae",
-        "is_last * final_rewards",
-        "is_last * final_rewards.clamp(-5, 5)",
-        "token_rewards",
-    ),
-    "a bound on the penalties": (
-        "gae",
-        "response_mask * kl_penalties",
-        "response_mask * kl_penalties.clamp(-1, 1)",
-        "token_rewards",
-    ),
-    "a bound on the advantages": ("gae", "return advantages", "return advantages.clamp(-5, 5)", "whitening"),
-    "advantages of rewards to go beside right returns": (
-        "gae",
-        "    tokens =",
-        "    raw = (rewards.flip(1).cumsum(1).flip(1) - values) * response_mask\n    tokens =",
-        "whitening",
-    ),
-}
-
-
 @pytest.mark.parametrize("name", WRONG_ON_WILD_NUMBERS)
-@pytest.mark.parametrize("secret", [b"one", b"two", b"three"])
+@pytest.mark.parametrize("secret", [b"one", b"two"])
 def test_what_is_wrong_on_wild_numbers_only_loses_its_criterion(process, name, secret, monkeypatch):
     monkeypatch.setattr(judge, "recognise", lambda *_: None)  # they have no name, and to look for one takes time
-    key, old, new, criterion = WRONG_ON_WILD_NUMBERS[name]
-    source = solution_source(key)
-    assert source.count(old) == 1
-    assert criterion in lost(verdict(process, key, source.replace(old, new), secret))
+    key, source, criterion = wrong_on_wild_numbers(name)
+    assert criterion in lost(verdict(process, key, source, secret))
 
 
 def test_two_zeros_are_no_answer_to_any_criterion(process):

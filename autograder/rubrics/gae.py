@@ -32,6 +32,9 @@ def cases(draw: Draw) -> list[Call]:
         (0.0, 0.5),
     ):
         found.append(_returns("recursion", "with other γ and λ", _args(draw, mask_of(6, 3, 4), gamma, lam), 2))
+    large = _args(draw, mask_of(6, 3, 4), 0.9, 0.5)
+    large["values"] = large["values"] * 30
+    found.append(_returns("recursion", "with large values", large, 2))
     for lengths in (mask_of(5, 5, 5), mask_of(6, 2, 4, 1), mask_of(4, 0, 5)):
         found.append(Call("whitening", "of several responses", _args(draw, lengths, 1.0, 1.0), ("advantages",), 3))
     outlier = _args(draw, mask_of(20, 20), 1.0, 1.0)

@@ -27,8 +27,8 @@ def cases(draw: Draw) -> list[Call]:
             unchanged=True,
         ),
     ]
-    far = _args(draw, mask_of(4, 2))
-    far["returns"] = far["returns"] + draw.either(2, 4) * 30
+    far = {name: 30 * arg if name != "response_mask" else arg for name, arg in _args(draw, mask_of(4, 2)).items()}
+    far["returns"] = far["values_old"] + draw.either(2, 4) * 60
     found.append(Call("worked_example", "for values far from their returns", far, ("loss",), 2))
     for move, target, words in (
         (1.5, 3.0, "moved up, towards a higher return"),

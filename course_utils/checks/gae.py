@@ -34,6 +34,24 @@ def token_rewards(function: Callable) -> None:
         "B ends at its second token (mask 1, 1, 0, 0): the final reward belongs there, not in the "
         "last column, and nothing comes after it, no value either. See hint 2.",
     )
+    # Rewards 1.5, -2, -.5, 9 - 3 and 2, -2 - 4.
+    penalties = torch.tensor([[-1.5, 2.0, 0.5, 3.0], [-2.0, 4.0, 9.0, 9.0]])
+    wide = _arguments(final_rewards=torch.tensor([9.0, -2.0]), kl_penalties=penalties, gamma=1.0, lam=1.0)
+    _, returns = _call(function, *wide)
+    expect.close(
+        "returns with γ = λ = 1, final rewards 9 and −2 and penalties of more than 1",
+        torch.cat([returns[0], returns[1, :2]]),
+        [5.0, 3.5, 5.5, 6.0, -4.0, -6.0],
+        "Rewards and penalties may be of any size and sign: take them as they are. See hint 1.",
+    )
+    one, penalty = torch.ones(1, 1), torch.full((1, 1), 0.25)
+    _, returns = _call(function, torch.ones(1), penalty, 0 * one, one.long(), 1.0, 1.0)
+    expect.close(
+        "return of a response of one token, reward 1, penalty 0.25",
+        returns,
+        [[0.75]],
+        "The last token pays its penalty too, if it is the only one as well. See hint 1.",
+    )
 
 
 def recursion(function: Callable) -> None:
@@ -47,6 +65,7 @@ def recursion(function: Callable) -> None:
         (0.8, 1.0, [0.476, 0.52, 0.7, 0.9], [0.05, -0.05], "λ = 1: the discounted sum of the rewards"),
         # deltas .16, .16, .48, 0 and -.01, -.25; advantages delta + next / 2: .36, .4, .48, 0 and -.135, -.25
         (1.0, 0.5, [0.46, 0.6, 0.88, 0.9], [0.165, -0.05], "γ = 1"),
+        (0.0, 0.5, [0.06, -0.04, -0.02, 0.9], [0.09, -0.05], "γ = 0: each token's own reward"),
     )
     for gamma, lam, a, b, which in cases:
         _, returns = _call(function, *_arguments(gamma=gamma, lam=lam))
@@ -62,6 +81,15 @@ def recursion(function: Callable) -> None:
             b,
             "Does the value on the padding leak in? " + advice,
         )
+    final_rewards, kl_penalties, values, mask, gamma, lam = _arguments()
+    kl_penalties, values = (torch.where(mask == 1, 50 * tensor, tensor) for tensor in (kl_penalties, values))
+    _, returns = _call(function, 50 * final_rewards, kl_penalties, values, mask, gamma, lam)
+    expect.close(
+        "returns of response A where rewards, penalties and values are 50 times as large",
+        returns[0],
+        [15.0, 20.0, 35.0, 45.0],
+        "All of it is sums and products, so they are 50 times as large too: set no bounds. See hint 2.",
+    )
 
 
 def whitening(function: Callable) -> None:
@@ -101,6 +129,16 @@ def whitening(function: Callable) -> None:
         [0.75, 0.75, 1.25, -0.25, -1.0, -1.5],
         "Whitening takes the size away, so they stay the same. Add no more than 1e-8 to the variance. See hint 3.",
         tolerance=2e-3,
+    )
+    # Raw advantages 6 and 36 times 0: their mean is 6/37, their standard deviation 36/37.
+    values, nothing = torch.zeros(1, 37), torch.zeros(1, 37)
+    values[0, 3] = -6
+    advantages, _ = _call(function, torch.zeros(1), nothing, values, nothing.long() + 1, 1.0, 1.0)
+    expect.close(
+        "advantages where one token of 37 is far from all others",
+        advantages[0],
+        [-1 / 6] * 3 + [6.0] + [-1 / 6] * 33,
+        "It is six standard deviations away, and stays there: set no bounds. See hint 3.",
     )
     zero, mask = torch.zeros(1, 1), torch.ones(1, 1, dtype=torch.long)
     alone, _ = _call(function, torch.ones(1), zero, zero, mask, 1.0, 1.0)

@@ -34,6 +34,7 @@ def forward(function: Callable) -> None:
     expect_output("values_new", value["values_new"], rows)
     expect_output("logits_new", entropy["logits_new"], rows)
     expect_output("log_probs_new", policy["log_probs_new"], rows)
+    Epoch(function, *_buffer(3))  # whose prompts say the token that is padding above
 
 
 def losses(function: Callable) -> None:
@@ -116,16 +117,22 @@ def step(function: Callable) -> None:
     )
     left = [p for p in epoch.actor.parameters() if p.grad is not None and p.grad.any()]
     assert not left, "gradients are left after the epoch: call optimizer.zero_grad() each time. See hint 2."
-    # Two mini-batches in one group, of 2 responses and of 1.
-    epoch = Epoch(
-        function, *_buffer(3), mini_batch_size=2, gradient_accumulation_steps=2, vf_coeff=1.0, max_grad_norm=0.01
-    )
     advice = (
         "Call nn.utils.clip_grad_norm_ on all parameters of the actor once the group's gradients are "
         "complete, before optimizer.step(). See hint 2."
     )
-    norm = torch.cat([change.flatten() for change in epoch.moved.values()]).norm()
-    expect.close("length of a step with learning rate 1 and max_grad_norm 0.01", norm, 0.01, advice)
+    for responses, steps in ((1, 1), (3, 2)):  # one mini-batch of 1 response; two of 2 and of 1, in one group
+        epoch = Epoch(
+            function,
+            *_buffer(responses),
+            mini_batch_size=2,
+            gradient_accumulation_steps=steps,
+            vf_coeff=1.0,
+            max_grad_norm=0.01,
+        )
+        norm = torch.cat([change.flatten() for change in epoch.moved.values()]).norm()
+        what = f"length of a step with learning rate 1, max_grad_norm 0.01 and gradient_accumulation_steps {steps}"
+        expect.close(what, norm, 0.01, advice)
     # 3 tokens of a response have moved by 1/3 of its 1/3, scaled down; so all three responses moved alike.
     moved = epoch.moved["values"].sum(dim=1)
     expect.close(
@@ -243,7 +250,7 @@ class TableActor(nn.Module):
 
     def __init__(self, buffer: dict[str, Tensor], logits: Tensor, values: Tensor):
         super().__init__()
-        self.buffer, self.prompt_length = buffer, buffer["prompt_input_ids"].shape[1]
+        self.buffer = buffer
         self.logits, self.values = nn.Parameter(logits), nn.Parameter(values)  # (N, P+R, V), (N, P+R)
         self.rows: list[list[int]] = []  # of each call
 
@@ -254,8 +261,10 @@ class TableActor(nn.Module):
     def _row(self, ids: Tensor, mask: Tensor) -> int:
         """Which response this is."""
         for row in range(len(self.logits)):
-            if self._is(row, "input_ids", ids):
-                assert self._is(row, "attention_mask", mask), (
+            if torch.equal(ids, self._whole(row, "input_ids")):
+                wanted = self._whole(row, "attention_mask")
+                end = int(wanted.nonzero().max()) + 1  # behind the last token a causal model is asked nothing
+                assert torch.equal(mask[:end].long(), wanted[:end]), (
                     "attention_mask must be prompt_attention_mask followed by response_attention_mask. See hint 2."
                 )
                 return row
@@ -263,11 +272,9 @@ class TableActor(nn.Module):
             "input_ids must be prompt_input_ids followed by response_input_ids, whole rows of the buffer. See hint 2."
         )
 
-    def _is(self, row: int, name: str, given: Tensor) -> bool:
-        prompt, response = given[: self.prompt_length], given[self.prompt_length :]
-        return torch.equal(prompt, self.buffer[f"prompt_{name}"][row]) and torch.equal(
-            response, self.buffer[f"response_{name}"][row]
-        )
+    def _whole(self, row: int, name: str) -> Tensor:
+        """(P + R,) of the buffer, prompt and response."""
+        return torch.cat([self.buffer[f"{part}_{name}"][row] for part in ("prompt", "response")])
 
 
 class Epoch:

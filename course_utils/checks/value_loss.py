@@ -24,6 +24,15 @@ def worked_example(function: Callable) -> None:
     }
     # The larger squared errors .01 + .09 + .01 + .01 and .0225 + .0025 add up to .145.
     expect.close("loss", loss, 0.145 / 12, advice, slips)
+    *tensors, mask, clip_range = _arguments()
+    large = [torch.where(mask == 1, 100 * tensor, tensor) for tensor in tensors]
+    loss, _ = _call(function, *large, mask, 100 * clip_range)
+    expect.close(
+        "loss where values, returns and the range are 100 times as large",
+        loss,
+        1e4 * 0.145 / 12,
+        "Errors are squared, so it is 10,000 times as large: set no bounds on values, returns or errors. See hint 2.",
+    )
 
 
 def clipping(function: Callable) -> None:

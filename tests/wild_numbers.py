@@ -1,0 +1,181 @@
+"""Wrong answers that are right on tame numbers: what an answer is asked must find each, in check() as in the judge."""
+
+from tests.solutions import solution_source
+
+WRONG_ON_WILD_NUMBERS = {  # name: exercise, the solution's line, what stands there, the criterion that it fails
+    "a gradient through the clip": (
+        "policy_loss",
+        "ratio.clamp(1 - clip_ratio, 1 + clip_ratio)",
+        "ratio + (ratio.clamp(1 - clip_ratio, 1 + clip_ratio) - ratio).detach()",
+        "gradient",
+    ),
+    "a bound on the ratio": ("policy_loss", "log_ratio.exp()", "log_ratio.exp().clamp(max=5)", "clipping"),
+    "a bound on the log-ratio": ("policy_loss", "log_ratio.exp()", "log_ratio.clamp(-2, 2).exp()", "clipping"),
+    "a bound on the log-ratio, far out": (
+        "policy_loss",
+        "log_ratio.exp()",
+        "log_ratio.clamp(-5, 5).exp()",
+        "clipping",
+    ),
+    "a prompt's padding told by its token": (
+        "minibatch_update",
+        '[batch["prompt_attention_mask"], mask]',
+        '[(batch["prompt_input_ids"] > 0).long(), mask]',
+        "forward",
+    ),
+    "a response's padding told by its token": (
+        "minibatch_update",
+        '[batch["prompt_attention_mask"], mask]',
+        '[batch["prompt_attention_mask"], (response > 0).long()]',
+        "forward",
+    ),
+    "a prompt of always four tokens": (
+        "minibatch_update",
+        'first = batch["prompt_input_ids"].shape[1] - 1',
+        "first = 3",
+        "forward",
+    ),
+    "the total logged without coefficients": (
+        "minibatch_update",
+        "logged = (policy, value, -entropy, total,",
+        "logged = (policy, value, -entropy, policy + value,",
+        "metrics",
+    ),
+    "the total logged without entropy": (
+        "minibatch_update",
+        "logged = (policy, value, -entropy, total,",
+        "logged = (policy, value, -entropy, policy + ppo.vf_coeff * value,",
+        "metrics",
+    ),
+    "an approx_kl logged without its sign": (
+        "minibatch_update",
+        "value_frac, approx_kl)",
+        "value_frac, approx_kl.abs())",
+        "metrics",
+    ),
+    "an order that begins elsewhere each time": (
+        "minibatch_update",
+        'torch.randperm(len(collated_buffer["response_input_ids"]))',
+        '(lambda n: (torch.arange(n) + torch.randint(n, (1,))) % n)(len(collated_buffer["response_input_ids"]))',
+        "minibatches",
+    ),
+    "clamped logits, far out": (
+        "entropy",
+        "logits_new.float()",
+        "logits_new.float().clamp(-1000, 1000)",
+        "stability",
+    ),
+    "a floor of the variance": (
+        "gae",
+        "torch.rsqrt(variance + 1e-8)",
+        "torch.rsqrt(variance.clamp(min=0.1))",
+        "whitening",
+    ),
+    "too much added to the variance": (
+        "gae",
+        "torch.rsqrt(variance + 1e-8)",
+        "torch.rsqrt(variance + 1e-5)",
+        "whitening",
+    ),
+    "a bound on the advantages that are given": (
+        "policy_loss",
+        "surrogate = torch.min(",
+        "advantages = advantages.clamp(-5, 5)\n    surrogate = torch.min(",
+        "clipping",
+    ),
+    "a fixed range in clip_frac": (
+        "policy_loss",
+        "((ratio - 1).abs() > clip_ratio)",
+        "((ratio - 1).abs() > 0.2)",
+        "metrics",
+    ),
+    "the value loss logged with its coefficient": (
+        "minibatch_update",
+        "logged = (policy, value,",
+        "logged = (policy, ppo.vf_coeff * value,",
+        "metrics",
+    ),
+    "a gradient through the value's clip": (
+        "value_loss",
+        "torch.clamp(values_new, low, high)",
+        "values_new + (torch.clamp(values_new, low, high) - values_new).detach()",
+        "gradient",
+    ),
+    "a bound on the errors": (
+        "value_loss",
+        "torch.max(error, error_clipped)",
+        "torch.max(error, error_clipped).clamp(max=100)",
+        "worked_example",
+    ),
+    "rewards without their sign": ("gae", "is_last * final_rewards", "is_last * final_rewards.abs()", "token_rewards"),
+    "a bound on the rewards": (
+        "gae",
+        "is_last * final_rewards",
+        "is_last * final_rewards.clamp(-5, 5)",
+        "token_rewards",
+    ),
+    "a bound on the penalties": (
+        "gae",
+        "response_mask * kl_penalties",
+        "response_mask * kl_penalties.clamp(-1, 1)",
+        "token_rewards",
+    ),
+    "a bound on the advantages": ("gae", "return advantages", "return advantages.clamp(-5, 5)", "whitening"),
+    "advantages of rewards to go beside right returns": (
+        "gae",
+        "    tokens =",
+        "    raw = (rewards.flip(1).cumsum(1).flip(1) - values) * response_mask\n    tokens =",
+        "whitening",
+    ),
+    "no clipping of a gradient that is not gathered": (
+        "minibatch_update",
+        "clip_grad_norm_(actor_model.parameters(), ppo.max_grad_norm)",
+        'clip_grad_norm_(actor_model.parameters(), ppo.max_grad_norm if steps > 1 else float("inf"))',
+        "step",
+    ),
+    "a bound on the returns": (
+        "value_loss",
+        "tokens = response_mask.sum()",
+        "tokens = response_mask.sum()\n    returns = returns.clamp(-10, 10)",
+        "worked_example",
+    ),
+    "a bound on the values": (
+        "value_loss",
+        "tokens = response_mask.sum()",
+        "tokens = response_mask.sum()\n    values_new = values_new.clamp(-8, 8)",
+        "worked_example",
+    ),
+    "an error that grows no longer with its square": (
+        "value_loss",
+        "error = (values_new - returns) ** 2",
+        "error = 2 * F.huber_loss(values_new, returns, reduction='none', delta=10.0)",
+        "worked_example",
+    ),
+    "a fixed range in vf_clip_frac": (
+        "value_loss",
+        "larger = (error_clipped > error).float()",
+        "larger = ((values_new.clamp(values_old - 0.2, values_old + 0.2) - returns) ** 2 > error).float()",
+        "metrics",
+    ),
+    "a bound on the values of the rollout": (
+        "gae",
+        "is_last = ",
+        "values = values.clamp(-5, 5)\n    is_last = ",
+        "recursion",
+    ),
+    "a γ of 0 taken for none": ("gae", "is_last = ", "gamma = gamma or 1.0\n    is_last = ", "recursion"),
+    "no penalty for a response of one token": (
+        "gae",
+        "response_mask * kl_penalties",
+        "response_mask * kl_penalties * (response_mask.sum(1, keepdim=True) > 1)",
+        "token_rewards",
+    ),
+}
+
+
+def wrong_on_wild_numbers(name: str) -> tuple[str, str, str]:
+    """Exercise, source and the criterion that fails."""
+    key, old, new, criterion = WRONG_ON_WILD_NUMBERS[name]
+    source = solution_source(key)
+    assert source.count(old) == 1, old
+    return key, source.replace(old, new), criterion
