@@ -65,6 +65,7 @@ WRONG = {
         ("clipped above only", "clipping", "v moved down"),
         ("clipped around the return", "clipping", "The clip is around values_old"),
         ("no mask", "masking", "Multiply each per-token quantity"),
+        ("metric over padding", "masking", "vf_clip_frac changes with the numbers on the padding"),
         ("detached", "gradient", "gradient by values_new"),
         ("counts every move", "metrics", "not wherever the value"),
         ("equal errors count", "metrics", "not where both errors are equal"),

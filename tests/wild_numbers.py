@@ -83,6 +83,18 @@ WRONG_ON_WILD_NUMBERS = {  # name: exercise, the solution's line, what stands th
         "advantages = advantages.clamp(-5, 5)\n    surrogate = torch.min(",
         "clipping",
     ),
+    "an approx_kl that is never above 0": (
+        "policy_loss",
+        "-log_ratio.detach().sum() / tokens",
+        "(-log_ratio.detach().sum() / tokens).clamp(max=0)",
+        "metrics",
+    ),
+    "an approx_kl that is never below 0": (
+        "policy_loss",
+        "-log_ratio.detach().sum() / tokens",
+        "(-log_ratio.detach().sum() / tokens).clamp(min=0)",
+        "metrics",
+    ),
     "a fixed range in clip_frac": (
         "policy_loss",
         "((ratio - 1).abs() > clip_ratio)",
@@ -111,7 +123,7 @@ WRONG_ON_WILD_NUMBERS = {  # name: exercise, the solution's line, what stands th
     "a bound on the rewards": (
         "gae",
         "is_last * final_rewards",
-        "is_last * final_rewards.clamp(-5, 5)",
+        "is_last * final_rewards.clamp(-10, 10)",
         "token_rewards",
     ),
     "a bound on the penalties": (
@@ -150,6 +162,12 @@ WRONG_ON_WILD_NUMBERS = {  # name: exercise, the solution's line, what stands th
         "error = (values_new - returns) ** 2",
         "error = 2 * F.huber_loss(values_new, returns, reduction='none', delta=10.0)",
         "worked_example",
+    ),
+    "values that are never below 0": (
+        "value_loss",
+        "torch.clamp(values_new, low, high)",
+        "torch.clamp(values_new, low.relu(), high.relu())",
+        "clipping",
     ),
     "a fixed range in vf_clip_frac": (
         "value_loss",

@@ -21,7 +21,7 @@ def cases(draw: Draw) -> list[Call]:
     for lengths in (mask_of(5, 5), mask_of(6, 2, 4, 1)):
         found.append(_returns("token_rewards", "with γ = λ = 1", _args(draw, lengths, 1.0, 1.0), 1))
     wide = _args(draw, mask_of(4, 3, 2), 1.0, 1.0)  # rewards below 0 and above 1, penalties of more than a nat
-    wide |= {"final_rewards": torch.tensor([-2.0, 9.0, 0.0]), "kl_penalties": wide["kl_penalties"] * 15}
+    wide |= {"final_rewards": torch.tensor([-20.0, 30.0, 0.0]), "kl_penalties": wide["kl_penalties"] * 15}
     found.append(_returns("token_rewards", "with rewards below 0 and above 1", wide, 1))
     found.append(_returns("recursion", "in the worked example", by_hand, 2))
     for gamma, lam in (
@@ -38,7 +38,7 @@ def cases(draw: Draw) -> list[Call]:
     for lengths in (mask_of(5, 5, 5), mask_of(6, 2, 4, 1), mask_of(4, 0, 5)):
         found.append(Call("whitening", "of several responses", _args(draw, lengths, 1.0, 1.0), ("advantages",), 3))
     outlier = _args(draw, mask_of(20, 20), 1.0, 1.0)
-    outlier["values"][0, 3] = -100  # more than six standard deviations from the mean
+    outlier["values"][0, 3] = 100  # more than six standard deviations from the mean
     found.append(Call("whitening", "of which one is far from all others", outlier, ("advantages",), 3))
     small = _args(draw, mask_of(5, 3, 4), 1.0, 1.0)  # as of a task that is nearly solved
     small |= {name: small[name] / 250 for name in ("final_rewards", "kl_penalties", "values")}

@@ -34,14 +34,14 @@ def token_rewards(function: Callable) -> None:
         "B ends at its second token (mask 1, 1, 0, 0): the final reward belongs there, not in the "
         "last column, and nothing comes after it, no value either. See hint 2.",
     )
-    # Rewards 1.5, -2, -.5, 9 - 3 and 2, -2 - 4.
+    # Rewards 1.5, -2, -.5, 30 - 3 and 2, -20 - 4.
     penalties = torch.tensor([[-1.5, 2.0, 0.5, 3.0], [-2.0, 4.0, 9.0, 9.0]])
-    wide = _arguments(final_rewards=torch.tensor([9.0, -2.0]), kl_penalties=penalties, gamma=1.0, lam=1.0)
+    wide = _arguments(final_rewards=torch.tensor([30.0, -20.0]), kl_penalties=penalties, gamma=1.0, lam=1.0)
     _, returns = _call(function, *wide)
     expect.close(
-        "returns with γ = λ = 1, final rewards 9 and −2 and penalties of more than 1",
+        "returns with γ = λ = 1, final rewards 30 and −20 and penalties of more than 1",
         torch.cat([returns[0], returns[1, :2]]),
-        [5.0, 3.5, 5.5, 6.0, -4.0, -6.0],
+        [26.0, 24.5, 26.5, 27.0, -22.0, -24.0],
         "Rewards and penalties may be of any size and sign: take them as they are. See hint 1.",
     )
     one, penalty = torch.ones(1, 1), torch.full((1, 1), 0.25)
@@ -130,14 +130,14 @@ def whitening(function: Callable) -> None:
         "Whitening takes the size away, so they stay the same. Add no more than 1e-8 to the variance. See hint 3.",
         tolerance=2e-3,
     )
-    # Raw advantages 6 and 36 times 0: their mean is 6/37, their standard deviation 36/37.
+    # Raw advantages -6 and 36 times 0: their mean is -6/37, their standard deviation 36/37.
     values, nothing = torch.zeros(1, 37), torch.zeros(1, 37)
-    values[0, 3] = -6
+    values[0, 3] = 6
     advantages, _ = _call(function, torch.zeros(1), nothing, values, nothing.long() + 1, 1.0, 1.0)
     expect.close(
         "advantages where one token of 37 is far from all others",
         advantages[0],
-        [-1 / 6] * 3 + [6.0] + [-1 / 6] * 33,
+        [1 / 6] * 3 + [-6.0] + [1 / 6] * 33,
         "It is six standard deviations away, and stays there: set no bounds. See hint 3.",
     )
     zero, mask = torch.zeros(1, 1), torch.ones(1, 1, dtype=torch.long)

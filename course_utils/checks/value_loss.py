@@ -44,6 +44,7 @@ def clipping(function: Callable) -> None:
         (-0.5, 1.0, -1.0, 1.125, "v moved down by 1.5, so v_clipped = 0.5, and ½ (0.5 + 1)² is the larger"),
         (-1.0, 1.0, 0.0, 0.5, "v overshot below: v_clipped = 0.5, but ½ (−1 − 0)² is the larger, not clipped"),
         (3.5, 2.0, 4.0, 1.125, "v moved up by 1.5 from 2, so v_clipped = 2.5, and ½ (2.5 − 4)² is the larger"),
+        (-3.5, -2.0, -4.0, 1.125, "v moved down by 1.5 from −2, so v_clipped = −2.5, and ½ (−2.5 + 4)² is the larger"),
     )
     for value, old, target_return, target, which in cases:
         loss, _ = _call(
@@ -63,7 +64,8 @@ def masking(function: Callable) -> None:
     arguments = _arguments()
     padding = arguments[3] == 0
     clean = _call(function, *arguments)
-    for new, old, target_return in ((50.0, -50.0, -50.0), (-50.0, 0.0, 50.0), (50.0, 50.0, -50.0)):
+    # In the last the clipped error is the larger.
+    for new, old, target_return in ((50.0, -50.0, -50.0), (-50.0, 0.0, 50.0), (50.0, 50.0, -50.0), (50.0, 0.0, 50.0)):
         dirty = [
             tensor.masked_fill(padding, junk)
             for tensor, junk in zip(arguments[:3], (new, old, target_return), strict=True)
