@@ -95,6 +95,12 @@ WRONG_ON_WILD_NUMBERS = {  # name: exercise, the solution's line, what stands th
         "(-log_ratio.detach().sum() / tokens).clamp(min=0)",
         "metrics",
     ),
+    "an entropy loss without its sign": (
+        "minibatch_update",
+        "entropy = compute_entropy_loss(logits, mask)",
+        "entropy = compute_entropy_loss(logits, mask).abs()",
+        "losses",
+    ),
     "a fixed range in clip_frac": (
         "policy_loss",
         "((ratio - 1).abs() > clip_ratio)",
