@@ -221,7 +221,7 @@ def test_every_stub_says_that_it_is_to_be_written(key):
 )
 def test_a_misconception_is_found_explained_and_named(key, name, criterion, words):
     message = failure(wrong(key, name), criterion)
-    assert words in message
+    assert words in message and re.search(r"See hint \d|hint \d lists the steps", message, re.IGNORECASE)
     assert f"→ This is a known mistake, “{name}”: {named(key, name).advice}" in message
 
 
