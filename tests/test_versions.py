@@ -4,11 +4,14 @@ import re
 import sys
 from importlib.metadata import PackageNotFoundError, requires, version
 
+import nbformat
 import pytest
 from packaging.requirements import Requirement
 
 from course_utils import versions
+from course_utils.exercises import EXERCISES
 from course_utils.versions import VersionError, check_versions
+from tests.solutions import ROOT
 
 
 @pytest.fixture
@@ -65,6 +68,16 @@ def test_newer_and_preview_versions_are_fine(installed, newer, capsys):
     installed(torch=newer)
     check_versions()
     assert f"torch {newer}," in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("key", EXERCISES)
+def test_a_setup_cell_asks_for_versions_before_it_needs_them(installed, monkeypatch, key):
+    installed(transformers="4.50")
+    monkeypatch.setitem(sys.modules, "course_utils.check", None)  # which imports what an old transformers has not
+    notebook = nbformat.read(ROOT / EXERCISES[key].notebook, 4)
+    (setup,) = (cell for cell in notebook.cells if cell.id == "setup")
+    with pytest.raises(VersionError, match="the course needs transformers"):
+        exec(setup.source, {})
 
 
 def test_extras_are_not_asked_for(installed):
