@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from course_utils.figures import value_loss
-from course_utils.figures.value_loss import draw_critics, draw_three_returns, draw_value_clip, show_critics
+from course_utils.figures.value_loss import draw_critics, draw_flat_zones, draw_value_clip, show_critics
 from course_utils.real_rollout import real_rollout
 from tests.solutions import solution
 
@@ -47,12 +47,13 @@ def test_loss_and_slope_are_those_of_the_exercise():
         assert value_loss._slope(value, old, target, clip) == pytest.approx(new.grad.item())
 
 
-def test_three_returns_say_where_the_loss_is_flat():
-    figure, description = draw_three_returns()
-    assert "for a return of 0.9 the loss is flat for new values from 0.60 to 1.20" in description
-    assert "for a return of 0.5 the return lies within the range" in description
-    assert "for a return of 0.1 the loss is flat for new values from 0.00 to 0.20" in description
-    assert [axes.get_title() for axes in figure.axes] == ["return 0.9", "return 0.5", "return 0.1"]
+def test_the_flat_zones_are_said():
+    figure, description = draw_flat_zones()
+    assert "a return of 0.9 and a clip range of 0.2 the loss is flat for new values from 0.60 to 1.20" in description
+    assert "a return of 0.5 and a clip range of 0.2 the return lies within the range" in description
+    assert "a return of 0.1 and a clip range of 0.2 the loss is flat for new values from 0.00 to 0.20" in description
+    assert "a return of 0.9 and a clip range of 0.4 the loss is flat for new values from 0.80 to 1.00" in description
+    assert [axes.get_title()[:10] for axes in figure.axes] == ["return 0.9", "return 0.5", "return 0.1", "return 0.9"]
 
 
 def test_critics_that_follow_a_few_responses_agree_better_with_clipping():

@@ -17,7 +17,7 @@ from course_utils.real_rollout import RealRollout
 CLIP = 0.2
 FOLLOWED, UPDATES = 8, 60  # responses that one critic is trained on, and the steps taken on them
 AXIS = np.linspace(-0.5, 1.7, 441)  # new values
-CASES = ((0.4, 0.9), (0.4, 0.5), (0.4, 0.1))  # old value, return
+OLD, CASES = 0.4, ((0.9, CLIP), (0.5, CLIP), (0.1, CLIP), (0.9, 2 * CLIP))  # old value; returns and clip ranges
 
 
 # ------------------------------------------------------------------ why: critics that follow a few responses
@@ -90,18 +90,18 @@ def _half_squared_error(values: Tensor, _old, returns: Tensor, *_rest) -> tuple[
 # ------------------------------------------------------------------ the loss of one token
 
 
-def draw_three_returns() -> tuple[Figure, str]:
-    """The loss of one token for a return above the range, inside it and below it."""
+def draw_flat_zones() -> tuple[Figure, str]:
+    """The loss of one token for a return above the range, inside it and below it, and above a wider range."""
     figure = new_figure(9, 3.8)
     words = []
-    for axes, (old, target) in zip(figure.subplots(1, len(CASES), sharey=True), CASES):
-        _draw_curves(axes, old, target, CLIP)
-        axes.set_title(f"return {target:g}", fontsize=11)
-        words.append(f"for a return of {target:g} {_flat_in_words(old, target, CLIP)}")
+    for axes, (target, clip) in zip(figure.subplots(1, len(CASES), sharey=True), CASES):
+        _draw_curves(axes, OLD, target, clip)
+        axes.set_title(f"return {target:g}, c = {clip:g}", fontsize=11)
+        words.append(f"for a return of {target:g} and a clip range of {clip:g} {_flat_in_words(OLD, target, clip)}")
     figure.axes[0].set_ylabel("loss of one token")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), fontsize=9, loc="outside lower center", ncols=6)
-    figure.suptitle(f"Grey: the gradient is 0. Old value {CASES[0][0]:g}, clip range {CLIP:g}", fontsize=11)
-    return figure, f"Loss of one token against its new value, old value 0.4, clip range 0.2: {'; '.join(words)}."
+    figure.suptitle(f"Grey: the gradient is 0. Old value {OLD:g}", fontsize=11)
+    return figure, f"Loss of one token against its new value, old value {OLD:g}: {'; '.join(words)}."
 
 
 def draw_value_clip(value: float, old: float, target: float, clip: float) -> tuple[Figure, str]:
