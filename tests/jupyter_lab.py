@@ -189,8 +189,16 @@ class Notebook:
 
     def run_all(self, seconds: float = 120) -> None:
         """Run > Run All Cells, until the last cell or an error."""
+        self._run("Run All Cells", seconds)
+
+    def run_from(self, index: int, seconds: float = 120) -> None:
+        """Run > Run Selected Cell and All Below, until the last cell or an error."""
+        self.cell(index).locator(".jp-InputPrompt").click()
+        self._run("Run Selected Cell and All Below", seconds)
+
+    def _run(self, entry: str, seconds: float) -> None:
         before = self.prompts()
-        self.menu("Run", "Run All Cells")
+        self.menu("Run", entry)
         self._wait_for_end(before, seconds)
 
     def prompts(self) -> list[str]:

@@ -358,7 +358,7 @@ def test_the_cell_of_the_notebook_trains_live(key, two_steps, shown, capsys):
         "__name__": "__main__",
         EXERCISES[key].function: solution(key),
         "torch": torch,
-        "break_it": lambda *args: break_it(*args, steps=2),
+        "break_it": lambda *args, **_: break_it(*args, steps=2),
     }
     namespace |= {name: getattr(stand_ins, name) for name in LOSSES} if key == "minibatch_update" else {}
     losses = {name: namespace.get(name) for name in LOSSES}
