@@ -69,18 +69,16 @@ def judge_exercise(process: Worker, key: str, source: str, secret: bytes) -> Ver
     cases = rubric.cases(Draw(int.from_bytes(seed[:7], "big")))
     questioning = Questioning(process, key, source)
     answers = questioning.answers(cases)
-    problems, failed = {}, []  # criterion -> what is wrong in its first failed case, without a full stop; which cases
-    for number, (case, (told, tensors)) in enumerate(zip(cases, answers)):
+    problems = {}  # criterion -> what is wrong in its first failed case, without a full stop
+    for case, (told, tensors) in zip(cases, answers):
         if problem := told.get("failed") or _guarded(NO_RESULT, case.problem, told, tensors, REFERENCES[key], source):
             problems.setdefault(case.criterion, bounded(str(problem)))
-            failed.append(number)
     if hasattr(rubric, "across"):
         problems = _guarded({"minibatches": NO_RESULT}, rubric.across, cases, answers) | problems
     hints = {case.criterion: f"See hint {case.hint}." for case in cases}
-    # The failed cases first: in them another mistake most often answers otherwise, and need not be asked the rest.
-    order = sorted(range(len(cases)), key=lambda number: number not in failed)
-    in_order = [cases[number] for number in order], [answers[number] for number in order]
-    found = _guarded(None, recognise, key, *in_order) if problems else None
+    # Failed criteria first: there another mistake most often answers otherwise, and need not be asked the rest.
+    pairs = sorted(zip(cases, answers), key=lambda pair: pair[0].criterion not in problems)
+    found = _guarded(None, recognise, key, *map(list, zip(*pairs))) if problems else None
     return Verdict(
         key,
         tuple(
