@@ -62,7 +62,7 @@ class CourseCollect(ExchangeCollect):
             return out.union(unwanted(folder, [*set(names) - out]))
 
         def not_whole(error: Exception) -> None:
-            self.log.warning("%s is not collected whole: %s", src, str(error)[:500])
+            self.log.warning("%s is not collected whole: %s", ascii(src), str(error)[:500])
 
         os.makedirs(dest, exist_ok=True)
         try:
@@ -86,9 +86,9 @@ class CourseCollect(ExchangeCollect):
             if self.get_size(src) <= 1000 * self.coursedir.max_dir_size:
                 return False
             why = f"more than {self.coursedir.max_dir_size} kB"
-        except OSError as error:
-            why = f"no size that can be told ({error.strerror})"
-        self.log.warning("%s has %s: only its notebooks are collected", src, why)
+        except (OSError, RecursionError) as error:  # nbgrader's own goes down into each folder by calling itself
+            why = f"no size that can be told ({getattr(error, 'strerror', error)})"
+        self.log.warning("%s has %s: only its notebooks are collected", ascii(src), why)
         return True
 
     def _permit(self, dest: Path) -> None:

@@ -222,7 +222,7 @@ def _file(db_url: str) -> Path:
 
 
 def _trouble(path: Path, error: object) -> str:
-    if "locked" in str(error):
+    if "locked" in str(error) or "UNIQUE" in str(error):  # the latter: of a row that another has made meanwhile
         return (
             f"{path} is locked by another program. Let that finish, or close it, and grade again: every finished "
             "verdict is kept."

@@ -16,7 +16,7 @@ from nbformat import NotebookNode
 from nbgrader.api import Gradebook, InvalidEntry, MissingEntry, SubmittedNotebook
 from nbgrader.apps.baseapp import NbGrader
 from nbgrader.preprocessors import AssignLatePenalties
-from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError
 from tornado.log import app_log
 
 from autograder.master import ROOT, Master, master, points, rebuilt
@@ -188,6 +188,8 @@ class CourseGradebook:
         except (DatabaseError, InvalidEntry) as error:
             self._roll_back()
             cause = error.__context__ if isinstance(error, InvalidEntry) else error  # nbgrader's is raised for any
+            if isinstance(cause, IntegrityError):  # of a row that was not there when it was looked for
+                raise GradebookError(f"{place}: {_advice('locked')}") from error
             if isinstance(cause, OperationalError):
                 raise GradebookError(f"{place}: {_advice(str(cause.orig))}") from error
             reason = getattr(error, "orig", error)

@@ -23,7 +23,7 @@ from course_utils.exercises import EXERCISES
 from course_utils.export import AGAIN, ExportError, module_source
 
 MAX_NOTEBOOK = 5_000_000  # bytes; with a few pictures in it, one of the course has some 100,000
-MAX_SOURCE = 100_000  # characters of a solution cell; the course's longest has 4,000
+MAX_SOURCE = 30_000  # characters of a solution cell: Python may read one for a second; the course's longest has 4,000
 MAX_CELLS = 1000  # the course's longest notebook has 48
 MAX_RECEIPT = 1_000  # bytes of timestamp.txt and of submission_secret.txt
 MAX_STUDENT = 128  # characters: the width of the gradebook's column
@@ -70,8 +70,8 @@ def find(submitted: Path) -> tuple[list[tuple[str, str]], list[str]]:
     found, refused = [], []
     for student in sorted(os.listdir(submitted)) if submitted.is_dir() else []:
         folder = submitted / student
-        if student.startswith(".") or not (folder.is_dir() or folder.is_symlink()):
-            continue  # .ipynb_checkpoints, a file
+        if student == ".ipynb_checkpoints" or not (folder.is_dir() or folder.is_symlink()):
+            continue
         if why := _no_student(student):
             refused.append(f"{ascii(str(folder))} is not graded: {why}")
         elif folder.is_symlink():
@@ -92,10 +92,10 @@ def _no_student(name: str) -> str:
         name.encode()
     except UnicodeEncodeError:
         return "its name is not UTF-8. Rename it to the student's id."
-    if not name.isprintable() or name != name.strip() or set(name) & set("<>\\*?[]"):
+    if not name.isprintable() or name != name.strip() or name[0] == "." or set(name) & set("<>\\*?[]"):
         return (  # of the last four nbgrader makes patterns
-            "a student's id has no control characters, none of < > \\ * ? [ ], and no space at its ends. Rename it to "
-            "the student's id."
+            "a student's id has no control characters, none of < > \\ * ? [ ], no dot in front and no space at its "
+            "ends. Rename it to the student's id."
         )
     if len(name) > MAX_STUDENT:
         return f"a student's id has at most {MAX_STUDENT} characters. Rename it to the student's id."

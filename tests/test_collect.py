@@ -1,6 +1,7 @@
 """Collecting from an exchange folder in which students put what they like."""
 
 import os
+import subprocess
 
 import pytest
 from nbgrader.apps.baseapp import NbGrader
@@ -197,6 +198,19 @@ def test_a_damaged_submission_is_collected_as_far_as_it_goes(students, damage):
     assert read(students.submitted, "ada", KEY).problem == ""
     assert read(students.submitted, "bob", KEY).problem == ""  # the tests run as root, who may read everything
     assert students.collect() == [("ada", KEY), ("bob", KEY)]  # and once more
+
+
+def test_more_folders_in_folders_than_python_goes_down_into_stop_nobody(students, tmp_path, monkeypatch):
+    try:
+        with monkeypatch.context() as moving:
+            moving.chdir(students.submit("bob"))
+            for _ in range(1200):
+                os.mkdir("f")
+                os.chdir("f")
+        students.submit("zoe")
+        assert students.collect() == [("ada", KEY), ("bob", KEY), ("zoe", KEY)]
+    finally:
+        subprocess.run(["rm", "-rf", tmp_path])  # pytest's own would not get down there either
 
 
 def test_a_folder_that_is_too_large_comes_without_its_files(students):

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 import nbformat
 import pytest
-from nbgrader.api import Gradebook
+from nbgrader.api import Gradebook, MissingEntry
 from traitlets.config import Config
 
 from autograder.gradebook import CourseGradebook, GradebookError
@@ -196,6 +196,20 @@ def test_a_locked_gradebook_is_one_clear_line(course):
         assert "\n" not in str(caught.value)
         other.rollback()
     assert course.scores() == {("ada", "01_policy_loss"): 3}
+
+
+def test_a_row_that_another_run_makes_at_the_same_moment_is_no_foreign_gradebook(course, monkeypatch):
+    record(course, "clipping")
+
+    def not_yet(self, name):
+        raise MissingEntry(name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Gradebook, "find_student", not_yet)
+        with pytest.raises(GradebookError, match="another program is writing to it"):
+            record(course, *ALL)
+    record(course, *ALL)
+    assert course.scores() == {("ada", "01_policy_loss"): 10}
 
 
 def test_a_full_disk_leaves_the_old_notebook(course, monkeypatch):

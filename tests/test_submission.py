@@ -224,8 +224,8 @@ DIFFERENT = {**notebook(KEY), "cells": notebook(KEY)["cells"] + [cell(with_sourc
         (with_source("x = '\ud800'"), "Python cannot read it"),
         (with_source("x = 1\x00"), "null bytes"),
         (with_source("(" * 5000), "syntax error"),
-        (with_source("-" * 90_000 + "1"), "Python cannot read it"),
-        (with_source("#" * (MAX_SOURCE + 1)), "at most 100,000 are read"),
+        (with_source("-" * 29_000 + "1"), "Python cannot read it"),
+        (with_source("#" * (MAX_SOURCE + 1)), "at most 30,000 are read"),
         (with_source(nested_finally(4)), "too much code: a `finally` is compiled again for every way out"),
         ({"nbformat": 4, "cells": [{}] * 1001}, "has 1001 cells; at most 1000 are read"),
         (with_source("def compute_policy_loss():\n    raise NotImplementedError()"), "still unsolved"),
@@ -304,7 +304,20 @@ def test_odd_names_are_students(tmp_path, student):
 
 @pytest.mark.parametrize(
     "student",
-    ["<script>", "a[1]", "a*", "a?", "a\nb", "\x1b[31m", " a", "a ", "\u202eada", "a" * 129, os.fsdecode(b"\xff")],
+    [
+        "<script>",
+        "a[1]",
+        "a*",
+        "a?",
+        "a\nb",
+        "\x1b[31m",
+        " a",
+        "a ",
+        "\u202eada",
+        ".ada",
+        "a" * 129,
+        os.fsdecode(b"\xff"),
+    ],
 )
 def test_other_names_are_reported_in_one_line_and_stop_nobody(tmp_path, student):
     hand_in(tmp_path, student, KEY)
