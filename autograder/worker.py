@@ -136,7 +136,8 @@ def descent(actor: nn.Module, rate: float, kept: float) -> torch.optim.Optimizer
         for parameter in actor.parameters():
             parameter *= kept
 
-    optimizer = torch.optim.SGD(actor.parameters(), lr=rate)
+    *body, head = actor.parameters()
+    optimizer = torch.optim.SGD([{"params": body}, {"params": [head]}], lr=rate)  # two groups, as the trainer's
     optimizer.register_step_post_hook(shrink)
     return optimizer
 
@@ -180,7 +181,7 @@ RECORDED = dict(zip(LOSSES, map(recorded, LOSSES, STAND_INS)))
 
 def run_epoch(function, case: dict, tensors: dict[str, Tensor]) -> tuple[dict, dict[str, Tensor]]:
     """One run_ppo_update_epoch with stand-in losses, so that exercises 1 to 3 do not matter; what each loss was given
-    in the first call, the actor's inputs and what became of its parameters."""
+    in the last call, the actor's inputs and what became of its parameters."""
     actor = Actor(*(tensors.pop(name) for name in ("embedding", "logits", "actor_values")), case["flat"])
     buffer = dict(sorted(tensors.items()))  # whatever order the frame had
     optimizer, rates = descent(actor, 1.0, case["kept"]), case["rates"]
@@ -188,9 +189,10 @@ def run_epoch(function, case: dict, tensors: dict[str, Tensor]) -> tuple[dict, d
     for calls in CALLS.values():
         calls.clear()
     inspect.unwrap(function).__globals__.update(RECORDED)
-    result = function(
-        actor, optimizer, scheduler, buffer, SimpleNamespace(ppo=SimpleNamespace(**case["ppo"])), torch.device("cpu")
-    )
+    ppo, names = SimpleNamespace(**case["ppo"]), list(buffer)
+    torch.rand(case["drawn"])  # as whoever sampled a rollout since the seed was set
+    result = function(actor, optimizer, scheduler, buffer, SimpleNamespace(ppo=ppo), torch.device("cpu"))
+    as_it_was = bool(vars(ppo) == case["ppo"] and list(buffer) == names and torch.is_grad_enabled())
     if case["one_step_more"]:
         one_step_more(actor, optimizer)
     found = {name: parameter.detach().clone() for name, parameter in actor.named_parameters()}
@@ -201,6 +203,7 @@ def run_epoch(function, case: dict, tensors: dict[str, Tensor]) -> tuple[dict, d
     return {
         "kind": "dict" if isinstance(result, dict) else type(result).__name__,
         "calls": len(actor.calls),
+        "as_it_was": as_it_was,
         "given": given,
         "metrics": {
             str(name)[:60]: describe(value, f"metric.{str(name)[:60]}", found)
@@ -218,8 +221,8 @@ def one_step_more(actor: nn.Module, optimizer: torch.optim.Optimizer) -> None:
 
 
 def describe_call(loss, calls: list[inspect.BoundArguments], found: dict[str, Tensor]) -> dict[str, dict]:
-    """The arguments of a loss's first call, by name."""
-    given = calls[0].arguments if calls else {}
+    """The arguments of a loss's last call, by name."""
+    given = calls[-1].arguments if calls else {}
     return {name: describe(value, f"{loss.__name__}.{name}", found) for name, value in given.items()}
 
 
@@ -254,7 +257,7 @@ def confine(limits: dict[str, int]) -> None:
 
 # Linux's numbers on x86_64 and on aarch64, which has no fork and no vfork.
 ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column below, what the kernel calls it
-CLONE, PRLIMIT, MMAP, FCNTL, PRCTL = (56, 220), (302, 261), (9, 222), (72, 25), (157, 167)
+CLONE, PRLIMIT, MMAP, FCNTL, PRCTL, IOCTL = (56, 220), (302, 261), (9, 222), (72, 25), (157, 167), (16, 29)
 REFUSED = {
     "execve": (59, 221),
     "execveat": (322, 281),
@@ -272,6 +275,7 @@ REFUSED = {
     "mount": (165, 40),
     "bpf": (321, 280),
     "perf_event_open": (298, 241),
+    "userfaultfd": (323, 282),
     "process_vm_readv": (310, 270),
     "process_vm_writev": (311, 271),
     "io_uring_setup": (425, 425),
@@ -317,6 +321,8 @@ REFUSED = {
     "flock": (73, 32),
     "sync": (162, 81),
     "syncfs": (306, 267),
+    "fsync": (74, 82),
+    "fdatasync": (75, 83),
     # Of the process that goes on as well: the next exercise would have what time others leave.
     "setpriority": (141, 140),
     "ioprio_set": (251, 30),
@@ -327,7 +333,9 @@ REFUSED = {
     "fork": (57, None),
     "vfork": (58, None),
 }
-CLONE3, CLONE_THREAD, MAP_SHARED, F_SETLEASE, PR_SET_THP_DISABLE = 435, 0x10000, 0x01, 1024, 41
+CLONE3, CLONE_THREAD, MAP_SHARED = 435, 0x10000, 0x01
+LOCKS = 6, 7, 37, 38, 1024  # F_SETLK, F_SETLKW, both of F_OFD_, and F_SETLEASE
+PR_SET_DUMPABLE, PR_SET_THP_DISABLE, TIOCSETD = 4, 41, 0x5423
 EPERM, ENOSYS = 1, 38
 
 
@@ -340,14 +348,16 @@ def forbid_system_calls() -> None:
     load_word, equal, at_least, has_bits, give = 0x20, 0x15, 0x35, 0x45, 0x06
     allow, refuse, unknown = 0x7FFF0000, 0x00050000 | EPERM, 0x00050000 | ENOSYS
 
-    def by_argument(call: tuple[int, int], argument: int, test: int, value: int, *, refused: bool) -> list[tuple]:
-        """Refuses a call where this argument passes the test, or where it does not, and else allows it."""
+    def by_argument(call: tuple[int, int], argument: int, test: int, *values: int, refused: bool) -> list[tuple]:
+        """Refuses a call where this argument passes the test with one of the values, or with none, and else allows
+        it."""
+        passes, fails = (refuse, allow) if refused else (allow, refuse)
         return [
-            (equal, 0, 4, call[column]),
+            (equal, 0, len(values) + 3, call[column]),
             (load_word, 0, 0, 16 + 8 * argument),
-            (test, 0, 1, value) if refused else (test, 1, 0, value),
-            (give, 0, 0, refuse),
-            (give, 0, 0, allow),
+            *((test, len(values) - number, 0, value) for number, value in enumerate(values)),
+            (give, 0, 0, fails),
+            (give, 0, 0, passes),
         ]
 
     program = [
@@ -364,9 +374,11 @@ def forbid_system_calls() -> None:
         # Shared pages stay when all of them but one are unmapped, and are not counted.
         *by_argument(MMAP, 3, has_bits, MAP_SHARED, refused=True),
         # Whoever opens a file that is leased waits for the lease, for most of a minute.
-        *by_argument(FCNTL, 1, equal, F_SETLEASE, refused=True),
-        # Huge pages: 4 KB that are mapped of one hold all its 2 MB, and are counted.
-        *by_argument(PRCTL, 0, equal, PR_SET_THP_DISABLE, refused=True),
+        *by_argument(FCNTL, 1, equal, *LOCKS, refused=True),
+        # A crash would be written down by the machine's own program for that. Huge pages: 4 KB that are mapped of one
+        # hold all its 2 MB, and are counted.
+        *by_argument(PRCTL, 0, equal, PR_SET_DUMPABLE, PR_SET_THP_DISABLE, refused=True),
+        *by_argument(IOCTL, 1, equal, TIOCSETD, refused=True),  # of a terminal: it would load a part of the kernel
     ]
     for numbers in REFUSED.values():
         if numbers[column] is not None:
@@ -476,8 +488,9 @@ def main() -> None:
         os.dup2(nowhere, standard)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # which the first process of a namespace does not get from inside
     torch.set_num_threads(1)
+    os.environ["TORCHDYNAMO_DISABLE"] = "1"  # torch.compile would start a compiler: what it is put around runs as it is
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(4, 0)  # PR_SET_DUMPABLE: a child may not write into this process's memory
+        ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0)  # a child may not write into this process's memory
     at_first = set(os.listdir("."))  # nothing, unless this Python lies somewhere in /tmp
     write_frame(answers, {"ready": True}, {})
     while True:

@@ -98,8 +98,9 @@ def test_two_zeros_are_no_answer_to_any_criterion(process):
             "@torch.jit.script\ndef log_probs_of(x: Tensor) -> Tensor:\n    return torch.log_softmax(x, -1)\n\n\n"
             "def compute_entropy_loss",
         ),
+        ("entropy", "def compute_entropy_loss", "@torch.compile\ndef compute_entropy_loss"),
     ],
-    ids=["two passes", "a scripted helper"],
+    ids=["two passes", "a scripted helper", "compiled"],
 )
 def test_an_odd_but_right_way_keeps_all_points(process, key, old, new):
     source = solution_source(key)

@@ -200,6 +200,12 @@ for folder in {[str(course), str(site), str(site / "autograder")]}:
         ("__import__('sys').exit(3)", "SystemExit"),
         ("__import__('fcntl').fcntl(open(torch.__file__), 1024, 1)", "PermissionError"),  # F_SETLEASE, F_WRLCK
         ("__import__('fcntl').flock(open(torch.__file__), 2)", "PermissionError"),
+        ("__import__('fcntl').lockf(open('/tmp/x', 'w'), 6)", "PermissionError"),  # LOCK_EX | LOCK_NB: F_SETLK
+        ("__import__('fcntl').lockf(open('/tmp/x', 'w'), 2)", "PermissionError"),
+        ("__import__('fcntl').fcntl(open('/tmp/x', 'w'), 37, bytes(32))", "PermissionError"),  # F_OFD_SETLK
+        ("__import__('os').fsync(__import__('os').open(torch.__file__, 0))", "PermissionError"),
+        ("__import__('os').fdatasync(__import__('os').open(torch.__file__, 0))", "PermissionError"),
+        ("__import__('fcntl').ioctl(__import__('os').open('/dev/ptmx', 2), 0x5423, bytes(4))", "PermissionError"),
         # The machine's own, which belong to root. The mode is the one that they have.
         ("__import__('os').chmod('/dev/null', 0o666)", "PermissionError"),
         ("__import__('os').chmod('/dev/null', 0o666, follow_symlinks=False)", "PermissionError"),
@@ -228,7 +234,9 @@ for folder in {[str(course), str(site), str(site / "autograder")]}:
                 (447, 0),
                 (278, 1, 0, 0, 0),  # vmsplice, splice
                 (275, 0, 0, 1, 0, 4096, 0),
-                (157, 41, 0, 0, 0, 0),  # prctl: PR_SET_THP_DISABLE
+                (157, 41, 0, 0, 0, 0),  # prctl: PR_SET_THP_DISABLE, PR_SET_DUMPABLE
+                (157, 4, 1, 0, 0, 0),
+                (323, 1),  # userfaultfd
                 (90, b"/dev/null", 0o666),  # chmod, fchmodat2, utime, utimes, futimesat
                 (452, -100, b"/dev/null", 0o666, 0),
                 (132, b"/dev/null", 0),
@@ -282,7 +290,7 @@ def test_what_it_may_do(worker):
 def test_the_environment_is_cleared_and_nobody_is_home(worker):
     told = in_turn(worker, "import os; raise ValueError(sorted(os.environ), os.getuid(), len(os.listdir('/tmp')))")
     names, user, _ = eval(told["error"]["message"], {"__builtins__": {}})  # our own function's words
-    assert set(names) <= {"OMP_NUM_THREADS", "PWD", "LC_CTYPE"} and user == 65534
+    assert set(names) <= {"OMP_NUM_THREADS", "TORCHDYNAMO_DISABLE", "PWD", "LC_CTYPE"} and user == 65534
 
 
 @needs_sandbox

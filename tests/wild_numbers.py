@@ -151,6 +151,52 @@ WRONG_ON_WILD_NUMBERS = {  # name: exercise, the solution's line, what stands th
         'clip_grad_norm_(actor_model.parameters(), ppo.max_grad_norm if steps > 1 else float("inf"))',
         "step",
     ),
+    "the first group's gradient clipped alone": (
+        "minibatch_update",
+        "clip_grad_norm_(actor_model.parameters(), ",
+        'clip_grad_norm_(optimizer.param_groups[0]["params"], ',
+        "step",
+    ),
+    "an order by the first seed": (
+        "minibatch_update",
+        'torch.randperm(len(collated_buffer["response_input_ids"]))',
+        'torch.randperm(len(collated_buffer["response_input_ids"]),\n'
+        "        generator=torch.Generator().manual_seed(torch.initial_seed()))",
+        "minibatches",
+    ),
+    "mini-batches of about one size": (
+        "minibatch_update",
+        "order.split(ppo.mini_batch_size)",
+        "order.chunk(-(-len(order) // ppo.mini_batch_size))",
+        "minibatches",
+    ),
+    "the first mini-batch's mask in all of them": (
+        "minibatch_update",
+        "for name, x in collated_buffer.items()}",
+        "for name, x in collated_buffer.items()}\n"
+        '            batch["prompt_attention_mask"] = collated_buffer["prompt_attention_mask"][order[: len(rows)]]',
+        "forward",
+    ),
+    "a setting corrected for good": (
+        "minibatch_update",
+        "    order = torch.randperm",
+        "    ppo.mini_batch_size = min(ppo.mini_batch_size, len(collated_buffer['rewards']))\n"
+        "    order = torch.randperm",
+        "minibatches",
+    ),
+    "a buffer with a tensor more": (
+        "minibatch_update",
+        "    order = torch.randperm",
+        "    collated_buffer['kl'] = collated_buffer['logprobs'] - collated_buffer['ref_logprobs']\n"
+        "    order = torch.randperm",
+        "minibatches",
+    ),
+    "gradients switched off at the end": (
+        "minibatch_update",
+        "        optimizer.zero_grad()",
+        "        optimizer.zero_grad()\n        torch.set_grad_enabled(start + steps < len(mini_batches))",
+        "minibatches",
+    ),
     "a bound on the returns": (
         "value_loss",
         "tokens = response_mask.sum()",

@@ -43,6 +43,10 @@ def cases(draw: Draw) -> list["Epoch"]:
     for lengths, width in ((mask_of(5, 2, 4), 4), (mask_of(1, 3, 3, 2), 5)):
         buffer = _buffer(draw, lengths, neutral=False, prompt_width=width)
         found.append(Epoch("forward", _actor(draw, flat=False), buffer, {}))
+    in_turn = {"mini_batch_size": 2, "gradient_accumulation_steps": 3}  # no step before the last mini-batch
+    found.append(
+        Epoch("forward", _actor(draw, flat=False), _buffer(draw, mask_of(3, 2, 4, 1, 2), neutral=False), in_turn)
+    )
     for _ in range(2):
         ppo = {
             "clip_ratio": draw.number(0.1, 0.3),
@@ -51,7 +55,7 @@ def cases(draw: Draw) -> list["Epoch"]:
             "entropy_coeff": draw.number(0.05, 0.3),
         }
         found.append(Epoch("losses", _actor(draw), _buffer(draw, mask_of(4, 2, 3), neutral=False), ppo))
-    for responses, size, steps in ((5, 2, 2), (7, 2, 2), (5, 3, 1), (5, 2, 3), (3, 8, 1)):
+    for responses, size, steps in ((5, 2, 2), (7, 2, 2), (9, 4, 1), (5, 2, 3), (3, 8, 1)):
         buffer = _buffer(draw, mask_of(*([3] * responses)))
         found.append(
             Epoch(
@@ -76,8 +80,10 @@ def cases(draw: Draw) -> list["Epoch"]:
         )
     )
     twelve, seed = _buffer(draw, mask_of(*([2] * 12))), draw.seed()
-    for repeated in (seed, seed, seed + 1):
-        found.append(Epoch("minibatches", _actor(draw), twelve, {"mini_batch_size": 3}, seed=repeated, shuffled=True))
+    for drawn in (0, 0, 7):
+        found.append(
+            Epoch("minibatches", _actor(draw), twelve, {"mini_batch_size": 3}, seed=seed, shuffled=True, drawn=drawn)
+        )
     for steps, norm in ((2, 1e6), (2, 0.05), (1, 0.05)):
         found.append(
             Epoch(
@@ -109,6 +115,11 @@ def across(cases: list["Epoch"], answers: list[tuple[dict, dict]]) -> dict[str, 
     """Problems that show only in several answers together: criterion -> what is wrong."""
     if any("kind" in told and not untouched(case.buffer, tensors) for case, (told, tensors) in zip(cases, answers)):
         return {"minibatches": "it changes the buffer; the next epoch needs it"}
+    if any("kind" in told and told.get("as_it_was") is not True for told, _ in answers):
+        return {
+            "minibatches": "it changes cfg.ppo, adds to the buffer or takes from it, or leaves gradients switched off; "
+            "the next epoch needs all of it as it was"
+        }
     cut = [rows for case, (_, tensors) in zip(cases, answers) if case.shuffled and (rows := case.order(tensors))]
     orders = [sum(rows, []) for rows in cut]
     if len(orders) == 3 and (orders[0] == orders[2] or any(map(rotated, orders))):
@@ -132,6 +143,7 @@ class Epoch:
     changes: dict  # of PPO
     seed: int = 0
     shuffled: bool = False
+    drawn: int = 0  # random numbers since the seed was set
 
     @property
     def hint(self) -> int:
@@ -163,6 +175,7 @@ class Epoch:
         return {
             "kind": "epoch",
             "seed": self.seed,
+            "drawn": self.drawn,
             "flat": self.actor["flat"],
             "one_step_more": self.one_step_more,
             "rates": self.rates,
@@ -203,7 +216,7 @@ class Epoch:
         if sorted(sum(order, [])) != list(range(responses)):
             return f"of {responses} responses each must be used once in an epoch"
         size = self.ppo["mini_batch_size"]
-        if self.criterion == "minibatches" and (max(map(len, order)) > size or len(order) > -(-responses // size)):
+        if self.criterion == "minibatches" and (any(len(rows) != size for rows in order[:-1]) or len(order[-1]) > size):
             return "a mini-batch has mini_batch_size responses, only the last one may have fewer"
         return getattr(self, f"_{self.criterion}")(told, tensors, self._replay(order), order)
 
@@ -222,9 +235,12 @@ class Epoch:
         return replay | {"parameters": {name: p.detach() for name, p in actor.named_parameters()}}
 
     def _forward(self, told, tensors, replay, order) -> str:
-        mask = self.buffer["response_attention_mask"][order[0]].bool()
+        mask = self.buffer["response_attention_mask"][order[-1]].bool()
         for loss, argument, name in PREDICTED:
-            yours, wanted = tensors.get(f"stand_in_{loss.removeprefix('compute_')}.{argument}"), replay["seen"][0][name]
+            yours, wanted = (
+                tensors.get(f"stand_in_{loss.removeprefix('compute_')}.{argument}"),
+                replay["seen"][-1][name],
+            )
             if yours is None or yours.shape != wanted.shape:
                 return f"{argument} of {loss} must have the shape {tuple(wanted.shape)}: the R positions P−1 to P+R−2"
             if not close(yours[mask], wanted[mask], 1e-4):
@@ -235,11 +251,11 @@ class Epoch:
         return ""
 
     def _losses(self, told, tensors, replay, order) -> str:
-        mask = self.buffer["response_attention_mask"][order[0]].bool()
+        mask = self.buffer["response_attention_mask"][order[-1]].bool()
         for loss, arguments in GIVEN.items():
             stand_in = f"stand_in_{loss.removeprefix('compute_')}"
             for argument, name in {**arguments, "response_mask": "response_attention_mask"}.items():
-                yours, wanted = tensors.get(f"{stand_in}.{argument}"), self.buffer[name][order[0]]
+                yours, wanted = tensors.get(f"{stand_in}.{argument}"), self.buffer[name][order[-1]]
                 at = mask | (argument == "response_mask")  # the mask everywhere, the rest on it
                 if yours is None or yours.shape != wanted.shape or not close(yours[at], wanted[at], 0):
                     return f'{argument} of {loss} must be the buffer\'s "{name}" of this mini-batch'

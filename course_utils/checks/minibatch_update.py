@@ -34,7 +34,9 @@ def forward(function: Callable) -> None:
     expect_output("values_new", value["values_new"], rows)
     expect_output("logits_new", entropy["logits_new"], rows)
     expect_output("log_probs_new", policy["log_probs_new"], rows)
-    Epoch(function, *_buffer(3))  # whose prompts say the token that is padding above
+    buffer, actor = _buffer(3)  # whose prompts say the token that is padding above
+    buffer["prompt_attention_mask"][1, 0] = buffer["prompt_attention_mask"][2, :2] = 0
+    Epoch(function, buffer, actor)
 
 
 def losses(function: Callable) -> None:
@@ -61,7 +63,7 @@ def losses(function: Callable) -> None:
 
 def minibatches(function: Callable) -> None:
     """every response once, shuffled; every response of an accumulation group weighs the same"""
-    cut = [_mini_batches(function, seed) for seed in (0, 0, 1)]
+    cut = [_mini_batches(function, drawn) for drawn in (0, 0, 7)]
     orders = [sum(rows, []) for rows in cut]
     assert not any(map(rotated, orders)) and orders[0] != orders[2], (
         "the responses come in the same order each time: shuffle them with torch.randperm. See hint 2."
@@ -72,14 +74,15 @@ def minibatches(function: Callable) -> None:
     assert any(sum(sorted(map(sorted, rows)), []) != list(range(12)) for rows in cut), (
         "the same responses are in a mini-batch each time: shuffle them first, then cut. See hint 2."
     )
-    # (mini_batch_size, gradient_accumulation_steps) for 5 responses; the responses in each group
-    cases = (((1, 1), [1, 1, 1, 1, 1]), ((2, 2), [4, 1]), ((2, 3), [5]), ((3, 1), [3, 2]), ((8, 1), [5]))
-    for (size, steps), groups in cases:
-        epoch = Epoch(function, *_buffer(5), mini_batch_size=size, gradient_accumulation_steps=steps, vf_coeff=1.0)
-        setting = f"5 responses, mini_batch_size {size}, gradient_accumulation_steps {steps}"
+    # mini_batch_size, gradient_accumulation_steps; the responses in each group
+    cases = ((1, 1, [1, 1, 1, 1, 1]), (2, 2, [4, 1]), (2, 3, [5]), (3, 1, [3, 2]), (8, 1, [5]), (4, 1, [4, 4, 1]))
+    for size, steps, groups in cases:
+        count = sum(groups)
+        epoch = Epoch(function, *_buffer(count), mini_batch_size=size, gradient_accumulation_steps=steps, vf_coeff=1.0)
+        setting = f"{count} responses, mini_batch_size {size}, gradient_accumulation_steps {steps}"
         seen = sorted(row for rows in epoch.actor.rows for row in rows)
-        assert seen == [0, 1, 2, 3, 4], (
-            f"{setting}: responses {seen} were used; each of 0 to 4 must be, once. See hint 2."
+        assert seen == [*range(count)], (
+            f"{setting}: responses {seen} were used; each of 0 to {count - 1} must be, once. See hint 2."
         )
         assert max(len(rows) for rows in epoch.actor.rows) <= size, (
             f"{setting}: a mini-batch had more responses than that. See hint 2."
@@ -297,18 +300,22 @@ class Epoch:
         self.events: list[str] = []
         self.losses = LinearLosses()
         self.calls = self.losses.calls
-        optimizer = torch.optim.SGD(self.actor.parameters(), lr=1.0)
+        # A group for each parameter, since the trainer's optimizer has more than one too.
+        optimizer = torch.optim.SGD([{"params": [p]} for p in self.actor.parameters()], lr=1.0)
         optimizer.register_step_post_hook(lambda *_: self.events.append("optimizer.step"))
         scheduler = SimpleNamespace(step=lambda: self.events.append("lr_scheduler.step"))
+        given, before = dict(buffer), vars(self.ppo).copy()
         with self.losses.in_the_place_of_those_of(function):
             self.result = function(
-                self.actor, optimizer, scheduler, dict(buffer), SimpleNamespace(ppo=self.ppo), torch.device("cpu")
+                self.actor, optimizer, scheduler, given, SimpleNamespace(ppo=self.ppo), torch.device("cpu")
             )
         assert self.result is not None, "it returned None: is the `return` at the end missing?"
         for name, tensor in buffer.items():
             assert torch.equal(tensor, self.buffer[name]), (
                 f'it changed "{name}" of the buffer; the next epoch needs it.'
             )
+        assert vars(self.ppo) == before, "it changed cfg.ppo; the next epoch needs it as it was."
+        assert [*given] == [*buffer], f"it left a buffer of {', '.join(given)}; the next epoch needs it as it was."
         self.moved = {
             name: (parameter - self.start[name]).detach() for name, parameter in self.actor.named_parameters()
         }
@@ -417,8 +424,9 @@ def rotated(order: list[int]) -> bool:
     return all((later - earlier) % len(order) == 1 for earlier, later in pairwise(order))
 
 
-def _mini_batches(function: Callable, seed: int) -> list[list[int]]:
-    """The responses in each mini-batch of an epoch of twelve."""
-    torch.manual_seed(seed)
+def _mini_batches(function: Callable, drawn: int) -> list[list[int]]:
+    """The responses in each mini-batch of an epoch of twelve, so many random numbers after the seed was set."""
+    torch.manual_seed(0)
+    torch.rand(drawn)
     epoch = Epoch(function, *_buffer(12), mini_batch_size=3)
     return epoch.actor.rows
