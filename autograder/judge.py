@@ -196,17 +196,30 @@ def recognise(key: str, cases: list, answers: list[tuple[dict, dict]]) -> miscon
     """The misconception whose solution answers every case as the submission did, if there is one."""
     if any("failed" in told for told, _ in answers):
         return None
-    own_orders = [
-        sum(case.order(tensors), []) if hasattr(case, "order") else [] for case, (_, tensors) in zip(cases, answers)
-    ]
+    own_orders = [_own_order(case, tensors) for case, (_, tensors) in zip(cases, answers)]
     shuffled = [[]] * len(cases)
     for orders in [shuffled, own_orders] if any(own_orders) else [shuffled]:  # by torch.randperm; as the submission did
         for wrong, function in _bank(key):
             if all(
-                _same(_answer_of(function, case, order), answer) for case, order, answer in zip(cases, orders, answers)
+                _same(_on_tokens(key, case, _answer_of(function, case, order)), _on_tokens(key, case, answer))
+                for case, order, answer in zip(cases, orders, answers)
             ):
                 return wrong
     return None
+
+
+def _own_order(case, tensors: dict) -> list[int]:
+    """The order in which an epoch took the responses; [] of another case, or where it did not take each once."""
+    order = sum(case.order(tensors), []) if hasattr(case, "order") else []
+    return order if sorted(order) == [*range(len(order))] else []
+
+
+def _on_tokens(key: str, case, answer: tuple[dict, dict]) -> tuple[dict, dict]:
+    """An answer without the returns of padding, which may be any."""
+    told, tensors = answer
+    if key != "gae" or "out1" not in tensors or tensors["out1"].shape != case.args["response_mask"].shape:
+        return answer
+    return told, tensors | {"out1": tensors["out1"] * case.args["response_mask"]}
 
 
 def _answer_of(function: Callable, case, order: list[int]) -> tuple[dict, dict]:

@@ -58,9 +58,8 @@ def check(function: Callable, criterion: str | None = None) -> None:
         first = next((c.__name__ for c in above if _failure(c, alone, exercise)), None)
     except NotImplementedError as stub:
         open_one = traceback.extract_tb(stub.__traceback__)[-1].name
-        raise in_plain_words(
-            NotImplementedError(f"exercise {exercise.number} is not written yet: fill in {open_one} above")
-        ) from None
+        words = f"exercise {exercise.number} is not written yet: fill in {open_one} above, in the place of its `raise`"
+        raise in_plain_words(NotImplementedError(words)) from None
     if whole and not criterion and not failures:
         _expect_exportable(function, exercise)
     known = recognised(exercise.key, alone) if failures and whole else None
@@ -235,7 +234,9 @@ def _report(criteria: tuple[Callable, ...], failures: dict[str, str], mistake: s
         lines += [
             wrapped
             for line in advice.splitlines()
-            for wrapped in textwrap.wrap(line, 96, initial_indent="    ", subsequent_indent="    ")
+            for wrapped in textwrap.wrap(
+                line, 96, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False
+            )
         ]
     if len(failures) > 1:
         lines.append("Begin with the first ✗: those below it may only follow from it.")

@@ -563,6 +563,8 @@ def test_the_stub_of_a_part_says_that_it_is_to_be_written(name):
         ),
         ("minibatch_loss", "+ ppo.entropy_coeff", "- ppo.entropy_coeff", "total", "has its minus sign already"),
         ("minibatch_loss", "ppo.vf_coeff * value", "value", "total", "yours 10, target 5"),
+        ("minibatch_loss", "return total,", "return total / ppo.gradient_accumulation_steps,", "total", "part 3"),
+        ("response_outputs", "F.log_softmax(logits, dim=-1)", "logits", "log_probs", "log_softmax of those logits"),
         ("minibatch_loss", "return total,", "return total.detach(),", "total", "the total carries no gradient"),
         ("minibatch_loss", "value, -entropy,", "value, entropy,", "metrics", "the entropy itself"),
         ("minibatch_loss", "number.item()", "number", "metrics", "loss/policy is a Tensor"),

@@ -404,3 +404,20 @@ def test_right_solutions_and_misconceptions_are_many():
         assert len(RIGHT[key]) >= 8 and len(misconceptions.BANK[key]) >= 15
         sources = [*RIGHT[key].values(), *(misconceptions.wrong_source(key, w) for w in misconceptions.BANK[key])]
         assert all(one != other for one, other in itertools.combinations(sources, 2))
+
+
+def test_a_mistake_is_named_whatever_stands_on_the_padding(process):
+    source = misconceptions.wrong_source("gae", misconceptions.named("gae", "not whitened"))
+    old = "returns = raw + values"
+    assert source.count(old) == 1
+    found = verdict(process, "gae", source.replace(old, "returns = (raw + values) * response_mask"))
+    assert found.misconception == "not whitened"
+
+
+def test_responses_that_are_taken_twice_are_no_shuffle_of_another_kind(process):
+    old = 'torch.randperm(len(collated_buffer["response_input_ids"]))'
+    source = solution_source("minibatch_update")
+    assert source.count(old) == 1
+    twice = source.replace(old, f"{old}\n    order = torch.cat([order, order[: -len(order) % ppo.mini_batch_size]])")
+    found = verdict(process, "minibatch_update", twice)
+    assert "minibatches" in lost(found) and found.misconception == ""

@@ -59,6 +59,38 @@ WRONG_ON_WILD_NUMBERS = {  # name: exercise, the solution's line, what stands th
         '(lambda n: (torch.arange(n) + torch.randint(n, (1,))) % n)(len(collated_buffer["response_input_ids"]))',
         "minibatches",
     ),
+    "a lower bound on probabilities": (
+        "entropy",
+        "probs = log_probs.exp()",
+        "probs = log_probs.exp().clamp(min=1e-6)\n    log_probs = probs.log()",
+        "stability",
+    ),
+    "a lower bound on log-probs": (
+        "entropy",
+        "F.log_softmax(logits_new.float(), dim=-1)",
+        "F.log_softmax(logits_new.float(), dim=-1).clamp(min=-10)",
+        "stability",
+    ),
+    "one maximum for all tokens": (
+        "entropy",
+        "log_probs = F.log_softmax(logits_new.float(), dim=-1)",
+        "shifted = logits_new.float() - logits_new.float().max()\n"
+        "    log_probs = (shifted.exp() / shifted.exp().sum(-1, keepdim=True) + 1e-12).log()",
+        "stability",
+    ),
+    "returns of NaN on the padding": (
+        "gae",
+        "returns = raw + values",
+        "returns = (raw + values).masked_fill(response_mask == 0, float('nan'))",
+        "masking",
+    ),
+    "the buffer shuffled in its place": (
+        "minibatch_update",
+        "    mini_batches = order.split",
+        "    collated_buffer.update({name: x[order] for name, x in collated_buffer.items()})\n"
+        "    mini_batches = torch.arange(len(order)).split",
+        "minibatches",
+    ),
     "clamped logits, far out": (
         "entropy",
         "logits_new.float()",

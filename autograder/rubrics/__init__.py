@@ -153,6 +153,8 @@ class Call:
         if name in ("loss", "advantages", "returns") and yours.dtype != torch.float32:
             return f"{what} has the type {yours.dtype} instead of torch.float32"
         at = self.at.get(name)
+        if at is not None and not yours.isfinite().all():
+            return f"{what} must be finite, on the padding too,"
         if at is not None:
             yours, wanted = yours[at.bool()], wanted[at.bool()]
         return "" if close(yours, wanted, self.tolerance) else f"{what} is wrong"

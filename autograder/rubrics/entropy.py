@@ -53,6 +53,10 @@ def cases(draw: Draw) -> list[Call]:
     found.append(
         Call("stability", "for logits that are all far from 0", shifted, ("loss", "gradient"), 2, wrt="logits_new")
     )
+    sure = torch.zeros(1, 1, 50_000)
+    sure[..., int(draw.whole(0, 49_999, 1))] = draw.number(28, 32)
+    args, words = dict(logits_new=sure, response_mask=mask_of(1)), "for a token that is nearly sure, of many"
+    found.append(Call("stability", words, args, ("loss",), 2, tolerance=1e-3))
     for dtype in (torch.bfloat16, torch.float16):
         alike = dict(logits_new=torch.zeros(1, 1, 1000, dtype=dtype), response_mask=mask_of(1))  # rounding shows
         found.append(Call("stability", "for logits in half precision that are all alike", alike, ("loss",), 2))

@@ -41,7 +41,7 @@ def cases(draw: Draw) -> list[Call]:
     outlier["values"][0, 3] = 100  # more than six standard deviations from the mean
     found.append(Call("whitening", "of which one is far from all others", outlier, ("advantages",), 3))
     small = _args(draw, mask_of(5, 3, 4), 1.0, 1.0)  # as of a task that is nearly solved
-    small |= {name: small[name] / 250 for name in ("final_rewards", "kl_penalties", "values")}
+    small |= {name: small[name] / 500 for name in ("final_rewards", "kl_penalties", "values")}
     found.append(Call("whitening", "that differ by little", small, ("advantages",), 3, tolerance=2e-3))
     for gamma, lam in ((draw.number(0.6, 0.95), draw.number(0.3, 0.9)), (1.0, 0.0)):
         args = _args(draw, mask_of(6, 3, 4), gamma, lam)

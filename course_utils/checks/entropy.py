@@ -60,6 +60,23 @@ def stability(function: Callable) -> None:
         expect.close(f"loss of the logits {logits}", loss, -entropy, advice, tolerance=2e-3)
         grad = expect.gradient(loss, extreme, "See hint 3.")
         assert torch.isfinite(grad).all(), f"the gradient at the logits {logits} is not finite. {advice}"
+    apart = torch.tensor([[[0.0] * 4, [200.0] * 4]])
+    expect.close(
+        "loss of a token with all logits 0 and one with all logits 200",
+        _call(function, apart, torch.ones(1, 2, dtype=torch.long)),
+        -2 * LN2,
+        "What is subtracted from logits must be each token's own: log_softmax does that. See hint 2.",
+    )
+    sure = torch.zeros(1, 1, 50_000)
+    sure[..., 0] = 30
+    expect.close(
+        "loss of a token that is nearly sure, of 50,000",
+        _call(function, sure, torch.ones(1, 1, dtype=torch.long)),
+        0.0,
+        "The others are e⁻³⁰ likely each, which is next to nothing: set no lower bound on probabilities or "
+        "log-probs. log_softmax needs none. See hint 2.",
+        tolerance=1e-3,
+    )
     for shift in (60.0, -60.0, 1e4, -1e4):
         logits = torch.tensor([[[2.0, 1.0, 0.0, 0.0]]]) * LN2 + shift
         expect.close(

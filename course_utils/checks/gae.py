@@ -168,6 +168,7 @@ def masking(function: Callable) -> None:
         advice = "Mask the penalties, and the value and advantage that come from the next token. See hint 2."
         expect.unchanged("advantages", advantages, clean_advantages, advice)
         expect.unchanged("returns", returns[~padding], clean_returns[~padding], advice)
+        assert torch.isfinite(returns).all(), "returns on the padding may be any number, but a finite one. See hint 3."
     final_rewards, kl_penalties, values, mask, gamma, lam = _arguments()
     three = [torch.cat([tensor, tensor[:1]]) for tensor in (final_rewards, kl_penalties, values, mask)]
     three[3][2] = 0  # the third response has a reward, 1, but no token

@@ -17,7 +17,15 @@ from course_utils.checks.minibatch_update import (
 from course_utils.exercises import UPDATE_METRICS
 
 ROWS = [0, 1]
-PPO = SimpleNamespace(clip_ratio=0.2, clip_range_value=0.3, vf_coeff=0.5, entropy_coeff=0.01)
+PPO = SimpleNamespace(
+    mini_batch_size=2,
+    gradient_accumulation_steps=2,
+    clip_ratio=0.2,
+    clip_range_value=0.3,
+    vf_coeff=0.5,
+    entropy_coeff=0.01,
+    max_grad_norm=1.0,
+)
 
 
 # ------------------------------------------------------------------ response_outputs
@@ -80,7 +88,10 @@ def total(function: Callable) -> None:
         loss,
         5.0,
         "It is 1 + 0.5 · 10 + 0.01 · (−100). See hint 1.",
-        {7.0: "The entropy loss has its minus sign already: add it. See hint 1."},
+        {
+            7.0: "The entropy loss has its minus sign already: add it. See hint 1.",
+            2.5: "Divide by nothing here: mini-batches are weighed in part 3. See hint 1.",
+        },
     )
     assert loss.requires_grad, "the total carries no gradient: no .item(), no detach() on the way to it."
 

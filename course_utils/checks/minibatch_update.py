@@ -119,7 +119,9 @@ def step(function: Callable) -> None:
         f"{', '.join(events) or 'none'}. See hint 2."
     )
     left = [p for p in epoch.actor.parameters() if p.grad is not None and p.grad.any()]
-    assert not left, "gradients are left after the epoch: call optimizer.zero_grad() each time. See hint 2."
+    assert not left, (
+        "gradients are left after the epoch: call optimizer.zero_grad() after each step, the last one too. See hint 2."
+    )
     advice = (
         "Call nn.utils.clip_grad_norm_ on all parameters of the actor once the group's gradients are "
         "complete, before optimizer.step(). See hint 2."
@@ -138,9 +140,8 @@ def step(function: Callable) -> None:
         expect.close(what, norm, 0.01, advice)
     # 3 tokens of a response have moved by 1/3 of its 1/3, scaled down; so all three responses moved alike.
     moved = epoch.moved["values"].sum(dim=1)
-    expect.close(
-        "how far the values of three responses moved in it, beside the first", moved / moved[0], [1.0] * 3, advice
-    )
+    what = "how far the values of the three responses moved in that step, beside the first"
+    expect.close(what, moved / moved[0], [1.0] * 3, advice)
 
 
 def metrics(function: Callable) -> None:
@@ -198,8 +199,10 @@ CRITERIA = (forward, losses, minibatches, step, metrics)
 def expect_output(name: str, yours: Tensor, rows: list[int]) -> None:
     """AssertionError unless `yours` is, on the response tokens, this output of the worked example's actor."""
     example = worked_example()
+    _, actor = worked_buffer()
+    target = actor.logits.detach()[:, 1:-1] if name == "logits_new" else getattr(example, name)
     if name == "values_new":
-        shifted = worked_buffer()[1].values[rows, 2:]
+        shifted = actor.values[rows, 2:]
         assert not torch.equal(yours.detach(), shifted), (
             "The numbers are those one position late. The output at a token predicts the next one: the first "
             "response token, at position P, is predicted at P − 1. See hint 2."
@@ -208,7 +211,7 @@ def expect_output(name: str, yours: Tensor, rows: list[int]) -> None:
     expect.close(
         f"{name} of the response tokens",
         yours[on_response],
-        getattr(example, name)[rows][on_response],
+        target[rows][on_response],
         "Take positions P−1 to P+R−2 of the actor's outputs; log_probs_new is log_softmax of "
         "those logits, gathered at response_input_ids. See hint 2.",
     )
@@ -310,12 +313,12 @@ class Epoch:
                 self.actor, optimizer, scheduler, given, SimpleNamespace(ppo=self.ppo), torch.device("cpu")
             )
         assert self.result is not None, "it returned None: is the `return` at the end missing?"
-        for name, tensor in buffer.items():
+        assert vars(self.ppo) == before, "it changed cfg.ppo; the next epoch needs it as it was."
+        assert [*given] == [*buffer], f"it left a buffer of {', '.join(given)}; the next epoch needs it as it was."
+        for name, tensor in given.items():
             assert torch.equal(tensor, self.buffer[name]), (
                 f'it changed "{name}" of the buffer; the next epoch needs it.'
             )
-        assert vars(self.ppo) == before, "it changed cfg.ppo; the next epoch needs it as it was."
-        assert [*given] == [*buffer], f"it left a buffer of {', '.join(given)}; the next epoch needs it as it was."
         self.moved = {
             name: (parameter - self.start[name]).detach() for name, parameter in self.actor.named_parameters()
         }
@@ -379,7 +382,7 @@ def _mean(name: str, tensor: Tensor, mask: Tensor, shown: float) -> Tensor:
 
 def worked_buffer() -> tuple[dict[str, Tensor], TableActor]:
     """Buffer and actor, with logits (2, 6, 4) and values (2, 6), of the worked example; positions 0 and 5
-    predict nothing."""
+    predict nothing. The logits are not normalised, or they would be log-probs."""
     example = worked_example()
     buffer = {
         "prompt_input_ids": example.prompt_input_ids,
@@ -393,7 +396,7 @@ def worked_buffer() -> tuple[dict[str, Tensor], TableActor]:
         "returns": example.returns,
         "rewards": example.final_rewards,
     }
-    logits = torch.cat([torch.zeros(2, 1, 4), example.logits_new, torch.zeros(2, 1, 4)], dim=1)
+    logits = torch.cat([torch.zeros(2, 1, 4), example.logits_new + 1, torch.zeros(2, 1, 4)], dim=1)
     values = torch.cat([torch.full((2, 1), 7.0), example.values_new, torch.full((2, 1), -7.0)], dim=1)
     return buffer, TableActor(buffer, logits, values)
 

@@ -32,7 +32,7 @@ def worked_example(function: Callable) -> None:
 
 
 def clipping(function: Callable) -> None:
-    """gains are capped at 1 + ε and 1 − ε, losses never"""
+    """gains are capped at 1 + ε and 1 − ε, corrections never"""
     cases = (  # ratio, advantage, clip_ratio, target loss, which case it is
         (1.1, 2.0, 0.2, -2.2, "inside the range nothing is clipped"),
         (1.5, 2.0, 0.2, -2.4, "A > 0, the ratio is above 1 + ε: no more to gain, so 1.2 · 2"),
