@@ -53,3 +53,10 @@ def test_a_signal_ends_the_fork_too(number, tmp_path):
     while os.path.exists(f"/proc/{fork}"):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_without_a_server_it_is_python_itself():
+    """As for a benchmark, which uses the tests' course."""
+    alone = {name: value for name, value in os.environ.items() if name != warm.SOCKET}
+    run = python("-c", "import sys; print(sys.argv[1], 'torch' in sys.modules)", "x", env=alone)
+    assert (run.stdout, run.stderr, run.returncode) == ("x False\n", "", 0)
