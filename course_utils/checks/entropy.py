@@ -21,6 +21,8 @@ def worked_example(function: Callable) -> None:
         11 / 6 * LN2: "Only the sign is wrong: a lower loss must mean more entropy. See hint 1.",
         -11 / 6: "These are bits; use the natural logarithm, which gives nats. See hint 1.",
         -11 / 6 * LN2 / 4: "You averaged over the vocabulary; the entropy is the sum over it. See hint 2.",
+        -(7.25 / 4 + 3.75 / 2) / 2 * LN2: "This is the mean of each response's mean; every response token weighs the "
+        "same. See hint 2.",
         -11 * LN2: "You summed over the tokens; divide by the number of response tokens, 6. See hint 2.",
         -11 / 8 * LN2: "You divided by all 8 positions; padding does not count, so divide by the mask's sum. "
         "See hint 2.",

@@ -19,8 +19,8 @@ def call(function: Callable, *args):
     assert result is not None, "it returned None: is the `return` at the end missing?"
     for name, old, new in zip(inspect.signature(function).parameters, before, args, strict=True):
         assert not isinstance(new, Tensor) or torch.equal(old, new.detach()), (
-            f"it changed its argument {name} in place; the caller still needs it. Assign to a new name, and "
-            "avoid functions whose name ends in _ ."
+            f"it changed its argument {name} in place; the caller still needs it. Assign to a new name: "
+            "functions whose name ends in _ , and *=, += or x[...] = change what they are given."
         )
     return result
 

@@ -112,6 +112,8 @@ def whitening(function: Callable) -> None:
                 -0.912871,
                 -1.369306,
             ): "You divided the sum of squares by n − 1 = 5; divide it by n = 6. See hint 3.",
+            (0.229416, 0.229416, 1.147079, -1.60591, 1.0, -1.0): "You whitened each response by itself; take the mean "
+            "and the deviation of all response tokens of the batch. See hint 3.",
             (1.0, 1.0, 1.5, 0.0, -0.75, -1.25): "The mean is missing: subtract it before you divide. See hint 3.",
         },
     )

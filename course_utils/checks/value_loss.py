@@ -18,6 +18,8 @@ def worked_example(function: Callable) -> None:
         0.145 / 6: "The factor ½ is missing. See hint 2.",
         0.145 / 2: "You summed; divide by the number of response tokens, 6. See hint 2.",
         0.145 / 16: "You divided by all 8 positions; padding does not count, so divide by the mask's sum. See hint 2.",
+        (0.145 + 2 * 18**2) / 16: "Padding counts in yours: multiply the errors by response_mask. See hint 2.",
+        (0.145 + 2 * 18**2) / 12: "Padding counts in yours: multiply the errors by response_mask. See hint 2.",
         -0.145 / 12: "Only the sign is wrong: the loss is to be minimised. See hint 2.",
         0.145 / 24: "The factor ½ is there twice. See hint 2.",
         0.0425 / 4: "This is the mean of each response's mean; every response token weighs the same. See hint 2.",
