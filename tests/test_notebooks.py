@@ -303,7 +303,8 @@ def test_a_student_version_fails_at_its_stub_and_says_so(key, kernel, tmp_path):
     assert list(found) == list(unwritten)
     for cell_id, error in found.items():
         assert error.ename == "NotImplementedError"
-        message = f"exercise {exercise.number} is not written yet: fill in {unwritten[cell_id]} above"
+        fill_in = f"fill in {unwritten[cell_id]} above, in the place of its `raise`"
+        message = f"exercise {exercise.number} is not written yet: {fill_in}"
         assert error.evalue == message
         assert error.traceback == [f"NotImplementedError: {message}"]
 
