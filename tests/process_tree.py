@@ -1,5 +1,6 @@
 """The processes below one, as Linux tells."""
 
+import contextlib
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,9 +8,10 @@ from pathlib import Path
 
 def tree(pid: int) -> list[int]:
     """`pid` and all that it started, and so on."""
-    children = [
-        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
-    ]
+    children = []
+    for file in Path("/proc").glob(f"{pid}/task/*/children"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that ended since it was listed
+            children += map(int, file.read_text().split())
     return [pid, *(below for child in children for below in tree(child))]
 
 
