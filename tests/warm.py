@@ -122,8 +122,8 @@ def run(option: str, *arguments: str) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] and SOCKET not in os.environ:  # no tests: a benchmark that uses their course
-        os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
     if sys.argv[1:]:
+        if SOCKET not in os.environ:  # no tests: a benchmark that uses their course
+            os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
         sys.exit(ask(sys.argv[1:]))
     run(*serve())
