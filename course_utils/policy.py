@@ -188,7 +188,9 @@ def load_actor(cfg: Config, folder: str | Path | None = None) -> ActorCritic:
     """The model to train, with dropout off; from a checkpoint's folder if one is given."""
     model = _with_adapters(cfg, folder) if cfg.model.lora else _load_model(cfg, folder)
     if cfg.training.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        # transformers 6 has the new name alone, versions before 5.23 the old one
+        new_name = getattr(model, "activation_checkpointing_enable", None)
+        (new_name or model.gradient_checkpointing_enable)({"use_reentrant": False})
     actor = ActorCritic(model, cfg.generation.temperature, compute_dtype(cfg))
     if actor.compute_dtype == torch.float16:
         actor.loss_scale = LossScale(actor)
