@@ -20,6 +20,7 @@ from nbgrader.utils import find_owner, ignore_patterns
 from autograder.submission import MAX_RECEIPT, READ, moment, small_text
 
 RECEIPT = ("timestamp.txt", "submission_secret.txt")
+MAX_FILES = 1000  # files and folders of one submission: a million empty ones are within every limit on size
 
 
 class CourseCollect(ExchangeCollect):
@@ -49,7 +50,7 @@ class CourseCollect(ExchangeCollect):
         super().copy_files()
 
     def do_copy(self, src: str, dest: str, log=None) -> None:
-        """Copies one submission; of a folder that is too large, notebooks and receipt only."""
+        """Copies one submission, MAX_FILES files at most; of a folder that is too large, notebooks and receipt only."""
         too_large = self._too_large(src)
         unwanted = ignore_patterns(
             self.coursedir.ignore, self.coursedir.include, self.coursedir.max_file_size, self.log
@@ -65,11 +66,14 @@ class CourseCollect(ExchangeCollect):
             self.log.warning("%s is not collected whole: %s", ascii(src), str(error)[:500])
 
         os.makedirs(dest, exist_ok=True)
+        copied = 0
         try:
             # By open folders: whoever made one can put a link in the place of anything in it at any moment.
             for folder, folders, files, opened in os.fwalk(src, onerror=not_whole):
                 wanted = {*folders, *files} - left_out(folder, [*folders, *files])
                 for name in sorted(wanted):
+                    if (copied := copied + 1) > MAX_FILES:
+                        raise OSError(f"it has more than {MAX_FILES:,} files")
                     try:
                         _copy(name, opened, Path(dest, os.path.relpath(folder, src), name))
                     except OSError as error:  # the rest is copied
@@ -81,11 +85,15 @@ class CourseCollect(ExchangeCollect):
         self._mend_timestamp(Path(src).name, Path(dest, "timestamp.txt"))
 
     def _too_large(self, src: str) -> bool:
-        """By nbgrader's option; also where it cannot be told, as in a folder that shows its files' names alone."""
+        """By nbgrader's option or by the number of its files; also where it cannot be told, as in a folder that shows
+        its files' names alone."""
         try:
-            if self.get_size(src) <= 1000 * self.coursedir.max_dir_size:
+            if _more_files_than(MAX_FILES, src):
+                why = f"more than {MAX_FILES:,} files"
+            elif self.get_size(src) > 1000 * self.coursedir.max_dir_size:
+                why = f"more than {self.coursedir.max_dir_size} kB"
+            else:
                 return False
-            why = f"more than {self.coursedir.max_dir_size} kB"
         except (OSError, RecursionError) as error:  # nbgrader's own goes down into each folder by calling itself
             why = f"no size that can be told ({getattr(error, 'strerror', error)})"
         self.log.warning("%s has %s: only its notebooks are collected", ascii(src), why)
@@ -106,6 +114,15 @@ class CourseCollect(ExchangeCollect):
                 shutil.rmtree(path)
             path.unlink(missing_ok=True)
             path.write_text(name.rsplit("+", 3)[2])
+
+
+def _more_files_than(count: int, folder: str) -> bool:
+    found = 0
+    for _, folders, files in os.walk(folder):
+        found += len(folders) + len(files)
+        if found > count:
+            return True
+    return False
 
 
 def _owner(path: str) -> str:

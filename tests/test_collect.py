@@ -225,6 +225,17 @@ def test_a_folder_that_is_too_large_comes_without_its_files(students):
     ]
 
 
+@pytest.mark.parametrize("name, collected", [("{}.txt", 3), ("{}.ipynb", 1000), ("{}/x.ipynb", 3)])
+def test_more_files_than_anybody_hands_in_take_nobodys_time(students, name, collected):
+    folder = students.submit("bob")
+    for number in range(2000):
+        path = folder / name.format(number)
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    assert ("ada", KEY) in students.collect()
+    assert len(list((students.submitted / "bob/01_policy_loss").rglob("*"))) == pytest.approx(collected, abs=1)
+
+
 @pytest.mark.parametrize(
     "name",
     [
