@@ -134,12 +134,16 @@ def _owner(path: str) -> str:
 
 def _copy(name: str, folder: int, dest: Path) -> None:
     """Copies what has this name in the open folder: a link as a link, of a folder itself alone, no pipe and no device.
-    OSError: it cannot be read, or was another thing a moment ago."""
+    OSError: it cannot be read, was another thing a moment ago, or is a file of another account under a second name."""
     mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
     if stat.S_ISLNK(mode):
         dest.symlink_to(os.readlink(name, dir_fd=folder))
     elif stat.S_ISDIR(mode):
         dest.mkdir()
     elif stat.S_ISREG(mode):
-        with open(os.open(name, READ, dir_fd=folder), "rb") as source, dest.open("xb") as copy:
-            shutil.copyfileobj(source, copy)
+        with open(os.open(name, READ, dir_fd=folder), "rb") as source:
+            file = os.fstat(source.fileno())
+            if file.st_nlink > 1 and file.st_uid != os.fstat(folder).st_uid:
+                raise OSError(f"{name!r} is a hard link to a file of another account")
+            with dest.open("xb") as copy:
+                shutil.copyfileobj(source, copy)

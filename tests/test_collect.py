@@ -132,6 +132,18 @@ def test_an_owner_without_a_name_is_nobody_of_the_class(students, capsys):
     assert students.collect() == [("ada", KEY)]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+@pytest.mark.parametrize("owner, collected", [(None, True), (54321, False)])
+def test_a_hard_link_to_somebody_elses_file_is_not_collected(students, tmp_path, owner, collected):
+    secret = tmp_path / "somebody's.ipynb"
+    secret.write_text("their work")
+    if owner:
+        os.chown(secret, owner, -1)
+    (students.submit("bob") / "second.ipynb").hardlink_to(secret)
+    assert students.collect() == [("ada", KEY), ("bob", KEY)]
+    assert (students.submitted / "bob/01_policy_loss/second.ipynb").exists() == collected
+
+
 def test_a_folder_that_is_gone_when_its_turn_comes_stops_nobody(students, monkeypatch):
     folder, sort = students.submit("eve"), CourseCollect._sort_by_timestamp
 
