@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError
 from tqdm import tqdm
 
 from autograder import judge, master, submission
-from autograder.gradebook import CourseGradebook
+from autograder.gradebook import CourseGradebook, advice
 from autograder.pool import NoCluster, WorkerDied, run_on_cores, run_on_dask
 from autograder.recorded import Recorded
 from autograder.report import Graded
@@ -214,23 +214,11 @@ def require_gradebook(db_url: str, assignments: set[str]) -> None:
             database.execute("BEGIN IMMEDIATE")
             database.rollback()
     except sqlite3.Error as error:
-        raise GradingError(_trouble(path, error)) from error
+        raise GradingError(f"{path}: {advice(error)}") from error
 
 
 def _file(db_url: str) -> Path:
     return Path(db_url.removeprefix("sqlite:///"))
-
-
-def _trouble(path: Path, error: object) -> str:
-    if "locked" in str(error) or "UNIQUE" in str(error):  # the latter: of a row that another has made meanwhile
-        return (
-            f"{path} is locked by another program. Let that finish, or close it, and grade again: every finished "
-            "verdict is kept."
-        )
-    return (
-        f"{path} cannot be used: {error}. If it is damaged, put a copy in its place, or move it away and run 'make "
-        "release'. Then grade again: every finished verdict is kept."
-    )
 
 
 # ---------------------------------------------------------------- a class
@@ -254,7 +242,7 @@ def grade(book: CourseGradebook, students: dict[str, list[str]], judging: Judgin
                     graded.append(as_graded(student, one))
                 bar.update()
     except DBAPIError as error:
-        raise GradingError(_trouble(_file(book.coursedir.db_url), error.orig)) from error
+        raise GradingError(f"{_file(book.coursedir.db_url)}: {advice(error.orig)}") from error
     return graded
 
 

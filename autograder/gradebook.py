@@ -188,10 +188,8 @@ class CourseGradebook:
         except (DatabaseError, InvalidEntry) as error:
             self._roll_back()
             cause = error.__context__ if isinstance(error, InvalidEntry) else error  # nbgrader's is raised for any
-            if isinstance(cause, IntegrityError):  # of a row that was not there when it was looked for
-                raise GradebookError(f"{place}: {_advice('locked')}") from error
-            if isinstance(cause, OperationalError):
-                raise GradebookError(f"{place}: {_advice(str(cause.orig))}") from error
+            if isinstance(cause, OperationalError | IntegrityError):
+                raise GradebookError(f"{place}: {advice(cause.orig)}") from error
             reason = getattr(error, "orig", error)
             raise GradebookError(
                 f"{place} is not a gradebook of this nbgrader ({reason}): move it to another place, "
@@ -214,14 +212,17 @@ def _existing(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
-def _advice(reason: str) -> str:
-    if "locked" in reason:
-        return "another program is writing to it. Let it finish, then grade again."
+def advice(error: Exception) -> str:
+    """What to do about an error of SQLite."""
+    reason = str(error)
+    if "locked" in reason or "constraint" in reason:  # the latter: of a row that another has made meanwhile
+        return "another program is writing to it. Let it finish, then grade again: every finished verdict is kept."
     if "full" in reason or "disk I/O" in reason:
         return f"{reason}. Nothing that was written is lost: make room, then grade again."
     if "readonly" in reason or "unable to open" in reason:
         return f"{reason}. You need permission to write to it and to its folder."
     return (
-        f"{reason}. If it was made by another version of nbgrader: make a copy of it, run `nbgrader db upgrade`, "
-        "then grade again."
+        f"{reason}. If it was made by another version of nbgrader: make a copy of it and run `nbgrader db upgrade`. If "
+        "it is damaged: put a copy in its place, or move it away and run `make release`. Then grade again: every "
+        "finished verdict is kept."
     )

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, event
+from sqlalchemy.exc import DBAPIError
 from traitlets.config import Config
 
 from autograder import __main__ as command
@@ -505,9 +506,9 @@ def test_nothing_was_handed_in_at_all(cli):
     [
         ("missing", "run 'make release' first"),
         ("foreign", "not nbgrader's gradebook"),
-        ("no database", "not a database"),
+        ("no database", "file is not a database. If it was made by another version of nbgrader"),
         ("old release", "knows no assignment 04_gae: run 'make release' first"),
-        ("locked", "locked by another program"),
+        ("locked", "another program is writing to it"),
     ],
 )
 def test_a_gradebook_that_cannot_be_used(course, cli, monkeypatch, trouble, says):
@@ -538,6 +539,28 @@ def test_a_gradebook_that_cannot_be_used(course, cli, monkeypatch, trouble, says
         assert cli("grade")[0] == 0
     if holder:
         holder.close()
+
+
+@pytest.mark.parametrize(
+    "error, says",
+    [
+        (sqlite3.IntegrityError("UNIQUE constraint failed: grade.id"), "another program is writing to it"),
+        (sqlite3.OperationalError("database is locked"), "another program is writing to it"),
+        (sqlite3.OperationalError("database or disk is full"), "make room"),
+    ],
+)
+def test_a_gradebook_that_fails_on_the_way_is_one_line_and_no_verdict_is_lost(course, cli, monkeypatch, error, says):
+    course.hand_in("anna", "gae")
+
+    def fails(*_):
+        raise DBAPIError.instance("SELECT", {}, error, sqlite3.Error)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("autograder.recorded.Recorded.unchanged", fails)
+        code, out, err = cli("grade")
+    assert (code, out) == (2, "") and says in err.splitlines()[-1] and "Traceback" not in err
+    monkeypatch.setattr("autograder.judge.judge", None)  # the verdict is there
+    assert cli("grade")[0] == 0
 
 
 def test_no_sandbox(course, cli):
