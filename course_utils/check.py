@@ -19,6 +19,7 @@ import textwrap
 import traceback
 import warnings
 from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 
 import torch
@@ -222,22 +223,16 @@ def _title(criterion: Callable) -> str:
 
 
 def _report(criteria: tuple[Callable, ...], failures: dict[str, str], mistake: str) -> str:
-    lines, told = [], {}  # told: advice -> the criterion under which it stands
+    """A line for each criterion. Of those that fail only the first is explained: what the others would say is about
+    numbers that may be wrong because of it, and sends learners to lines that are right."""
+    wrap = partial(textwrap.wrap, width=96, subsequent_indent="    ", break_on_hyphens=False)
+    lines = []
     for criterion in criteria:
-        name, title = criterion.__name__, _title(criterion)
-        if name not in failures:
-            lines.append("✓" + title[1:])
-            continue
-        lines.append(title)
-        first = told.setdefault(failures[name], name)
-        advice = failures[name] if first == name else f"the same as for {first}"
-        lines += [
-            wrapped
-            for line in advice.splitlines()
-            for wrapped in textwrap.wrap(
-                line, 96, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False
-            )
-        ]
+        title = _title(criterion)
+        lines.append(title if criterion.__name__ in failures else "✓" + title[1:])
+        if criterion.__name__ == next(iter(failures), None):
+            for line in failures[criterion.__name__].splitlines():
+                lines += wrap(line, initial_indent="    ")
     if len(failures) > 1:
-        lines.append("Begin with the first ✗: those below it may only follow from it.")
-    return "\n".join(lines + textwrap.wrap(mistake, 96, subsequent_indent="    ", break_on_hyphens=False))
+        lines.append("Begin with the first ✗: those below it may only follow from it. Check again once it holds.")
+    return "\n".join(lines + wrap(mistake))

@@ -212,6 +212,46 @@ def test_a_right_solution_written_otherwise_passes(key, old, new):
     check(edited(key, (old, new)))
 
 
+SLIPS = {  # of newcomers, each once told in words that sent them to another line
+    "the number of pieces": (
+        "minibatch_update",
+        ("order.split(", "order.chunk("),
+        "forward",
+        "then [",
+    ),
+    "one forward pass": (
+        "minibatch_update",
+        ("mini_batches = order.split(ppo.mini_batch_size)", "mini_batches = [order]"),
+        "minibatches",
+        "the actor was asked about 12 responses in one call, where mini_batch_size is 3",
+    ),
+    "the scheduler is told the loss": (
+        "minibatch_update",
+        ("lr_scheduler.step()", "lr_scheduler.step(total)"),
+        "step",
+        "nothing between its brackets",
+    ),
+    "whitened by a variance": (
+        "policy_loss",
+        (
+            "    log_ratio = ",
+            "    mean = (advantages * response_mask).sum() / tokens\n"
+            "    variance = ((advantages - mean) ** 2 * response_mask).sum() / tokens\n"
+            "    advantages = (advantages - mean) * torch.rsqrt(variance + 1e-8)\n"
+            "    log_ratio = ",
+        ),
+        "clipping",
+        "They come whitened; use them as they are.",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SLIPS)
+def test_a_newcomers_slip_is_told_where_it_is(name):
+    key, change, criterion, words = SLIPS[name]
+    assert words in failure(edited(key, change), criterion)
+
+
 @pytest.mark.parametrize("key", EXERCISES)
 def test_every_stub_says_that_it_is_to_be_written(key):
     message = f"exercise {EXERCISES[key].number} is not written yet: fill in {EXERCISES[key].function} above"
@@ -275,7 +315,9 @@ def test_a_report_has_a_line_for_each_criterion_and_both_numbers(capsys):
 def test_several_failures_are_to_be_taken_in_order(capsys):
     with pytest.raises(AssertionError, match="4 of 4 criteria"):
         check(wrong("entropy", "sign"))
-    assert "Begin with the first ✗" in capsys.readouterr().out
+    report = capsys.readouterr().out
+    assert "Begin with the first ✗" in report
+    assert report.count("See hint") == 1  # what is said of the others may be about what is right
 
 
 def test_a_graded_cell_sends_to_the_first_criterion_that_fails():

@@ -38,7 +38,7 @@ def inputs(function: Callable) -> None:
 
 
 def positions(function: Callable) -> None:
-    """values_new and logits_new are those at positions P−1 to P+R−2"""
+    """values_new and logits_new are those at positions P−1 to P+R−2, both included"""
     _, (_, values, logits) = _outputs(function)
     expect_output("values_new", values, ROWS)
     expect_output("logits_new", logits, ROWS)

@@ -27,10 +27,10 @@ OF_THE_BUFFER = (  # what a loss is given of it, on the response tokens
 
 
 def forward(function: Callable) -> None:
-    """prompt and response go through the actor; positions P−1 to P+R−2 predict the response"""
+    """prompt and response go through the actor; positions P−1 to P+R−2, both included, predict the response"""
     epoch = Epoch(function, *worked_buffer(), mini_batch_size=2)
+    rows = epoch.only_mini_batch()
     policy, value, entropy = (epoch.losses.only_call(name) for name in LOSSES)
-    rows = epoch.actor.rows[0]
     expect_output("values_new", value["values_new"], rows)
     expect_output("logits_new", entropy["logits_new"], rows)
     expect_output("log_probs_new", policy["log_probs_new"], rows)
@@ -42,7 +42,7 @@ def forward(function: Callable) -> None:
 def losses(function: Callable) -> None:
     """the three losses get what they need, and add up with their coefficients"""
     epoch = Epoch(function, *worked_buffer(), mini_batch_size=2, vf_coeff=0.5, entropy_coeff=0.01)
-    rows = epoch.actor.rows[0]
+    rows = epoch.only_mini_batch()
     expect_arguments(epoch.losses, {name: tensor[rows] for name, tensor in epoch.buffer.items()}, epoch.ppo)
     # The losses are means over 6 response tokens, so a value has moved by vf_coeff / 6. The gradient of a
     # log-prob sums to 0 over the vocabulary: the sum of a position's logits has moved by entropy_coeff / 6.
@@ -84,9 +84,7 @@ def minibatches(function: Callable) -> None:
         assert seen == [*range(count)], (
             f"{setting}: responses {seen} were used; each of 0 to {count - 1} must be, once. See hint 2."
         )
-        assert max(len(rows) for rows in epoch.actor.rows) <= size, (
-            f"{setting}: a mini-batch had more responses than that. See hint 2."
-        )
+        epoch.expect_calls_of_at_most(size)
         # A group's loss is a mean over its responses: the values of each have moved by 1 / (their number).
         moved = epoch.moved["values"].sum(dim=1).sort().values
         target = sorted(-1 / group for group in groups for _ in range(group))
@@ -306,7 +304,7 @@ class Epoch:
         # A group for each parameter, since the trainer's optimizer has more than one too.
         optimizer = torch.optim.SGD([{"params": [p]} for p in self.actor.parameters()], lr=1.0)
         optimizer.register_step_post_hook(lambda *_: self.events.append("optimizer.step"))
-        scheduler = SimpleNamespace(step=lambda: self.events.append("lr_scheduler.step"))
+        scheduler = SimpleNamespace(step=self._scheduler_step)
         given, before = dict(buffer), vars(self.ppo).copy()
         with self.losses.in_the_place_of_those_of(function):
             self.result = function(
@@ -322,6 +320,29 @@ class Epoch:
         self.moved = {
             name: (parameter - self.start[name]).detach() for name, parameter in self.actor.named_parameters()
         }
+
+    def only_mini_batch(self) -> list[int]:
+        """The responses in their order, where mini_batch_size is the number of them all. AssertionError: not once each,
+        in one call of the actor."""
+        calls, everyone = self.actor.rows, [*range(len(self.buffer["rewards"]))]
+        assert len(calls) == 1 and sorted(calls[0]) == everyone, (
+            f"{len(everyone)} responses with mini_batch_size {len(everyone)} are one mini-batch: the actor is called "
+            f"once, with each response once. Yours: {', then '.join(map(str, calls)) or 'never called'}. To cut an "
+            "order, torch.split takes the size of a piece, torch.chunk the number of pieces. See hint 2."
+        )
+        return calls[0]
+
+    def expect_calls_of_at_most(self, size: int) -> None:
+        """AssertionError: the actor was asked about more responses at once."""
+        largest = max(map(len, self.actor.rows), default=0)
+        assert largest <= size, (
+            f"the actor was asked about {largest} responses in one call, where mini_batch_size is {size}. Cut the "
+            "order into mini-batches first, and call it once for each. See hint 2."
+        )
+
+    def _scheduler_step(self, *given) -> None:
+        assert not given, "lr_scheduler.step() is called with nothing between its brackets. See hint 2."
+        self.events.append("lr_scheduler.step")
 
 
 class LinearLosses:
@@ -432,4 +453,5 @@ def _mini_batches(function: Callable, drawn: int) -> list[list[int]]:
     torch.manual_seed(0)
     torch.rand(drawn)
     epoch = Epoch(function, *_buffer(12), mini_batch_size=3)
+    epoch.expect_calls_of_at_most(3)
     return epoch.actor.rows

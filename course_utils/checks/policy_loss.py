@@ -58,6 +58,7 @@ def clipping(function: Callable) -> None:
             loss,
             target,
             f"Here {which}. The minimum is between r · A and clip(r) · A, not between ratios. See hint 1.",
+            {0.0: "The advantage was lost: a single one less its mean is 0. They come whitened; use them as they are."},
         )
 
 

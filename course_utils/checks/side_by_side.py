@@ -121,7 +121,7 @@ def _minibatch_loss(function: Callable) -> Iterable[Grid]:
 
 def _epoch(function: Callable) -> Iterable[Grid]:
     example, epoch = worked_example(), Epoch(function, *worked_buffer(), mini_batch_size=2, vf_coeff=0.5)
-    order = torch.tensor(epoch.actor.rows[0]).argsort()
+    order = torch.tensor(epoch.only_mini_batch()).argsort()
     given = epoch.losses.only_call("compute_policy_loss")["log_probs_new"]
     yield Grid(
         "log-probability of each response token, as the policy loss was given it",
