@@ -149,15 +149,19 @@ def test_the_cell_does_nothing_visible_elsewhere(path, tmp_path, monkeypatch, ca
     names = {}
     exec(first_cells(path)[1], names)
     assert capfd.readouterr() == ("", "") and not any(tmp_path.iterdir())
-    assert names.keys() <= {"__builtins__", "runpy", "sys", "is_zipfile"}
+    assert names.keys() <= {"__builtins__", "runpy", "sys", "ZipFile", "is_zipfile"}
 
 
-@pytest.mark.parametrize("chosen", [[], ["train_gsm8k.ipynb"], ["tinier_zero_colab.zip"]])
+@pytest.mark.parametrize("chosen", [[], ["train_gsm8k.ipynb"], ["tinier_zero_colab.zip"], ["tinier-zero-main.zip"]])
 def test_an_upload_that_is_no_bundle_says_what_to_do(chosen, tmp_path, monkeypatch):
-    """Cancelled, the notebook itself, and an upload that broke off: this one is not taken from the folder later on."""
+    """Cancelled, the notebook itself, an upload that broke off, which is not taken from the folder later on, and the
+    repository."""
     monkeypatch.chdir(tmp_path)
     for name in chosen:
         Path(name).write_bytes(b"PK\3\4" if name == bundle.BUNDLE else b'{"cells": null}')
+        if name == "tinier-zero-main.zip":
+            with ZipFile(name, "w") as archive:
+                archive.writestr("tinier-zero-main/README.md", "")
     asked = SimpleNamespace(files=SimpleNamespace(upload=lambda: dict.fromkeys(chosen)))
     monkeypatch.setitem(sys.modules, "google.colab", asked)
     with pytest.raises(AssertionError, match="no tinier_zero_colab.zip: run this cell again"):
