@@ -206,6 +206,13 @@ def test_every_solution_passes(key, capsys):
             "(total * len(rows) / group_size).backward()",
             "total.backward(torch.tensor(len(rows) / group_size))",
         ),
+        (
+            "minibatch_update",
+            "lr_scheduler.step()",
+            "assert isinstance(lr_scheduler, torch.optim.lr_scheduler.LRScheduler)\n"
+            "        lr_scheduler.step()\n"
+            "        lr_scheduler.get_last_lr()",
+        ),
     ],
 )
 def test_a_right_solution_written_otherwise_passes(key, old, new):

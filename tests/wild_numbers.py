@@ -23,6 +23,59 @@ WRONG_ON_WILD_NUMBERS = {  # name: exercise, the solution's line, what stands th
         '[(batch["prompt_input_ids"] > 0).long(), mask]',
         "forward",
     ),
+    "a mini-batch left out for its ratios": (
+        "minibatch_update",
+        "total = policy + ppo.vf_coeff * value + ppo.entropy_coeff * entropy",
+        "total = policy + ppo.vf_coeff * value + ppo.entropy_coeff * entropy\n"
+        '    if (((log_probs - batch["logprobs"]).exp() * mask).sum() / mask.sum()).item() > 10:\n'
+        "        total = total * 0.0",
+        "losses",
+    ),
+    "an early stop": (
+        "minibatch_update",
+        "        optimizer.zero_grad()",
+        '        optimizer.zero_grad()\n        if metrics["params/approx_kl"] > 0.015:\n            break',
+        "minibatches",
+    ),
+    "the ten likeliest tokens": (
+        "minibatch_update",
+        "F.log_softmax(logits, dim=-1)",
+        "F.log_softmax(logits.masked_fill("
+        "logits < logits.topk(min(10, logits.shape[-1])).values[..., -1:], -1e9), dim=-1)",
+        "forward",
+    ),
+    "a vocabulary of 32": (
+        "minibatch_update",
+        "F.log_softmax(logits, dim=-1)",
+        "logits - logits.topk(min(32, logits.shape[-1])).values.logsumexp(-1, keepdim=True)",
+        "forward",
+    ),
+    "a bound on log-probs": (
+        "minibatch_update",
+        "F.log_softmax(logits, dim=-1)",
+        "F.log_softmax(logits, dim=-1).clamp(min=-20)",
+        "forward",
+    ),
+    "a bound on logits": (
+        "minibatch_update",
+        "F.log_softmax(logits, dim=-1)",
+        "F.log_softmax(logits.clamp(-20, 20), dim=-1)",
+        "forward",
+    ),
+    "a shuffle within parts": (
+        "minibatch_update",
+        'order = torch.randperm(len(collated_buffer["response_input_ids"]))',
+        "part = ppo.mini_batch_size * max(steps, 2)\n"
+        '    order = torch.arange(len(collated_buffer["response_input_ids"])).split(part)\n'
+        "    order = torch.cat([rows[torch.randperm(len(rows))] for rows in order])",
+        "minibatches",
+    ),
+    "groups cut evenly": (
+        "minibatch_update",
+        "group = mini_batches[start : start + steps]",
+        "group = mini_batches[start : start + steps]\n        group = torch.cat(group).chunk(len(group))",
+        "minibatches",
+    ),
     "a response's padding told by its token": (
         "minibatch_update",
         '[batch["prompt_attention_mask"], mask]',

@@ -43,9 +43,17 @@ def cases(draw: Draw) -> list["Epoch"]:
     for lengths, width in ((mask_of(5, 2, 4), 4), (mask_of(1, 3, 3, 2), 5)):
         buffer = _buffer(draw, lengths, neutral=False, prompt_width=width)
         found.append(Epoch("forward", _actor(draw, flat=False), buffer, {}))
+    sure = _actor(draw, flat=False)  # log-probs far below 0, and values far from it
+    sure |= {"logits": sure["logits"] * 20, "actor_values": sure["actor_values"] * 20}
+    found.append(Epoch("forward", sure, _buffer(draw, mask_of(3, 2), neutral=False), {}))
     in_turn = {"mini_batch_size": 2, "gradient_accumulation_steps": 3}  # no step before the last mini-batch
     found.append(
-        Epoch("forward", _actor(draw, flat=False), _buffer(draw, mask_of(3, 2, 4, 1, 2), neutral=False), in_turn)
+        Epoch(
+            "forward",
+            _actor(draw, flat=False),
+            _buffer(draw, mask_of(3, 2, 4, 1, 2), neutral=False, prompt_width=6),
+            in_turn,
+        )
     )
     for _ in range(2):
         ppo = {
@@ -55,8 +63,11 @@ def cases(draw: Draw) -> list["Epoch"]:
             "entropy_coeff": draw.number(0.05, 0.3),
         }
         found.append(Epoch("losses", _actor(draw), _buffer(draw, mask_of(4, 2, 3), neutral=False), ppo))
-    for responses, size, steps in ((5, 2, 2), (7, 2, 2), (9, 4, 1), (5, 2, 3), (3, 8, 1)):
-        buffer = _buffer(draw, mask_of(*([3] * responses)))
+    far = _buffer(draw, mask_of(4, 2, 3), neutral=False)
+    far |= {"logprobs": far["logprobs"] - 8, "returns": far["returns"] * 30}  # what moved far is trained on too
+    found.append(Epoch("losses", _actor(draw), far, {"vf_coeff": 0.5, "entropy_coeff": 0.2}))
+    for responses, size, steps in ((5, 2, 2), (7, 2, 2), (9, 4, 1), (9, 4, 3), (3, 8, 1)):
+        buffer = _of_values(_buffer(draw, mask_of(*([3] * responses))))
         found.append(
             Epoch(
                 "minibatches",
@@ -67,7 +78,7 @@ def cases(draw: Draw) -> list["Epoch"]:
             )
         )
     # Of unequal length, one to a mini-batch; the same number all along a response, so that its mask does not matter.
-    unequal = _buffer(draw, mask_of(4, 1, 2, 1, 3))
+    unequal = _of_values(_buffer(draw, mask_of(4, 1, 2, 1, 3)))
     for name in ("response_input_ids", "ref_logprobs", "logprobs", "values", "advantages", "returns"):
         unequal[name] = unequal[name][:, :1].expand_as(unequal[name]).clone()
     found.append(
@@ -79,7 +90,7 @@ def cases(draw: Draw) -> list["Epoch"]:
             seed=draw.seed(),
         )
     )
-    twelve, seed = _buffer(draw, mask_of(*([2] * 12))), draw.seed()
+    twelve, seed = _of_values(_buffer(draw, mask_of(*([2] * 12)))), draw.seed()
     for drawn in (0, 0, 7):
         found.append(
             Epoch("minibatches", _actor(draw), twelve, {"mini_batch_size": 3}, seed=seed, shuffled=True, drawn=drawn)
@@ -89,7 +100,7 @@ def cases(draw: Draw) -> list["Epoch"]:
             Epoch(
                 "step",
                 _actor(draw),
-                _buffer(draw, mask_of(3, 3, 3, 3, 3)),
+                _of_values(_buffer(draw, mask_of(3, 3, 3, 3, 3))),
                 {"mini_batch_size": 1, "gradient_accumulation_steps": steps, "max_grad_norm": norm},
                 seed=draw.seed(),
             )
@@ -130,6 +141,8 @@ def across(cases: list["Epoch"], answers: list[tuple[dict, dict]]) -> dict[str, 
         }
     if len(orders) == 3 and all(sum(sorted(map(sorted, rows)), []) == list(range(12)) for rows in cut):
         return {"minibatches": "the same responses are in a mini-batch each time: shuffle them first, then cut"}
+    if len(orders) == 3 and all(max(order[:6]) == 5 for order in orders):
+        return {"minibatches": "the responses are shuffled within parts: shuffle all of them, then cut"}
     return {}
 
 
@@ -152,12 +165,16 @@ class Epoch:
 
     @property
     def ppo(self) -> dict:
-        return PPO | self.changes
+        """Where mini-batches and steps are counted, the clip ranges are 0: see `_of_values`."""
+        of_values = {"clip_ratio": 0.0, "clip_range_value": 0.0} if self.criterion in ("minibatches", "step") else {}
+        return PPO | of_values | self.changes
 
     @property
     def rates(self) -> list[float]:
-        """The learning rate of each optimizer step: another one each time, so that a scheduler's step shows."""
-        return [round(0.5 / (step + 1), 4) for step in range(16)]
+        """The learning rate of each optimizer step: another one each time where the scheduler's step is to show, none
+        where it is to be seen what a mini-batch is asked and logged, whatever was trained before it."""
+        rate = 0.0 if self.criterion in ("forward", "metrics") else 0.5
+        return [round(rate / (step + 1), 4) if self.criterion == "step" else rate for step in range(16)]
 
     @property
     def one_step_more(self) -> bool:
@@ -308,15 +325,23 @@ def _actor(draw: Draw, flat: bool = True) -> dict:
     return {"embedding": draw.normal(40, 4), "logits": draw.normal(4, 40), "actor_values": draw.normal(4), "flat": flat}
 
 
+def _of_values(buffer: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The buffer with advantages and returns of 0. With clip ranges of 0 too, the stand-in policy loss has no gradient,
+    and that of the value loss says only how each response was weighed, in which mini-batch and step."""
+    mask = buffer["response_attention_mask"]
+    return buffer | {name: buffer[name].where(mask == 0, 0) for name in ("advantages", "returns")}
+
+
 def _buffer(draw: Draw, mask: Tensor, neutral: bool = True, prompt_width: int = 4) -> dict[str, Tensor]:
-    """Responses with prompts of two to `prompt_width` tokens. Row n's first prompt token is 20 + n, larger than all
-    others.
+    """Responses with prompts of two to `prompt_width` tokens, of different lengths as far as there are so many. Row n's
+    first prompt token is 20 + n, larger than all others.
 
     Token 0, which also stands on the padding, is a token like any other: it ends each prompt and begins a response.
     Off the mask stand numbers that would do harm. The old log-probs are close to what the actor says, as in PPO.
     """
     responses, width = mask.shape
-    prompt_mask = torch.arange(prompt_width) >= prompt_width - draw.whole(2, prompt_width, responses, 1)
+    lengths = 2 + (torch.arange(responses) + draw.whole(0, prompt_width)) % (prompt_width - 1)
+    prompt_mask = torch.arange(prompt_width) >= prompt_width - lengths.unsqueeze(1)
     prompts = draw.whole(6, 19, responses, prompt_width)
     prompts[torch.arange(responses), prompt_mask.long().argmax(1)] = 20 + torch.arange(responses)
     prompts[:, -1] = 0

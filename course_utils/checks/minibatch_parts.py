@@ -102,7 +102,9 @@ def metrics(function: Callable) -> None:
     assert isinstance(found, dict), f"the metrics are a {type(found).__name__}; they must be a dict."
     for name, target in zip(UPDATE_METRICS, (1.0, 10.0, 100.0, 5.0, 0.1, 0.2, -0.1)):
         assert name in found, f"the dict lacks {name}."
-        assert type(found[name]) is float, f"{name} is a {type(found[name]).__name__}; make it a float with .item()."
+        assert isinstance(found[name], float), (
+            f"{name} is a {type(found[name]).__name__}; make it a float with .item()."
+        )
         slips = {-100.0: "The log shows the entropy itself: minus the entropy loss. See hint 1."}
         expect.close(
             name, torch.tensor(found[name]), target, "Is it in its place?", slips if name == "loss/entropy" else None
@@ -115,7 +117,7 @@ def _loss(function: Callable) -> tuple[LinearLosses, Tensor, dict]:
     losses = LinearLosses()
     with losses.in_the_place_of_those_of(function):
         result = function(actor, dict(buffer), PPO)
-    assert isinstance(result, tuple) and len(result) == 2, (
+    assert isinstance(result, tuple | list) and len(result) == 2, (
         f"it returned a {type(result).__name__}; it must return (total, metrics)"
     )
     expect.scalars(result[0], "total")

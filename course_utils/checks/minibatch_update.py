@@ -37,6 +37,16 @@ def forward(function: Callable) -> None:
     buffer, actor = _buffer(3)  # whose prompts say the token that is padding above
     buffer["prompt_attention_mask"][1, 0] = buffer["prompt_attention_mask"][2, :2] = 0
     Epoch(function, buffer, actor)
+    epoch = _far_epoch(function)
+    rows = epoch.only_mini_batch()
+    target = epoch.start["logits"][:, 3:6].log_softmax(dim=-1)
+    expect.close(
+        "log_probs_new with a vocabulary of 64, for likely and unlikely tokens",
+        epoch.losses.only_call("compute_policy_loss")["log_probs_new"],
+        target.gather(-1, epoch.buffer["response_input_ids"].unsqueeze(-1)).squeeze(-1)[rows],
+        "They are log_softmax of the logits as they are, over the whole vocabulary, gathered at response_input_ids: no "
+        "temperature, no bounds, no choice of tokens. See hint 2.",
+    )
 
 
 def losses(function: Callable) -> None:
@@ -58,6 +68,12 @@ def losses(function: Callable) -> None:
     expect.close("step of the logits, summed over the vocabulary", step.sum(dim=-1), 0.01 * predicting, advice)
     # The first token of A had probability 1/2: the gradient of its log-probability is 1 - 1/2.
     expect.close("step of the logit of A's first token", step[0, 1, 1], -(1 - 1 / 2) / 6, advice)
+    expect.close(
+        "step of the values of three responses whose tokens are far likelier than when they were written",
+        _far_epoch(function).moved["values"].sum(dim=1),
+        [-1 / 3] * 3,
+        "Every mini-batch is trained on, however far the policy has moved: clipping takes care of that. See hint 2.",
+    )
     expect_own_numbers(function)
 
 
@@ -74,8 +90,19 @@ def minibatches(function: Callable) -> None:
     assert any(sum(sorted(map(sorted, rows)), []) != list(range(12)) for rows in cut), (
         "the same responses are in a mini-batch each time: shuffle them first, then cut. See hint 2."
     )
+    assert any(max(order[:6]) > 5 for order in orders), (
+        "the responses are shuffled within parts: shuffle all of them, then cut. See hint 2."
+    )
     # mini_batch_size, gradient_accumulation_steps; the responses in each group
-    cases = ((1, 1, [1, 1, 1, 1, 1]), (2, 2, [4, 1]), (2, 3, [5]), (3, 1, [3, 2]), (8, 1, [5]), (4, 1, [4, 4, 1]))
+    cases = (
+        (1, 1, [1, 1, 1, 1, 1]),
+        (2, 2, [4, 1]),
+        (2, 3, [5]),
+        (3, 1, [3, 2]),
+        (8, 1, [5]),
+        (4, 1, [4, 4, 1]),
+        (4, 3, [9]),
+    )
     for size, steps, groups in cases:
         count = sum(groups)
         epoch = Epoch(function, *_buffer(count), mini_batch_size=size, gradient_accumulation_steps=steps, vf_coeff=1.0)
@@ -85,6 +112,10 @@ def minibatches(function: Callable) -> None:
             f"{setting}: responses {seen} were used; each of 0 to {count - 1} must be, once. See hint 2."
         )
         epoch.expect_calls_of_at_most(size)
+        assert all(len(rows) == size for rows in epoch.actor.rows[:-1]), (
+            f"{setting}: the mini-batches had {', '.join(str(len(rows)) for rows in epoch.actor.rows)} responses; only "
+            "the last one may have fewer than mini_batch_size. See hint 2."
+        )
         # A group's loss is a mean over its responses: the values of each have moved by 1 / (their number).
         moved = epoch.moved["values"].sum(dim=1).sort().values
         target = sorted(-1 / group for group in groups for _ in range(group))
@@ -163,7 +194,7 @@ def metrics(function: Callable) -> None:
     # A response's gradient is 1/2, -1/2 by two equally likely logits and 1/2 by its value: the squares add up
     # to 3/4. In the group of four each weighs 1/4: the norm is sqrt(4 * 3/4) / 4. For the group of one it is
     # sqrt(3/4).
-    targets = (2.0, 20.0, 200.0, 12.0, 0.2, 0.4, -0.2, (3**0.5 / 4 + 0.75**0.5) / 2)
+    targets = (2.0, 20.0, 200.0, 12.0, 0.2, 0.4, -0.2 / 3, (3**0.5 / 4 + 0.75**0.5) / 2)
     slips = {
         "loss/entropy": {-200.0: "The log shows the entropy itself: minus the entropy loss. See hint 1."},
         "loss/total": {9.0: "Log the total as it was before it is weighed. See hint 3."},
@@ -304,7 +335,8 @@ class Epoch:
         # A group for each parameter, since the trainer's optimizer has more than one too.
         optimizer = torch.optim.SGD([{"params": [p]} for p in self.actor.parameters()], lr=1.0)
         optimizer.register_step_post_hook(lambda *_: self.events.append("optimizer.step"))
-        scheduler = SimpleNamespace(step=self._scheduler_step)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
+        scheduler.step = self._scheduler_step  # its constructor made a step itself
         given, before = dict(buffer), vars(self.ppo).copy()
         with self.losses.in_the_place_of_those_of(function):
             self.result = function(
@@ -348,7 +380,8 @@ class Epoch:
 class LinearLosses:
     """The three losses as linear functions that keep what they were given.
 
-    In their i-th call they read i, 10 i and -100 i, and their metrics i / 10, approx_kl -i / 10, vf_clip_frac i / 5.
+    In their i-th call they read i, 10 i and -100 i, and their metrics i / 10, approx_kl i / 10 with the sign of (-1)^i,
+    vf_clip_frac i / 5.
     """
 
     def __init__(self):
@@ -376,7 +409,7 @@ class LinearLosses:
     def compute_policy_loss(self, log_probs_new, log_probs_old, advantages, response_mask, clip_ratio):
         number = self._record("compute_policy_loss", locals())
         loss = _mean("log_probs_new", log_probs_new, response_mask, number)
-        return loss, torch.tensor(number / 10), torch.tensor(-number / 10)
+        return loss, torch.tensor(number / 10), torch.tensor((-1) ** number * number / 10)
 
     def compute_value_loss(self, values_new, values_old, returns, response_mask, clip_range_value):
         number = self._record("compute_value_loss", locals())
@@ -441,6 +474,16 @@ def _buffer(responses: int, tokens: int = 3) -> tuple[dict[str, Tensor], TableAc
     }
     logits, values = torch.zeros(responses, 4 + tokens, 2), torch.zeros(responses, 4 + tokens)
     return buffer, TableActor(buffer, logits, values)
+
+
+def _far_epoch(function: Callable) -> Epoch:
+    """An epoch of one mini-batch of three responses that the policy has moved far from. The logits of 64 tokens lie 1,
+    0.1 and 0.5 apart, one distance a response."""
+    buffer, _ = _buffer(3)
+    buffer["response_input_ids"] = torch.tensor([[1, 20, 63], [40, 2, 5], [62, 33, 0]])
+    buffer["logprobs"] = torch.full((3, 3), -80.0)
+    logits = (torch.arange(64.0) - 30) * torch.tensor([1.0, 0.1, 0.5]).view(3, 1, 1).expand(3, 7, 1)
+    return Epoch(function, buffer, TableActor(buffer, logits, torch.zeros(3, 7)), mini_batch_size=3, vf_coeff=1.0)
 
 
 def rotated(order: list[int]) -> bool:
