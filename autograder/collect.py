@@ -17,10 +17,11 @@ from pathlib import Path
 from nbgrader.exchange.default import ExchangeCollect
 from nbgrader.utils import find_owner, ignore_patterns
 
-from autograder.submission import MAX_RECEIPT, READ, moment, small_text
+from autograder.submission import MAX_RECEIPT, READ, moment, no_student, small_text
 
 RECEIPT = ("timestamp.txt", "submission_secret.txt")
 MAX_FILES = 1000  # files and folders of one submission: a million empty ones are within every limit on size
+MAX_DEPTH = 20  # folders in folders: Python's own functions call themselves for each
 
 
 class CourseCollect(ExchangeCollect):
@@ -32,8 +33,10 @@ class CourseCollect(ExchangeCollect):
             if os.path.islink(path) or not os.path.isdir(path):
                 raise ValueError("not a folder")
             record = super()._path_to_record(path)
-            if record["username"].strip(". ") == "":
-                raise ValueError("no student's id")
+            if why := no_student(record["username"]):
+                raise ValueError(why)
+            if moment(record["filename"].rsplit("+", 3)[2]) is None:
+                raise ValueError("the date in its name is none that a gradebook can show")
             if self.check_owner and (owner := _owner(path)) != record["username"]:
                 raise ValueError(
                     f"it belongs to {owner}. Where all students' servers run as one user, set "
@@ -50,11 +53,10 @@ class CourseCollect(ExchangeCollect):
         super().copy_files()
 
     def do_copy(self, src: str, dest: str, log=None) -> None:
-        """Copies one submission, MAX_FILES files at most; of a folder that is too large, notebooks and receipt only."""
+        """Copies one submission, MAX_FILES files and nbgrader's max_dir_size at most, whatever it grows to meanwhile.
+        Of a folder that is too large, notebooks and receipt only."""
         too_large = self._too_large(src)
-        unwanted = ignore_patterns(
-            self.coursedir.ignore, self.coursedir.include, self.coursedir.max_file_size, self.log
-        )
+        unwanted = ignore_patterns(self.coursedir.ignore, self.coursedir.include)
 
         def left_out(folder: str, names: list[str]) -> set[str]:
             out = set()
@@ -66,20 +68,24 @@ class CourseCollect(ExchangeCollect):
             self.log.warning("%s is not collected whole: %s", ascii(src), str(error)[:500])
 
         os.makedirs(dest, exist_ok=True)
-        copied = 0
+        copied, room = 0, 1000 * self.coursedir.max_dir_size  # bytes
         try:
             # By open folders: whoever made one can put a link in the place of anything in it at any moment.
             for folder, folders, files, opened in os.fwalk(src, onerror=not_whole):
+                if folders and os.path.relpath(folder, src).count(os.sep) >= MAX_DEPTH:
+                    not_whole(RecursionError(f"it has more than {MAX_DEPTH} folders in one another"))
+                    folders.clear()
                 wanted = {*folders, *files} - left_out(folder, [*folders, *files])
                 for name in sorted(wanted):
                     if (copied := copied + 1) > MAX_FILES:
                         raise OSError(f"it has more than {MAX_FILES:,} files")
                     try:
-                        _copy(name, opened, Path(dest, os.path.relpath(folder, src), name))
+                        to = Path(dest, os.path.relpath(folder, src), name)
+                        room -= _copy(name, opened, to, min(room, 1000 * self.coursedir.max_file_size))
                     except OSError as error:  # the rest is copied
                         not_whole(error)
                 folders[:] = [name for name in folders if name in wanted]
-        except (OSError, RecursionError) as error:
+        except Exception as error:  # what is wrong with one submission stops nobody else's
             not_whole(error)
         self._permit(Path(dest))
         self._mend_timestamp(Path(src).name, Path(dest, "timestamp.txt"))
@@ -132,9 +138,12 @@ def _owner(path: str) -> str:
         return f"user id {os.stat(path).st_uid}, which has no name here"
 
 
-def _copy(name: str, folder: int, dest: Path) -> None:
+def _copy(name: str, folder: int, dest: Path, room: int) -> int:
     """Copies what has this name in the open folder: a link as a link, of a folder itself alone, no pipe and no device.
-    OSError: it cannot be read, was another thing a moment ago, or is a file of another account under a second name."""
+    Returns the number of bytes.
+
+    OSError: it cannot be read, was another thing a moment ago, has more bytes than `room`, or is a file of another
+    account under a second name. ValueError: it grows meanwhile."""
     mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
     if stat.S_ISLNK(mode):
         dest.symlink_to(os.readlink(name, dir_fd=folder))
@@ -145,5 +154,11 @@ def _copy(name: str, folder: int, dest: Path) -> None:
             file = os.fstat(source.fileno())
             if file.st_nlink > 1 and file.st_uid != os.fstat(folder).st_uid:
                 raise OSError(f"{name!r} is a hard link to a file of another account")
-            with dest.open("xb") as copy:
-                shutil.copyfileobj(source, copy)
+            if file.st_size > room:
+                raise OSError(f"{name!r} has more than the {room // 1000:,} kB that are left for it")
+            content = source.read(room + 1)
+        if len(content) > room:
+            raise ValueError(f"{name!r} grows while it is copied")
+        with dest.open("xb") as copy:
+            return copy.write(content)
+    return 0

@@ -72,7 +72,7 @@ def find(submitted: Path) -> tuple[list[tuple[str, str]], list[str]]:
         folder = submitted / student
         if student == ".ipynb_checkpoints" or not (folder.is_dir() or folder.is_symlink()):
             continue
-        if why := _no_student(student):
+        if why := no_student(student):
             refused.append(f"{ascii(str(folder))} is not graded: {why}")
         elif folder.is_symlink():
             refused.append(f"{folder} is not graded: it is a symbolic link. Put the folder itself there.")
@@ -86,17 +86,19 @@ def find(submitted: Path) -> tuple[list[tuple[str, str]], list[str]]:
     return found, refused
 
 
-def _no_student(name: str) -> str:
+def no_student(name: str) -> str:
     """Why nobody can have this name in the gradebook; "" if somebody can."""
     try:
         name.encode()
     except UnicodeEncodeError:
         return "its name is not UTF-8. Rename it to the student's id."
-    if not name.isprintable() or name != name.strip() or name[0] == "." or set(name) & set("<>\\*?[]"):
+    if name.strip() == "" or not name.isprintable() or name != name.strip() or set(name) & set("<>\\*?[]"):
         return (  # of the last four nbgrader makes patterns
-            "a student's id has no control characters, none of < > \\ * ? [ ], no dot in front and no space at its "
-            "ends. Rename it to the student's id."
+            "a student's id has no control characters, none of < > \\ * ? [ ] and no space at its ends. Rename it to "
+            "the student's id."
         )
+    if name[0] in ".=+-@":  # hidden; the others begin a formula in the spreadsheet that opens grades.csv
+        return "a student's id has none of . = + - @ in front. Rename it to the student's id."
     if len(name) > MAX_STUDENT:
         return f"a student's id has at most {MAX_STUDENT} characters. Rename it to the student's id."
     return ""

@@ -215,12 +215,15 @@ def test_a_damaged_submission_is_collected_as_far_as_it_goes(students, damage):
 def test_more_folders_in_folders_than_python_goes_down_into_stop_nobody(students, tmp_path, monkeypatch):
     try:
         with monkeypatch.context() as moving:
-            moving.chdir(students.submit("bob"))
-            for _ in range(1200):
-                os.mkdir("f")
-                os.chdir("f")
+            for depth in (30, *range(940, 1010, 3), 1200):  # about 1,000, some of the functions below still get down
+                moving.chdir(students.submit(f"bob{depth}"))
+                for _ in range(depth):
+                    os.mkdir("f")
+                    os.chdir("f")
         students.submit("zoe")
-        assert students.collect() == [("ada", KEY), ("bob", KEY), ("zoe", KEY)]
+        found = students.collect()
+        assert found[0] == ("ada", KEY) and found[-1] == ("zoe", KEY) and len(found) == 28
+        assert max(len(path.parts) for path in students.submitted.rglob("*")) < len(students.submitted.parts) + 30
     finally:
         subprocess.run(["rm", "-rf", tmp_path])  # pytest's own would not get down there either
 
@@ -235,6 +238,48 @@ def test_a_folder_that_is_too_large_comes_without_its_files(students):
         "submission_secret.txt",
         "timestamp.txt",
     ]
+
+
+@pytest.mark.parametrize("kind", ["sparse", "hard links"])
+def test_no_submission_takes_more_than_nbgrader_allows_it(students, kind):
+    """What takes no room in the exchange, and much where it is copied."""
+    folder = students.submit("bob")
+    (folder / "0.ipynb").write_bytes(b"")
+    os.truncate(folder / "0.ipynb", 700_000)
+    for number in range(1, 10):
+        other = folder / f"{number}.ipynb"
+        if kind == "sparse":
+            other.write_bytes(b"")
+            os.truncate(other, 700_000)
+        else:
+            other.hardlink_to(folder / "0.ipynb")
+    assert students.collect(max_dir_size=2000) == [("ada", KEY), ("bob", KEY)]
+    copied = [path.stat().st_size for path in (students.submitted / "bob/01_policy_loss").iterdir()]
+    assert 1_400_000 < sum(copied) < 2_000_000
+
+
+def test_a_file_that_grows_while_it_is_copied_is_left(students, monkeypatch):
+    grown = students.submit("bob") / "z.ipynb"
+    grown.write_text("x")
+
+    def meanwhile(descriptor):
+        found = fstat(descriptor)
+        if found.st_ino == grown.stat().st_ino:
+            os.truncate(grown, 90_000_000)
+        return found
+
+    fstat = os.fstat
+    monkeypatch.setattr(collect.os, "fstat", meanwhile)
+    assert students.collect(max_dir_size=2000) == [("ada", KEY), ("bob", KEY)]
+    assert sum(path.stat().st_size for path in (students.submitted / "bob/01_policy_loss").iterdir()) < 2_000_000
+
+
+def test_a_file_larger_than_nbgrader_takes_is_named_without_its_control_characters(students, capsys):
+    folder = students.submit("bob")
+    (folder / "\x1b[2J\nError: all is lost").write_bytes(b"x" * 3000)
+    students.collect(max_file_size=2)
+    said = capsys.readouterr().err
+    assert "\x1b" not in said and "\nError" not in said and "x1b[2J" in said and "kB that are left for it" in said
 
 
 @pytest.mark.parametrize("name, collected", [("{}.txt", 3), ("{}.ipynb", 1000), ("{}/x.ipynb", 3)])
@@ -256,6 +301,11 @@ def test_more_files_than_anybody_hands_in_take_nobodys_time(students, name, coll
         f"+01_policy_loss+{STAMP}",
         "a+01_policy_loss+",
         "+01_policy_loss+x",
+        "eve+01_policy_loss+0001-01-01 00:00:00 UTC+x",
+        "eve+01_policy_loss+9999-12-31 23:59:59 UTC+x",
+        f"\x1b]0;owned\x07+01_policy_loss+{STAMP}+x",
+        f"a\nb: all were graded+01_policy_loss+{STAMP}+x",
+        f"=HYPERLINK(A1)+01_policy_loss+{STAMP}+x",
     ],
 )
 def test_a_folder_that_no_student_made_is_passed_over(students, name):
