@@ -36,6 +36,7 @@ MAKE_A_VERDICT = (
     *(HERE.parent / exercise.notebook for exercise in EXERCISES.values()),
 )
 VERSION = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(MAKE_A_VERDICT))).hexdigest()[:16]
+KILLED = "its process was killed, for the time that it took or because the machine had no memory left"
 NO_RESULT = "its answer does not have the form of a result"
 EXERCISE_SECONDS = 120  # room for one hang in each criterion; a right answer to all cases takes a few seconds
 SAME = 1e-3  # how close a misconception's numbers are to those of a submission that made it
@@ -130,7 +131,8 @@ class Questioning:
             told, tensors = self._ask(message, inputs, self.until)
             if "ended" in told:
                 self._end()  # its child may only say so, and live
-                told = {"failed": "it gave no result: it ended the process"}
+                self.timed_out |= "killed" in told  # for its time, or by the machine: another run may end otherwise
+                told = {"failed": f"it gave no result: {KILLED if 'killed' in told else 'it ended the process'}"}
             if "failed" not in told:
                 return told, tensors
             self.failed[case.criterion] = str(told["failed"])

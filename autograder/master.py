@@ -89,7 +89,9 @@ def rebuilt(key: str, cell_sources: dict[str, str], verdict: Verdict) -> Noteboo
     for cell in notebook.cells:
         grade_id = cell.metadata.get("nbgrader", {}).get("grade_id")
         if grade_id in master(key).solution_ids:
-            cell.source = feedback.printable(cell_sources.get(grade_id, GONE if cell_sources else NO_ANSWER))
+            source = feedback.printable(cell_sources.get(grade_id, GONE if cell_sources else NO_ANSWER))
+            # What colours the code on nbgrader's pages takes quadratic time for lines of blanks.
+            cell.source = "\n".join(line.rstrip() for line in source.split("\n"))
         elif grade_id in outputs:
             cell.outputs = [outputs[grade_id]]
     return notebook

@@ -8,8 +8,11 @@ for somebody else's file. What was tried that has no effect is listed in Submiss
 import json
 import os
 import stat
+import unicodedata
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import cache
+from itertools import groupby
 from pathlib import Path
 
 from nbformat import from_dict
@@ -24,6 +27,7 @@ from course_utils.export import AGAIN, ExportError, module_source
 
 MAX_NOTEBOOK = 5_000_000  # bytes; with a few pictures in it, one of the course has some 100,000
 MAX_SOURCE = 30_000  # characters of a solution cell: Python may read one for a second; the course's longest has 4,000
+MAX_MARKS = 30  # combining marks on one letter: more have no meaning (Unicode Standard Annex 15, section 13)
 MAX_CELLS = 1000  # the course's longest notebook has 48
 MAX_RECEIPT = 1_000  # bytes of timestamp.txt and of submission_secret.txt
 MAX_STUDENT = 128  # characters: the width of the gradebook's column
@@ -305,8 +309,22 @@ def _solution(cells: list[Cell], key: str) -> tuple[dict[str, str], dict[str, in
             raise Unreadable(
                 f"Solution cell {grade_id} has {len(found[0].source):,} characters; at most {MAX_SOURCE:,} are read."
             )
+        if _most_marks(found[0].source) > MAX_MARKS:
+            raise Unreadable(
+                f"Solution cell {grade_id} has more than {MAX_MARKS} accents in a row on one letter; remove them."
+            )
         sources[grade_id], positions[grade_id] = found[0].source, found[0].position
     return sources, positions
+
+
+def _most_marks(source: str) -> int:
+    """The longest run of combining marks. Python sorts those of a name by insertion, each time that it looks at it."""
+    return max((sum(1 for _ in run) for is_mark, run in groupby(source, _is_mark) if is_mark), default=0)
+
+
+@cache
+def _is_mark(character: str) -> bool:
+    return unicodedata.combining(unicodedata.normalize("NFKD", character)[0]) > 0
 
 
 def _missing(grade_id: str, found: set[str], key: str) -> str:

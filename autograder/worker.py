@@ -16,6 +16,7 @@ import resource
 import signal
 import struct
 import sys
+import time
 import types
 from pathlib import Path
 from types import SimpleNamespace
@@ -297,6 +298,11 @@ REFUSED = {
     "lsetxattr": (189, 6),
     "fsetxattr": (190, 7),
     "setxattrat": (463, 463),
+    "removexattr": (197, 14),
+    "lremovexattr": (198, 15),
+    "fremovexattr": (199, 16),
+    "removexattrat": (466, 466),
+    "tee": (276, 77),
     "landlock_create_ruleset": (444, 444),
     # Of /dev/null and others like it, which are the machine's own, and root's: nobody could open them any more.
     "chmod": (90, None),
@@ -319,6 +325,8 @@ REFUSED = {
     "io_setup": (206, 0),
     # Of files and disks that everybody uses: Python's own are in the sandbox.
     "flock": (73, 32),
+    "quotactl": (179, 60),
+    "quotactl_fd": (443, 443),
     "sync": (162, 81),
     "syncfs": (306, 267),
     "fsync": (74, 82),
@@ -330,12 +338,13 @@ REFUSED = {
     "sched_setscheduler": (144, 119),
     "sched_setattr": (314, 274),
     "sched_setaffinity": (203, 122),
+    "seccomp": (317, 277),  # a filter of its own could have every call of its written into the machine's log
     "fork": (57, None),
     "vfork": (58, None),
 }
-CLONE3, CLONE_THREAD, MAP_SHARED = 435, 0x10000, 0x01
+CLONE3, CLONE_THREAD, CLONE_FILES, MAP_SHARED = 435, 0x10000, 0x400, 0x01
 LOCKS = 6, 7, 37, 38, 1024  # F_SETLK, F_SETLKW, both of F_OFD_, and F_SETLEASE
-PR_SET_DUMPABLE, PR_SET_THP_DISABLE, TIOCSETD = 4, 41, 0x5423
+PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_THP_DISABLE, TIOCSETD = 4, 22, 41, 0x5423
 EPERM, ENOSYS = 1, 38
 
 
@@ -369,7 +378,13 @@ def forbid_system_calls() -> None:
         (give, 0, 0, refuse),
         (equal, 0, 1, CLONE3),
         (give, 0, 0, unknown),  # its flags are out of sight: glibc goes back to clone
-        *by_argument(CLONE, 0, has_bits, CLONE_THREAD, refused=False),
+        # Threads, with the open files of all: one that had its own would not be held to the limit on them.
+        (equal, 0, 5, CLONE[column]),
+        (load_word, 0, 0, 16),
+        (has_bits, 0, 2, CLONE_THREAD),
+        (has_bits, 0, 1, CLONE_FILES),
+        (give, 0, 0, allow),
+        (give, 0, 0, refuse),
         *by_argument(PRLIMIT, 0, equal, 0, refused=False),  # its own limits, no other process's
         # Shared pages stay when all of them but one are unmapped, and are not counted.
         *by_argument(MMAP, 3, has_bits, MAP_SHARED, refused=True),
@@ -377,7 +392,7 @@ def forbid_system_calls() -> None:
         *by_argument(FCNTL, 1, equal, *LOCKS, refused=True),
         # A crash would be written down by the machine's own program for that. Huge pages: 4 KB that are mapped of one
         # hold all its 2 MB, and are counted.
-        *by_argument(PRCTL, 0, equal, PR_SET_DUMPABLE, PR_SET_THP_DISABLE, refused=True),
+        *by_argument(PRCTL, 0, equal, PR_SET_DUMPABLE, PR_SET_THP_DISABLE, PR_SET_SECCOMP, refused=True),
         *by_argument(IOCTL, 1, equal, TIOCSETD, refused=True),  # of a terminal: it would load a part of the kernel
     ]
     for numbers in REFUSED.values():
@@ -387,7 +402,7 @@ def forbid_system_calls() -> None:
     buffer = ctypes.create_string_buffer(code)
     filter_program = struct.pack("HxxxxxxQ", len(code) // 8, ctypes.addressof(buffer))
     libc = ctypes.CDLL(None, use_errno=True)
-    PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
+    PR_SET_NO_NEW_PRIVS, SECCOMP_MODE_FILTER = 38, 2
     libc.prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)
     if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) or libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, filter_program):
         raise OSError(ctypes.get_errno(), "the system-call filter could not be set")
@@ -428,21 +443,30 @@ def fork(request: dict, *closed):
     return child, os.fdopen(questions, "wb", 0), os.fdopen(replies, "rb", 0)
 
 
-def relay_until_the_end(child: int, questions, replies, requests, answers) -> None:
+def relay_until_the_end(child: int, questions, replies, requests, answers) -> dict[str, bool]:
     """Carries cases to the child and its answers back, unread. Whatever else the judge says ends the child: it never
-    hears what is meant for this process, or for the child after it."""
+    hears what is meant for this process, or for the child after it. Returns what is to be said of its end; it is
+    "killed" where a limit or the machine did that, since the child itself may send no signal."""
+    patience = 1.0  # seconds, with a child that has closed its mouth: most often it is about to end
     while relay(replies, answers):
         message, tensors = read_frame(requests)
         if message["kind"] not in ("call", "epoch"):
+            patience = 0.0
             break
         try:
             write_frame(questions, message, tensors)
         except BrokenPipeError:
             break
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    until = time.monotonic() + patience
+    while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < until:
+        time.sleep(0.01)
+    if ended == (0, 0):
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
     questions.close()
     replies.close()
+    killed = os.WIFSIGNALED(ended[1]) and os.WTERMSIG(ended[1]) == signal.SIGKILL
+    return {"ended": True} | ({"killed": True} if killed else {})
 
 
 def relay(source, target) -> bool:
@@ -506,8 +530,7 @@ def main() -> None:
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = "."  # or that leaves a folder of its own here
             torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
         child, questions, replies = fork(request, requests, answers)
-        relay_until_the_end(child, questions, replies, requests, answers)
-        write_frame(answers, {"ended": True}, {})
+        write_frame(answers, relay_until_the_end(child, questions, replies, requests, answers), {})
 
 
 if __name__ == "__main__":

@@ -115,6 +115,12 @@ def test_a_source_that_no_file_can_hold_is_made_printable():
 # ------------------------------------------------------------------ the feedback
 
 
+def test_lines_of_blanks_are_shown_empty():
+    """What colours the code on nbgrader's pages takes minutes for thousands of them."""
+    notebook = rebuilt(KEY, {KEY: "x = 1  \n" + " \n" * 3 + "\ty = 2\u00a0"}, verdict(KEY))
+    assert solution(notebook, KEY) == "x = 1\n\n\n\n\ty = 2"
+
+
 def test_each_graded_cell_says_passed_or_not_points_expected_and_advice():
     first, clipping, *_ = (data["text/plain"] for data in outputs(rebuilt(KEY, {}, verdict(KEY, "clipping"))))
     assert first == "Not passed: 0 of 2 points\nWhat is expected: worked_example in words\nAdvice: see hint 1"

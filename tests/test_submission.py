@@ -16,6 +16,8 @@ from tests.course import cell, hand_in, notebook
 from tests.right_solutions import right_solutions
 from tests.solutions import ROOT, solution_cells, solution_source, stub_source
 
+MARKS = "".join(mark * 7000 for mark in "\u0345\u0301\u0316\u0334")  # of four classes, the highest first
+
 
 def nested_finally(depth: int) -> str:
     """Of which Python would make 30 ** depth copies of what is innermost."""
@@ -226,6 +228,8 @@ DIFFERENT = {**notebook(KEY), "cells": notebook(KEY)["cells"] + [cell(with_sourc
         (with_source("(" * 5000), "syntax error"),
         (with_source("-" * 29_000 + "1"), "Python cannot read it"),
         (with_source("#" * (MAX_SOURCE + 1)), "at most 30,000 are read"),
+        (with_source(f"a{MARKS} = 1"), "accents in a row on one letter"),  # two minutes of Python's time
+        (with_source("a" + "\u0f73" * 20_000 + " = 1"), "accents in a row on one letter"),  # each is made of two
         (with_source(nested_finally(4)), "too much code: a `finally` is compiled again for every way out"),
         ({"nbformat": 4, "cells": [{}] * 1001}, "has 1001 cells; at most 1000 are read"),
         (with_source("def compute_policy_loss():\n    raise NotImplementedError()"), "still unsolved"),
