@@ -218,6 +218,30 @@ def test_results_of_another_shape_earn_nothing_in_gae(process):
     assert found.keys() == judge.criteria("gae").keys()
 
 
+@pytest.mark.parametrize(
+    ("key", "old", "new", "criterion"),
+    [
+        ("policy_loss", "return loss,", "return loss.double(),", "worked_example"),
+        ("value_loss", "return loss,", "return loss.double(),", "worked_example"),
+        ("entropy", "logits_new.float()", "logits_new.double()", "stability"),
+        ("gae", "return advantages.detach()", "return advantages.double().detach()", "no_gradient"),
+        (
+            "gae",
+            "is_last = response_mask - F.pad(response_mask[:, 1:], (0, 1))",
+            "is_last = torch.zeros_like(response_mask); is_last[:, -1] = 1",
+            "token_rewards",
+        ),
+        ("minibatch_update", "        lr_scheduler.step()\n", "", "step"),
+        ("minibatch_update", 'log_probs, batch["logprobs"]', "log_probs, log_probs.detach()", "losses"),
+    ],
+)
+def test_one_slip_costs_one_criterion(process, key, old, new, criterion):
+    """As in check(), which a learner has seen before."""
+    source = solution_source(key)
+    assert old in source
+    assert list(lost(verdict(process, key, source.replace(old, new)))) == [criterion]
+
+
 def test_two_mistakes_cost_two_criteria(process):
     """That the order is always the same shows only in several answers together; another mistake must not hide it."""
     cell = solution_source("minibatch_update")

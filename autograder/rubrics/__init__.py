@@ -48,6 +48,7 @@ def mask_of(*lengths: int, width: int | None = None) -> Tensor:
     return (torch.arange(width or max(lengths)) < torch.tensor(lengths).unsqueeze(1)).long()
 
 
+TYPED = "loss", "advantages", "returns"  # the results that must be float32
 PADDED = (mask_of(7, 2, 5), mask_of(1, 1, 1, width=4), mask_of(4, 0, 6))  # unequal, of one token, an empty row
 
 
@@ -93,6 +94,7 @@ class Call:
     at: dict[str, Tensor] = field(default_factory=dict)  # result -> where (B, R) it is compared
     tolerance: float = 1e-4
     unchanged: bool = False  # whether inputs changed in place count here
+    typed: bool = False  # whether results of another type than float32 count here
     no_gradient: tuple[str, ...] = ()
     seed: int = 0
 
@@ -126,6 +128,10 @@ class Call:
             return f"it must return {', '.join(names)}" + (" (a tuple)" if len(names) > 1 else "")
         if self.unchanged and not untouched(self.args, tensors):
             return "it changes one of its arguments in place; the caller still needs them"
+        for index, name in enumerate(names):
+            yours = tensors.get(f"out{index}")
+            if self.typed and name in TYPED and yours is not None and yours.dtype != torch.float32:
+                return f"{name} has the type {yours.dtype} instead of torch.float32 {self.situation}"
         for name in self.compare:
             index = 0 if name == "gradient" else names.index(name)
             kind = "grad0" if name == "gradient" else f"out{index}"
@@ -150,8 +156,6 @@ class Call:
             )
         if yours.shape != wanted.shape:
             return f"{what} has the shape {tuple(yours.shape)} instead of {tuple(wanted.shape)}"
-        if name in ("loss", "advantages", "returns") and yours.dtype != torch.float32:
-            return f"{what} has the type {yours.dtype} instead of torch.float32"
         at = self.at.get(name)
         if at is not None and not yours.isfinite().all():
             return f"{what} must be finite, on the padding too,"

@@ -51,7 +51,15 @@ def cases(draw: Draw) -> list[Call]:
     shifted = _args(draw, mask_of(3, 2), 7)
     shifted["logits_new"] = shifted["logits_new"] + draw.either(2, 3, 1) * draw.uniform(60, 100, 2, 3, 1)
     found.append(
-        Call("stability", "for logits that are all far from 0", shifted, ("loss", "gradient"), 2, wrt="logits_new")
+        Call(
+            "stability",
+            "for logits that are all far from 0",
+            shifted,
+            ("loss", "gradient"),
+            2,
+            wrt="logits_new",
+            typed=True,
+        )
     )
     sure = torch.zeros(1, 1, 50_000)
     sure[..., int(draw.whole(0, 49_999, 1))] = draw.number(28, 32)
@@ -62,7 +70,8 @@ def cases(draw: Draw) -> list[Call]:
         found.append(Call("stability", "for logits in half precision that are all alike", alike, ("loss",), 2))
         args = _args(draw, mask_of(5, 2), 200)
         args["logits_new"] = args["logits_new"].to(dtype)
-        found.append(Call("stability", f"for {str(dtype).removeprefix('torch.')} logits", args, ("loss",), 2))
+        words = f"for {str(dtype).removeprefix('torch.')} logits"
+        found.append(Call("stability", words, args, ("loss",), 2, typed=True))
     for lengths in (mask_of(4, 4), mask_of(3, 1)):
         found.append(
             Call(

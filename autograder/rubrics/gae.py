@@ -31,17 +31,22 @@ def cases(draw: Draw) -> list[Call]:
         (1.0, draw.number(0.3, 0.9)),
         (0.0, 0.5),
     ):
-        found.append(_returns("recursion", "with other γ and λ", _args(draw, mask_of(6, 3, 4), gamma, lam), 2))
-    large = _args(draw, mask_of(6, 3, 4), 0.9, 0.5)
+        args = _of_values(_args(draw, mask_of(6, 3, 4), gamma, lam))
+        found.append(_returns("recursion", "with other γ and λ", args, 2))
+    paid = _args(draw, mask_of(5, 5), draw.number(0.6, 0.95), draw.number(0.3, 0.9))
+    paid["kl_penalties"] = torch.zeros(2, 5)
+    found.append(_returns("recursion", "with a reward at the end, and other γ and λ", paid, 2))
+    large = _of_values(_args(draw, mask_of(6, 3, 4), 0.9, 0.5))
     large["values"] = large["values"] * 30
     found.append(_returns("recursion", "with large values", large, 2))
     for lengths in (mask_of(5, 5, 5), mask_of(6, 2, 4, 1), mask_of(4, 0, 5)):
-        found.append(Call("whitening", "of several responses", _args(draw, lengths, 1.0, 1.0), ("advantages",), 3))
-    outlier = _args(draw, mask_of(20, 20), 1.0, 1.0)
+        args = _of_values(_args(draw, lengths, 1.0, 1.0))
+        found.append(Call("whitening", "of several responses", args, ("advantages",), 3))
+    outlier = _of_values(_args(draw, mask_of(20, 20), 1.0, 1.0))
     outlier["values"][0, 3] = 100  # more than six standard deviations from the mean
     found.append(Call("whitening", "of which one is far from all others", outlier, ("advantages",), 3))
-    small = _args(draw, mask_of(5, 3, 4), 1.0, 1.0)  # as of a task that is nearly solved
-    small |= {name: small[name] / 500 for name in ("final_rewards", "kl_penalties", "values")}
+    small = _of_values(_args(draw, mask_of(5, 3, 4), 1.0, 1.0))  # as of a task that is nearly solved
+    small["values"] = small["values"] / 500
     found.append(Call("whitening", "that differ by little", small, ("advantages",), 3, tolerance=2e-3))
     for gamma, lam in ((draw.number(0.6, 0.95), draw.number(0.3, 0.9)), (1.0, 0.0)):
         args = _args(draw, mask_of(6, 3, 4), gamma, lam)
@@ -49,12 +54,13 @@ def cases(draw: Draw) -> list[Call]:
     one = _args(draw, mask_of(1), 1.0, 1.0)
     found.append(Call("whitening", "of a batch of one token", one, ("advantages",), 3))
     for lengths in (mask_of(6, 2, 4), mask_of(1, 1, width=3), mask_of(4, 0, 5)):
-        args = _poisoned(draw, lengths, 1.0, 1.0)
+        args = _of_values(_poisoned(draw, lengths, 1.0, 0.5))  # with λ = 1 the returns would be 0
         found.append(_returns("masking", "with other numbers on the padding", args, 2))
         found.append(Call("masking", "on the padding", args, ("advantages",), 2, at={"advantages": 1 - lengths}))
     lengths = mask_of(4, 2, 0, 1)
     args = _poisoned(draw, lengths, 0.9, 0.8)
-    args["kl_penalties"][3] = args["kl_penalties"][3].abs()  # what becomes of one below 0 is asked elsewhere
+    args["final_rewards"][3] = 0  # in which column it is paid is asked elsewhere
+    args["kl_penalties"][3] = args["kl_penalties"][3].abs()  # so is what becomes of one below 0
     of_one_token = torch.zeros_like(lengths).index_fill(0, torch.tensor(3), 1)  # the row where no other slip shows
     for argument in ("values", "kl_penalties"):
         args[argument] = args[argument].where((lengths + 1 - of_one_token).bool(), 0)
@@ -69,6 +75,7 @@ def cases(draw: Draw) -> list[Call]:
                 wrt=argument,
                 at={"returns": lengths * of_one_token},
                 unchanged=True,
+                typed=True,
                 no_gradient=("advantages", "returns"),
             )
         )
@@ -103,6 +110,14 @@ def _args(draw: Draw, mask: Tensor, gamma: float, lam: float) -> dict:
         gamma=gamma,
         lam=lam,
     )
+
+
+def _of_values(args: dict) -> dict:
+    """The arguments with nothing paid but to a response without tokens, and nothing charged: so that a slip in the
+    rewards costs no other criterion."""
+    mask = args["response_mask"]
+    paid = args["final_rewards"].where(mask.sum(1) == 0, 0)
+    return args | {"final_rewards": paid, "kl_penalties": args["kl_penalties"].where(mask == 0, 0)}
 
 
 def _poisoned(draw: Draw, mask: Tensor, gamma: float, lam: float) -> dict:

@@ -18,7 +18,7 @@ def cases(draw: Draw) -> list[Call]:
     )
     lengths = mask_of(7, 3, 1, 5)
     found = [
-        Call("worked_example", "in the worked example", by_hand, ("loss",), 2, unchanged=True),
+        Call("worked_example", "in the worked example", by_hand, ("loss",), 2, unchanged=True, typed=True),
         Call(
             "worked_example",
             "for other responses of unequal length",
@@ -26,6 +26,7 @@ def cases(draw: Draw) -> list[Call]:
             ("loss",),
             2,
             unchanged=True,
+            typed=True,
         ),
     ]
     for ratio, advantage, words in (

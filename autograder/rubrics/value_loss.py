@@ -17,7 +17,7 @@ def cases(draw: Draw) -> list[Call]:
         clip_range_value=example.clip_range_value,
     )
     found = [
-        Call("worked_example", "in the worked example", by_hand, ("loss",), 2, unchanged=True),
+        Call("worked_example", "in the worked example", by_hand, ("loss",), 2, unchanged=True, typed=True),
         Call(
             "worked_example",
             "for other responses of unequal length",
@@ -25,6 +25,7 @@ def cases(draw: Draw) -> list[Call]:
             ("loss",),
             2,
             unchanged=True,
+            typed=True,
         ),
     ]
     far = {name: 30 * arg if name != "response_mask" else arg for name, arg in _args(draw, mask_of(4, 2)).items()}
