@@ -232,7 +232,6 @@ def test_results_of_another_shape_earn_nothing_in_gae(process):
             "token_rewards",
         ),
         ("minibatch_update", "        lr_scheduler.step()\n", "", "step"),
-        ("minibatch_update", 'log_probs, batch["logprobs"]', "log_probs, log_probs.detach()", "losses"),
     ],
 )
 def test_one_slip_costs_one_criterion(process, key, old, new, criterion):

@@ -117,7 +117,8 @@ MISCONCEPTIONS = (
     ),
     Misconception(
         "shuffled by another generator",
-        "The order does not follow the seed of the run, because it is drawn by another library. Let torch draw it.",
+        "The order does not come from torch's default generator and the run's seed: another library or a generator of "
+        "your own draws it, or a seed is set in the function. Let torch draw it.",
         ((RANDOM_ORDER, 'torch.from_numpy(np.random.permutation(len(collated_buffer["response_input_ids"])))'),),
     ),
     Misconception(
