@@ -19,6 +19,7 @@ from types import ModuleType
 
 from course_utils.plain_error import PlainError
 from course_utils.stubs import stub_lines, used
+from course_utils.this_python import this_python
 
 
 @dataclass(frozen=True)
@@ -156,8 +157,7 @@ def _require_modules(folder: Path) -> None:
 
 
 def _command(exercises: list[Exercise], folder: Path) -> str:
-    """With this Python: a terminal's own `python` or `jupyter` may be another one, without the course."""
-    return f'"{sys.executable}" -m course_utils.export {" ".join(e.notebook for e in exercises)} --to "{folder}"'
+    return f'{this_python()} -m course_utils.export {" ".join(e.notebook for e in exercises)} --to "{folder}"'
 
 
 PACKAGE = "_exercises_"  # and a number: what a set is imported under

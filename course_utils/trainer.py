@@ -327,10 +327,11 @@ class Trainer:
             )
         except Exception as error:  # wandb's where nobody has logged in, or without network; they share no class
             names = " or ".join(map(str, self.accelerator.log_with))
+            uses_wandb = self.cfg.tracking == "wandb" or wandb.report_to_wandb
+            login = "Run `wandb login` once, or set WANDB_MODE=offline in the environment. " if uses_wandb else ""
             raise ConfigError(
-                f"{names} does not start: {' '.join(str(error).split())} For wandb, run `wandb login` "
-                "once, or set WANDB_MODE=offline in the environment. Or set tracking=none and "
-                "wandb.report_to_wandb=false: metrics.jsonl is always written"
+                f"{names} does not start: {' '.join(str(error).split()).rstrip('.')}. {login}tracking=none and "
+                "wandb.report_to_wandb=false do without: metrics.jsonl is always written"
             ) from error
 
     def _share(self, buffer: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,13 +1,13 @@
 """Says at the top of each notebook what it runs with, and what to do where something is too old or missing."""
 
 import platform
-import sys
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from course_utils.plain_error import PlainError
+from course_utils.this_python import this_python
 
 COURSE = "tinier-zero"
 
@@ -27,7 +27,7 @@ def check_versions() -> None:
     except PackageNotFoundError:
         raise VersionError(
             f"{COURSE} is not installed in this kernel's Python; in the folder of the course, run\n"
-            f'    {sys.executable} -m pip install -e ".[course]"'
+            f'    {this_python()} -m pip install -e ".[course]"'
         ) from None
     python = platform.python_version()
     if not SpecifierSet(needed).contains(python, prereleases=True):
@@ -44,7 +44,7 @@ def check_versions() -> None:
     if wrong:
         raise VersionError(
             "the course needs " + ", ".join(f"{need} ({found})" for need, found in wrong.items()) + "; run\n"
-            f"    {sys.executable} -m pip install --upgrade " + " ".join(f'"{need}"' for need in wrong) + "\n"
+            f"    {this_python()} -m pip install --upgrade " + " ".join(f'"{need}"' for need in wrong) + "\n"
             "and restart the kernel"
         )
     print(

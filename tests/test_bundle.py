@@ -5,13 +5,12 @@ Colab itself is stood in for by a Python that has the course's dependencies, a g
 
 import json
 import os
-import re
 import runpy
 import shutil
 import subprocess
 import sys
 import sysconfig
-from importlib.metadata import PathDistribution
+from importlib.metadata import PathDistribution, files, requires
 from pathlib import Path
 from types import SimpleNamespace
 from zipfile import Path as PathInZip
@@ -22,6 +21,7 @@ import papermill
 import pytest
 import torch
 import yaml
+from packaging.requirements import Requirement
 
 from course_utils import bundle, bundle_main, colab
 from course_utils.config import load_config
@@ -168,6 +168,17 @@ def test_an_upload_that_is_no_bundle_says_what_to_do(chosen, tmp_path, monkeypat
         exec(first_cells(NOTEBOOKS[0])[1], {})
 
 
+def test_the_bundle_is_found_in_google_drive(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    place, started = f"/content/drive/MyDrive/{bundle.BUNDLE}", []
+    monkeypatch.setitem(sys.modules, "google.colab", SimpleNamespace(files=None))
+    monkeypatch.setattr("zipfile.is_zipfile", lambda path: path == place)
+    monkeypatch.setattr("zipfile.ZipFile", lambda path: SimpleNamespace(namelist=lambda: ["__main__.py"]))
+    monkeypatch.setattr("runpy.run_path", lambda path, run_name: started.append((path, run_name)))
+    exec(first_cells(NOTEBOOKS[0])[1], {})
+    assert started == [(place, "__main__")]
+
+
 def test_what_pip_complains_of_is_shown(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with ZipFile("bundle.zip", "w") as archive:
@@ -215,15 +226,34 @@ def test_colab_takes_the_config_that_fits_its_gpu(gigabytes, config, monkeypatch
 # ------------------------------------------------------------------ running it
 
 
+def usual_packages() -> set[str]:
+    """The entries in site-packages of what the trainer needs, a kernel, widgets and pip: nothing of the course's
+    extras."""
+    todo, seen, found = [Requirement(line) for line in requires("tinier-zero")], set(), set()
+    todo = [need for need in todo if not need.marker or need.marker.evaluate({"extra": ""})]
+    todo += map(Requirement, ("ipykernel", "ipywidgets", "pip"))
+    while todo:
+        need = todo.pop()
+        if (need.name, *need.extras) in seen:
+            continue
+        seen.add((need.name, *need.extras))
+        found |= {Path(file).parts[0] for file in files(need.name)} - {"..", "__pycache__"}
+        for line in requires(need.name) or []:
+            more = Requirement(line)
+            if not more.marker or any(more.marker.evaluate({"extra": extra}) for extra in ("", *need.extras)):
+                todo.append(more)
+    return found
+
+
 @pytest.fixture
 def colab_machine(tmp_path, monkeypatch, bundled) -> SimpleNamespace:
-    """A Python with all that the course depends on but without the course, as the kernel "colab" in an empty folder."""
+    """A Python with what Colab has of the course's needs and without the course, as the kernel "colab" in an empty
+    folder."""
     venv, content, libraries = tmp_path / "venv", tmp_path / "content", tmp_path / "libraries"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
     libraries.mkdir()
-    for entry in Path(sysconfig.get_path("purelib")).iterdir():
-        if not re.match(r"_*(tinier_zero|editable|course_utils|autograder)", entry.name):
-            (libraries / entry.name).symlink_to(entry)
+    for entry in usual_packages():
+        (libraries / entry).symlink_to(Path(sysconfig.get_path("purelib"), entry))
     (site,) = venv.glob("lib/python*/site-packages")
     (site / "google").mkdir()
     (site / "google/colab.py").write_text(GOOGLE_COLAB)

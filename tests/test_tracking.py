@@ -61,8 +61,10 @@ def test_wandb_writes_into_the_runs_folder_and_gets_the_step_apart(small_config,
 def test_a_tracker_that_does_not_start_is_said_before_a_model_is_loaded(small_config, solutions, monkeypatch):
     Tracked(trainer_module, monkeypatch, failing=RuntimeError("No API key configured."))
     monkeypatch.setattr(trainer_module.policy, "load_actor", lambda *_: pytest.fail("too late"))
-    with pytest.raises(ConfigError, match="does not start: No API key configured. For wandb, run `wandb login`"):
+    with pytest.raises(ConfigError, match="does not start: No API key configured. Run `wandb login`"):
         Trainer(small_config("tracking=wandb"), load_exercises(solutions))
+    with pytest.raises(ConfigError, match="does not start: No API key configured. tracking=none"):
+        Trainer(small_config("tracking=trackio"), load_exercises(solutions))
 
 
 @pytest.mark.slow

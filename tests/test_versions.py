@@ -10,6 +10,7 @@ from packaging.requirements import Requirement
 
 from course_utils import versions
 from course_utils.exercises import EXERCISES
+from course_utils.this_python import this_python
 from course_utils.versions import VersionError, check_versions
 from tests.solutions import ROOT
 
@@ -54,7 +55,13 @@ def test_an_old_or_missing_package_is_named_with_the_command(installed, name, fo
     with pytest.raises(VersionError) as caught:
         check_versions()
     assert f"{need} ({words})" in str(caught.value)
-    assert f'    {sys.executable} -m pip install --upgrade "{need}"\n' in str(caught.value)
+    assert f'    "{sys.executable}" -m pip install --upgrade "{need}"\n' in str(caught.value)
+
+
+def test_a_command_to_be_typed_runs_in_powershell_too(monkeypatch):
+    assert this_python() == f'"{sys.executable}"'
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert this_python() == f'& "{sys.executable}"'
 
 
 def test_all_old_packages_are_in_one_command(installed):
