@@ -1,4 +1,7 @@
-"""Notebook 6 in Google Colab, where bundle_main.py has installed the course: which settings fit the GPU."""
+"""Notebook 6 in Google Colab, where bundle_main.py has installed the course: which settings fit the GPU.
+
+Its first cell runs this module.
+"""
 
 import importlib.util
 import subprocess
@@ -37,3 +40,7 @@ def prepare_training() -> None:
         )
         # Should it fail, pip says why; the optimizer then goes on without it.
         print(pip.stdout or "bitsandbytes is installed, for 8-bit Adam.")
+
+
+if __name__ == "__main__":
+    prepare_training()
