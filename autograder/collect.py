@@ -156,8 +156,8 @@ def _copy(name: str, folder: int, dest: Path, room: int) -> int:
                 raise OSError(f"{name!r} is a hard link to a file of another account")
             if file.st_size > room:
                 raise OSError(f"{name!r} has more than the {room // 1000:,} kB that are left for it")
-            content = source.read(room + 1)
-        if len(content) > room:
+            content = source.read(file.st_size + 1)
+        if len(content) > file.st_size:
             raise ValueError(f"{name!r} grows while it is copied")
         with dest.open("xb") as copy:
             return copy.write(content)

@@ -150,6 +150,7 @@ class Questioning:
             until=self.until,
         )
         self.loaded = told == {"loaded": True}
+        self.timed_out |= "killed" in told
         if not self.loaded:
             why = error_in_words(told["error"], self.source) if "error" in told else told.get("failed", NO_RESULT)
             self.refused = f"the solution cell does not run on its own: {why}"

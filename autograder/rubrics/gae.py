@@ -23,6 +23,9 @@ def cases(draw: Draw) -> list[Call]:
     wide = _args(draw, mask_of(4, 3, 2), 1.0, 1.0)  # rewards below 0 and above 1, penalties of more than a nat
     wide |= {"final_rewards": torch.tensor([-20.0, 30.0, 0.0]), "kl_penalties": wide["kl_penalties"] * 15}
     found.append(_returns("token_rewards", "with rewards below 0 and above 1", wide, 1))
+    later = _args(draw, mask_of(6, 2, 4, 1), draw.number(0.6, 0.95), 1.0)  # from its own last token, not the batch's
+    later |= {"values": torch.zeros(4, 6), "kl_penalties": torch.zeros(4, 6)}
+    found.append(_returns("token_rewards", "with γ below 1", later, 1))
     found.append(_returns("recursion", "in the worked example", by_hand, 2))
     for gamma, lam in (
         (draw.number(0.6, 0.95), draw.number(0.3, 0.9)),

@@ -77,6 +77,12 @@ def cases(draw: Draw) -> list["Epoch"]:
                 seed=draw.seed(),
             )
         )
+    # One whose policy loss and entropy are weighed too.
+    whole = {"clip_ratio": 0.2, "clip_range_value": 0.2, "entropy_coeff": 0.2}
+    uneven = {"mini_batch_size": 4, "gradient_accumulation_steps": 3} | whole
+    found.append(Epoch("minibatches", _actor(draw), _buffer(draw, mask_of(*([3] * 9))), uneven, seed=draw.seed()))
+    small_steps = {"mini_batch_size": 1, "gradient_accumulation_steps": 2, "max_grad_norm": 0.05} | whole
+    found.append(Epoch("step", _actor(draw), _buffer(draw, mask_of(3, 3, 3, 3, 3)), small_steps, seed=draw.seed()))
     # Of unequal length, one to a mini-batch; the same number all along a response, so that its mask does not matter.
     unequal = _of_values(_buffer(draw, mask_of(4, 1, 2, 1, 3)))
     for name in ("response_input_ids", "ref_logprobs", "logprobs", "values", "advantages", "returns"):
