@@ -128,33 +128,36 @@ class Questioning:
             return {"failed": self.refused}, {}
         if case.criterion not in self.failed:
             message, inputs = case.request()
-            told, tensors = self._ask(message, inputs, self.until)
-            if "ended" in told:
-                self._end()  # its child may only say so, and live
-                self.timed_out |= "killed" in told  # for its time, or by the machine: another run may end otherwise
-                told = {"failed": f"it gave no result: {KILLED if 'killed' in told else 'it ended the process'}"}
+            told, tensors = self._put(message, inputs)
             if "failed" not in told:
                 return told, tensors
             self.failed[case.criterion] = str(told["failed"])
         return {"failed": self.failed[case.criterion]}, {}
 
     def _load(self) -> None:
-        told, _ = self._ask(
+        told, _ = self._put(
             {
                 "kind": "load",
                 "source": self.source,
                 "key": self.key,
                 "limits": LIMITS,
                 "function": EXERCISES[self.key].function,
-            },
-            until=self.until,
+            }
         )
         self.loaded = told == {"loaded": True}
-        self.timed_out |= "killed" in told
         if not self.loaded:
             why = error_in_words(told["error"], self.source) if "error" in told else told.get("failed", NO_RESULT)
             self.refused = f"the solution cell does not run on its own: {why}"
             self._end()
+
+    def _put(self, message: dict, tensors: dict | None = None) -> tuple[dict, dict]:
+        """The child's answer; {"failed": in words} where it has ended too."""
+        told, found = self._ask(message, tensors, self.until)
+        if "ended" not in told:
+            return told, found
+        self._end()  # its child may only say so, and live
+        self.timed_out |= "killed" in told  # for its time, or by the machine: another run may end otherwise
+        return {"failed": f"it gave no result: {KILLED if 'killed' in told else 'it ended the process'}"}, {}
 
     def _end(self) -> None:
         """Ends the child."""

@@ -67,50 +67,30 @@ def cases(draw: Draw) -> list["Epoch"]:
     far |= {"logprobs": far["logprobs"] - 8, "returns": far["returns"] * 30}  # what moved far is trained on too
     found.append(Epoch("losses", _actor(draw), far, {"vf_coeff": 0.5, "entropy_coeff": 0.2}))
     for responses, size, steps in ((5, 2, 2), (7, 2, 2), (9, 4, 1), (9, 4, 3), (3, 8, 1)):
-        buffer = _of_values(_buffer(draw, mask_of(*([3] * responses))))
-        found.append(
-            Epoch(
-                "minibatches",
-                _actor(draw),
-                buffer,
-                {"mini_batch_size": size, "gradient_accumulation_steps": steps},
-                seed=draw.seed(),
-            )
-        )
-    # One whose policy loss and entropy are weighed too.
-    whole = {"clip_ratio": 0.2, "clip_range_value": 0.2, "entropy_coeff": 0.2}
-    uneven = {"mini_batch_size": 4, "gradient_accumulation_steps": 3} | whole
-    found.append(Epoch("minibatches", _actor(draw), _buffer(draw, mask_of(*([3] * 9))), uneven, seed=draw.seed()))
-    small_steps = {"mini_batch_size": 1, "gradient_accumulation_steps": 2, "max_grad_norm": 0.05} | whole
-    found.append(Epoch("step", _actor(draw), _buffer(draw, mask_of(3, 3, 3, 3, 3)), small_steps, seed=draw.seed()))
+        cut = {"mini_batch_size": size, "gradient_accumulation_steps": steps}
+        buffer = _buffer(draw, mask_of(*([3] * responses)))
+        found.append(_of_values("minibatches", _actor(draw), buffer, cut, seed=draw.seed()))
     # Of unequal length, one to a mini-batch; the same number all along a response, so that its mask does not matter.
-    unequal = _of_values(_buffer(draw, mask_of(4, 1, 2, 1, 3)))
+    unequal = _buffer(draw, mask_of(4, 1, 2, 1, 3))
     for name in ("response_input_ids", "ref_logprobs", "logprobs", "values", "advantages", "returns"):
         unequal[name] = unequal[name][:, :1].expand_as(unequal[name]).clone()
-    found.append(
-        Epoch(
-            "minibatches",
-            _actor(draw),
-            unequal,
-            {"mini_batch_size": 1, "gradient_accumulation_steps": 3},
-            seed=draw.seed(),
-        )
-    )
-    twelve, seed = _of_values(_buffer(draw, mask_of(*([2] * 12)))), draw.seed()
+    cut = {"mini_batch_size": 1, "gradient_accumulation_steps": 3}
+    found.append(_of_values("minibatches", _actor(draw), unequal, cut, seed=draw.seed()))
+    twelve, seed = _buffer(draw, mask_of(*([2] * 12))), draw.seed()
     for drawn in (0, 0, 7):
-        found.append(
-            Epoch("minibatches", _actor(draw), twelve, {"mini_batch_size": 3}, seed=seed, shuffled=True, drawn=drawn)
-        )
+        shuffled = {"seed": seed, "shuffled": True, "drawn": drawn}
+        found.append(_of_values("minibatches", _actor(draw), twelve, {"mini_batch_size": 3}, **shuffled))
     for steps, norm in ((2, 1e6), (2, 0.05), (1, 0.05)):
-        found.append(
-            Epoch(
-                "step",
-                _actor(draw),
-                _of_values(_buffer(draw, mask_of(3, 3, 3, 3, 3))),
-                {"mini_batch_size": 1, "gradient_accumulation_steps": steps, "max_grad_norm": norm},
-                seed=draw.seed(),
-            )
-        )
+        clipped = {"mini_batch_size": 1, "gradient_accumulation_steps": steps, "max_grad_norm": norm}
+        buffer = _buffer(draw, mask_of(3, 3, 3, 3, 3))
+        found.append(_of_values("step", _actor(draw), buffer, clipped, seed=draw.seed()))
+    # One of each in which policy loss and entropy are weighed too.
+    for criterion, responses, changes in (
+        ("minibatches", 9, {"mini_batch_size": 4, "gradient_accumulation_steps": 3}),
+        ("step", 5, {"mini_batch_size": 1, "gradient_accumulation_steps": 2, "max_grad_norm": 0.05}),
+    ):
+        buffer = _buffer(draw, mask_of(*([3] * responses)))
+        found.append(Epoch(criterion, _actor(draw), buffer, changes | {"entropy_coeff": 0.2}, seed=draw.seed()))
     for size, steps in ((2, 2), (3, 1)):
         found.append(
             Epoch(
@@ -171,9 +151,7 @@ class Epoch:
 
     @property
     def ppo(self) -> dict:
-        """Where mini-batches and steps are counted, the clip ranges are 0: see `_of_values`."""
-        of_values = {"clip_ratio": 0.0, "clip_range_value": 0.0} if self.criterion in ("minibatches", "step") else {}
-        return PPO | of_values | self.changes
+        return PPO | self.changes
 
     @property
     def rates(self) -> list[float]:
@@ -331,11 +309,12 @@ def _actor(draw: Draw, flat: bool = True) -> dict:
     return {"embedding": draw.normal(40, 4), "logits": draw.normal(4, 40), "actor_values": draw.normal(4), "flat": flat}
 
 
-def _of_values(buffer: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The buffer with advantages and returns of 0. With clip ranges of 0 too, the stand-in policy loss has no gradient,
+def _of_values(criterion: str, actor: dict, buffer: dict[str, Tensor], changes: dict, **more) -> Epoch:
+    """An epoch with advantages and returns of 0. With clip ranges of 0 too, the stand-in policy loss has no gradient,
     and that of the value loss says only how each response was weighed, in which mini-batch and step."""
     mask = buffer["response_attention_mask"]
-    return buffer | {name: buffer[name].where(mask == 0, 0) for name in ("advantages", "returns")}
+    nothing = {name: buffer[name].where(mask == 0, 0) for name in ("advantages", "returns")}
+    return Epoch(criterion, actor, buffer | nothing, changes | {"clip_ratio": 0.0, "clip_range_value": 0.0}, **more)
 
 
 def _buffer(draw: Draw, mask: Tensor, neutral: bool = True, prompt_width: int = 4) -> dict[str, Tensor]:

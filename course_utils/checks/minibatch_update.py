@@ -111,11 +111,7 @@ def minibatches(function: Callable) -> None:
         assert seen == [*range(count)], (
             f"{setting}: responses {seen} were used; each of 0 to {count - 1} must be, once. See hint 2."
         )
-        epoch.expect_calls_of_at_most(size)
-        assert all(len(rows) == size for rows in epoch.actor.rows[:-1]), (
-            f"{setting}: the mini-batches had {', '.join(str(len(rows)) for rows in epoch.actor.rows)} responses; only "
-            "the last one may have fewer than mini_batch_size. See hint 2."
-        )
+        epoch.expect_mini_batches()
         # A group's loss is a mean over its responses: the values of each have moved by 1 / (their number).
         moved = epoch.moved["values"].sum(dim=1).sort().values
         target = sorted(-1 / group for group in groups for _ in range(group))
@@ -364,12 +360,17 @@ class Epoch:
         )
         return calls[0]
 
-    def expect_calls_of_at_most(self, size: int) -> None:
-        """AssertionError: the actor was asked about more responses at once."""
-        largest = max(map(len, self.actor.rows), default=0)
-        assert largest <= size, (
-            f"the actor was asked about {largest} responses in one call, where mini_batch_size is {size}. Cut the "
+    def expect_mini_batches(self) -> None:
+        """AssertionError: the actor was asked about more responses at once than mini_batch_size, or about fewer, but
+        for the last mini-batch."""
+        size, sizes = self.ppo.mini_batch_size, [len(rows) for rows in self.actor.rows]
+        assert max(sizes, default=0) <= size, (
+            f"the actor was asked about {max(sizes)} responses in one call, where mini_batch_size is {size}. Cut the "
             "order into mini-batches first, and call it once for each. See hint 2."
+        )
+        assert all(count == size for count in sizes[:-1]), (
+            f"the mini-batches had {', '.join(map(str, sizes))} responses, where mini_batch_size is {size}; only the "
+            "last one may have fewer. See hint 2."
         )
 
     def _scheduler_step(self, *given) -> None:
@@ -496,5 +497,5 @@ def _mini_batches(function: Callable, drawn: int) -> list[list[int]]:
     torch.manual_seed(0)
     torch.rand(drawn)
     epoch = Epoch(function, *_buffer(12), mini_batch_size=3)
-    epoch.expect_calls_of_at_most(3)
+    epoch.expect_mini_batches()
     return epoch.actor.rows
