@@ -85,6 +85,21 @@ def test_the_judge_tells_a_time_out_from_every_other_end(process, monkeypatch, d
 
 
 @pytest.mark.skipif(not shutil.which("bwrap"), reason="bubblewrap is not installed")
+@pytest.mark.parametrize(
+    "deed, timed_out, words",
+    [
+        ("__import__('resource').setrlimit(0, (1, 1))\nwhile True: pass", True, "its process was killed"),
+        ("__import__('os')._exit(0)", False, "it ended the process"),
+    ],
+)
+def test_a_process_that_ends_while_it_loads_is_said_to_have(process, deed, timed_out, words):
+    source = f"{header(KEY)}\n\n{solution_source(KEY)}\n{deed}\n"
+    verdict = judge.judge_exercise(process, KEY, source, b"secret")
+    assert verdict.timed_out == timed_out
+    assert all(words in result.advice and not result.passed for result in verdict.results)
+
+
+@pytest.mark.skipif(not shutil.which("bwrap"), reason="bubblewrap is not installed")
 def test_answers_just_in_time_are_waited_for_only_so_long_in_all(process, monkeypatch):
     """By a clock on which each answer takes 19 seconds: that to the load and six cases fit into 120, the last of them
     with 6 seconds left."""

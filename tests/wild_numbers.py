@@ -62,6 +62,30 @@ WRONG_ON_WILD_NUMBERS = {  # name: exercise, the solution's line, what stands th
         "F.log_softmax(logits.clamp(-20, 20), dim=-1)",
         "forward",
     ),
+    "a policy loss weighed otherwise": (
+        "minibatch_update",
+        "total = policy + ppo",
+        "total = policy * (ppo.mini_batch_size / len(mask)) + ppo",
+        "minibatches",
+    ),
+    "an entropy loss weighed otherwise": (
+        "minibatch_update",
+        "ppo.entropy_coeff * entropy",
+        "ppo.entropy_coeff * entropy * (ppo.mini_batch_size / len(mask))",
+        "minibatches",
+    ),
+    "a norm of some parameters": (
+        "minibatch_update",
+        "clip_grad_norm_(actor_model.parameters(),",
+        "clip_grad_norm_([p for name, p in actor_model.named_parameters() if name != 'logits'],",
+        "step",
+    ),
+    "a reward discounted from the batch's end": (
+        "gae",
+        "is_last * final_rewards.unsqueeze(1)",
+        "is_last * (final_rewards * gamma ** (values.shape[1] - response_mask.sum(1))).unsqueeze(1)",
+        "token_rewards",
+    ),
     "a shuffle within parts": (
         "minibatch_update",
         'order = torch.randperm(len(collated_buffer["response_input_ids"]))',

@@ -44,6 +44,23 @@ def token_rewards(function: Callable) -> None:
         [26.0, 24.5, 26.5, 27.0, -22.0, -24.0],
         "Rewards and penalties may be of any size and sign: take them as they are. See hint 1.",
     )
+    # A token is paid at its own response's end, wherever the batch's is: 8 halved twice, and 4.
+    later = _arguments(
+        final_rewards=torch.tensor([8.0, 4.0]),
+        kl_penalties=torch.zeros(2, 4),
+        values=torch.zeros(2, 4),
+        response_mask=torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0]]),
+        gamma=0.5,
+        lam=1.0,
+    )
+    _, returns = _call(function, *later)
+    expect.close(
+        "returns with γ = 0.5, λ = 1, final rewards 8 and 4, no penalties, values 0, masks 1, 1, 1, 0 and 1, 0, 0, 0",
+        torch.cat([returns[0, :3], returns[1, :1]]),
+        [2.0, 4.0, 8.0, 4.0],
+        "The final reward is paid in full at the response's own last token; tokens before it see γ of it, γ² and so "
+        "on. See hint 1.",
+    )
     one, penalty = torch.ones(1, 1), torch.full((1, 1), 0.25)
     _, returns = _call(function, torch.ones(1), penalty, 0 * one, one.long(), 1.0, 1.0)
     expect.close(

@@ -112,17 +112,22 @@ def minibatches(function: Callable) -> None:
             f"{setting}: responses {seen} were used; each of 0 to {count - 1} must be, once. See hint 2."
         )
         epoch.expect_mini_batches()
-        # A group's loss is a mean over its responses: the values of each have moved by 1 / (their number).
-        moved = epoch.moved["values"].sum(dim=1).sort().values
-        target = sorted(-1 / group for group in groups for _ in range(group))
-        expect.close(
-            f"{setting}: step of each response's values, the largest first",
-            moved,
-            target,
-            f"The groups have {', '.join(map(str, groups))} responses; each counts 1 / (its group's "
-            "responses). Weigh a mini-batch by its responses / the group's, step the last group, "
-            "and call zero_grad after each step. See hint 2.",
-        )
+        # A group's loss is a mean over its responses, so each of them has moved by what it would alone over their
+        # number: its values by 1, the logits of its tokens by 1/2, those of the others by 1/2 less the entropy's 0.01.
+        token, other = epoch.moved["logits"][..., 1], epoch.moved["logits"][..., 0]
+        for what, moved, alone in (
+            ("values", epoch.moved["values"], -1),
+            ("tokens' logits", token, -0.5),
+            ("other logits", other, 0.49),
+        ):
+            expect.close(
+                f"{setting}: step of each response's {what}, in order of size",
+                moved.sum(dim=1).sort().values,
+                sorted(alone / group for group in groups for _ in range(group)),
+                f"The groups have {', '.join(map(str, groups))} responses; each counts 1 / (its group's "
+                "responses). Weigh a mini-batch by its responses / the group's, step the last group, "
+                "and call zero_grad after each step. See hint 2.",
+            )
     buffer, actor = _buffer(2)
     buffer["response_attention_mask"][0, 1:] = 0  # one token beside three
     epoch = Epoch(function, buffer, actor, mini_batch_size=1, gradient_accumulation_steps=2, vf_coeff=1.0)
