@@ -228,16 +228,15 @@ def test_colab_takes_the_config_that_fits_its_gpu(gigabytes, config, monkeypatch
 
 def usual_packages() -> set[str]:
     """The entries in site-packages of what the trainer needs, a kernel, widgets and pip: nothing of the course's
-    extras."""
-    todo, seen, found = [Requirement(line) for line in requires("tinier-zero")], set(), set()
-    todo = [need for need in todo if not need.marker or need.marker.evaluate({"extra": ""})]
-    todo += map(Requirement, ("ipykernel", "ipywidgets", "pip"))
+    extras, and not the course."""
+    todo, seen, found = [*map(Requirement, ("tinier-zero", "ipykernel", "ipywidgets", "pip"))], set(), set()
     while todo:
         need = todo.pop()
         if (need.name, *need.extras) in seen:
             continue
         seen.add((need.name, *need.extras))
-        found |= {Path(file).parts[0] for file in files(need.name)} - {"..", "__pycache__"}
+        if need.name != "tinier-zero":
+            found |= {Path(file).parts[0] for file in files(need.name)} - {"..", "__pycache__"}
         for line in requires(need.name) or []:
             more = Requirement(line)
             if not more.marker or any(more.marker.evaluate({"extra": extra}) for extra in ("", *need.extras)):
