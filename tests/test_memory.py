@@ -30,10 +30,10 @@ WORDY = {
     "num_attention_heads": 2,
 }
 CASES = {  # shape, tokens of each response, more settings
-    "layers": (DEEP, 64, []),
-    "layers recomputed": (DEEP, 64, ["training.gradient_checkpointing=true"]),
+    "layers": (DEEP, 40, []),
+    "layers recomputed": (DEEP, 40, ["training.gradient_checkpointing=true"]),
     "logits, short responses": (WORDY, 8, []),
-    "logits, long responses": (WORDY, 96, []),
+    "logits, long responses": (WORDY, 48, []),
 }
 # Or the peak holds what malloc keeps of freed tensors: 350 to 550 MB for the same work.
 RETURN_AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}

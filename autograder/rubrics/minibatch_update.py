@@ -201,6 +201,12 @@ class Epoch:
                 found.append(rows)
         return found
 
+    def drawn_order(self) -> list[int]:
+        """The rows as torch.randperm draws them in the worker, if nothing else is drawn before."""
+        generator = torch.Generator().manual_seed(self.seed)
+        torch.rand(self.drawn, generator=generator)
+        return torch.randperm(len(self.buffer["rewards"]), generator=generator).tolist()
+
     def problem(self, told: dict, tensors: dict[str, Tensor], _reference, source: str) -> str:
         """What is wrong with an answer, in words; "" if nothing is."""
         if "error" in told:
