@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # An assignment is a folder of notebooks/, as nbgrader has it; each graded one holds one exercise.
 ASSIGNMENTS = {Path(exercise.notebook).parent.name: exercise.key for exercise in EXERCISES.values()}
 GONE = "# This cell is not in the notebook that was handed in.\n"
+LONGEST_LINE = 500  # characters that are shown of it
 NO_ANSWER = "# No answer could be taken from the notebook that was handed in. The first graded cell below says why.\n"
 
 
@@ -90,11 +91,15 @@ def rebuilt(key: str, cell_sources: dict[str, str], verdict: Verdict) -> Noteboo
         grade_id = cell.metadata.get("nbgrader", {}).get("grade_id")
         if grade_id in master(key).solution_ids:
             source = feedback.printable(cell_sources.get(grade_id, GONE if cell_sources else NO_ANSWER))
-            # What colours the code on nbgrader's pages takes quadratic time for lines of blanks.
-            cell.source = "\n".join(line.rstrip() for line in source.split("\n"))
+            cell.source = "\n".join(_shown(line.rstrip()) for line in source.split("\n"))
         elif grade_id in outputs:
             cell.outputs = [outputs[grade_id]]
     return notebook
+
+
+def _shown(line: str) -> str:
+    """What colours the code on nbgrader's pages takes quadratic time for long lines of dots, as for blanks."""
+    return line if len(line) <= LONGEST_LINE else line[:LONGEST_LINE] + " … (cut)"
 
 
 @cache

@@ -121,6 +121,12 @@ def test_lines_of_blanks_are_shown_empty():
     assert solution(notebook, KEY) == "x = 1\n\n\n\n\ty = 2"
 
 
+def test_a_long_line_is_shown_cut():
+    """Of 30,000 dots in a line the same takes 17 s."""
+    notebook = rebuilt(KEY, {KEY: f"x = 1\ny = {'.' * 30_000}\nz = {'3' * 490}"}, verdict(KEY))
+    assert solution(notebook, KEY) == f"x = 1\ny = {'.' * 496} … (cut)\nz = {'3' * 490}"
+
+
 def test_each_graded_cell_says_passed_or_not_points_expected_and_advice():
     first, clipping, *_ = (data["text/plain"] for data in outputs(rebuilt(KEY, {}, verdict(KEY, "clipping"))))
     assert first == "Not passed: 0 of 2 points\nWhat is expected: worked_example in words\nAdvice: see hint 1"
