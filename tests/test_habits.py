@@ -23,12 +23,17 @@ def run(command: str, *arguments: object) -> subprocess.CompletedProcess:
     """A command of this Python's environment, with `arguments`, in the root."""
     program, *options = command.split()
     return subprocess.run(
-        [Path(sys.executable).parent / Path(program).name, *options, *map(str, arguments)],
+        [Path(sys.executable).parent / program, *options, *map(str, arguments)],
         cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=240,
     )
+
+
+def test_the_hooks_have_the_pinned_versions():
+    pins = (ROOT / "constraints.txt").read_text().splitlines()
+    assert all(pin in pins for hook in HOOKS.values() for pin in hook["additional_dependencies"])
 
 
 def test_ruff_has_nothing_to_say_of_code_and_notebooks():
