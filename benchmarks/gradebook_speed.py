@@ -1,4 +1,4 @@
-"""What does the one process that writes the gradebook need a notebook? One JSON line a class.
+"""What does the one process that writes the gradebook need a notebook, and its file a student? A JSON line a class.
 
     python benchmarks/gradebook_speed.py          # classes of 20, 80 and 240 students x 5 notebooks
 
@@ -47,7 +47,9 @@ def main() -> None:
             for number in range(students):
                 for key in EXERCISES:
                     course.hand_in(f"student{number:03}", key, f"student {number}")
+            empty = course.db.stat().st_size
             first, again = processor_seconds(course), processor_seconds(course)
+            grown = course.db.stat().st_size - empty
         notebooks = students * len(EXERCISES)
         line = {
             "date": str(date.today()),
@@ -55,6 +57,7 @@ def main() -> None:
             "notebooks": notebooks,
             "seconds_a_notebook": round(first / notebooks, 4),
             "seconds_a_notebook_unchanged": round(again / notebooks, 4),
+            "gradebook_kb_a_student": round(grown / 1000 / students, 1),
         }
         print(json.dumps(line), flush=True)
         with RESULTS.open("a") as file:
