@@ -72,6 +72,8 @@ def judge_exercise(process: Worker, key: str, source: str, secret: bytes) -> Ver
     answers = questioning.answers(cases)
     problems = {}  # criterion -> what is wrong in its first failed case, without a full stop
     for case, (told, tensors) in zip(cases, answers):
+        if case.behind in problems:
+            continue
         if problem := told.get("failed") or _guarded(NO_RESULT, case.problem, told, tensors, REFERENCES[key], source):
             problems.setdefault(case.criterion, bounded(str(problem)))
     if hasattr(rubric, "across"):
@@ -271,4 +273,4 @@ def _comparable(told: dict) -> dict:
             return [rounded(item) for item in value]
         return f"{value + 0:.3g}" if isinstance(value, float) else value  # as text, NaN is like NaN; + 0: no "-0"
 
-    return rounded(told)
+    return rounded({name: value for name, value in told.items() if name != "drawn_next"})

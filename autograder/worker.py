@@ -193,6 +193,7 @@ def run_epoch(function, case: dict, tensors: dict[str, Tensor]) -> tuple[dict, d
     ppo, names = SimpleNamespace(**case["ppo"]), list(buffer)
     torch.rand(case["drawn"])  # as whoever sampled a rollout since the seed was set
     result = function(actor, optimizer, scheduler, buffer, SimpleNamespace(ppo=ppo), torch.device("cpu"))
+    drawn_next = torch.rand(4).tolist()
     as_it_was = bool(vars(ppo) == case["ppo"] and list(buffer) == names and torch.is_grad_enabled())
     if case["one_step_more"]:
         one_step_more(actor, optimizer)
@@ -205,6 +206,7 @@ def run_epoch(function, case: dict, tensors: dict[str, Tensor]) -> tuple[dict, d
         "kind": "dict" if isinstance(result, dict) else type(result).__name__,
         "calls": len(actor.calls),
         "as_it_was": as_it_was,
+        "drawn_next": drawn_next,
         "given": given,
         "metrics": {
             str(name)[:60]: describe(value, f"metric.{str(name)[:60]}", found)
@@ -259,6 +261,7 @@ def confine(limits: dict[str, int]) -> None:
 # Linux's numbers on x86_64 and on aarch64, which has no fork and no vfork.
 ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column below, what the kernel calls it
 CLONE, PRLIMIT, MMAP, FCNTL, PRCTL, IOCTL = (56, 220), (302, 261), (9, 222), (72, 25), (157, 167), (16, 29)
+CLOSE_RANGE, CLOSE_RANGE_UNSHARE = (436, 436), 2
 REFUSED = {
     "execve": (59, 221),
     "execveat": (322, 281),
@@ -393,6 +396,8 @@ def forbid_system_calls() -> None:
         # A crash would be written down by the machine's own program for that. Huge pages: 4 KB that are mapped of one
         # hold all its 2 MB, and are counted.
         *by_argument(PRCTL, 0, equal, PR_SET_DUMPABLE, PR_SET_THP_DISABLE, PR_SET_SECCOMP, refused=True),
+        # As clone without CLONE_FILES: each thread would have as many open files as the process may.
+        *by_argument(CLOSE_RANGE, 2, has_bits, CLOSE_RANGE_UNSHARE, refused=True),
         *by_argument(IOCTL, 1, equal, TIOCSETD, refused=True),  # of a terminal: it would load a part of the kernel
     ]
     for numbers in REFUSED.values():

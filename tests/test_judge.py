@@ -58,6 +58,19 @@ def test_a_right_solution_written_otherwise_gets_all_points(process, key, name):
     assert lost(verdict(process, key, RIGHT[key][name])) == {}
 
 
+@pytest.mark.parametrize(("key", "criterion"), [("value_loss", "gradient"), ("gae", "whitening")])
+def test_no_draw_costs_a_right_solution_a_point(key, criterion):
+    """These were asked where right solutions differ, in 3 draws of 100: midway between two errors, where torch.max
+    shares the gradient, and of numbers so small that it shows where the eps is added."""
+    rubric, function = importlib.import_module(f"autograder.rubrics.{key}"), EXERCISES[key].function
+    functions = {name: judge.worker.load_function(module(key, RIGHT[key][name]), key, function) for name in RIGHT[key]}
+    for secret, name in itertools.product(range(25), functions):
+        for case in rubric.cases(rubrics.Draw(secret)):
+            if case.criterion == criterion:
+                answer = judge.worker.answer(functions[name], *case.request())
+                assert not case.problem(*answer, judge.REFERENCES[key], ""), (name, secret)
+
+
 @pytest.mark.parametrize(
     ("key", "wrong"),
     [(key, wrong) for key in EXERCISES for wrong in misconceptions.BANK[key]],
@@ -232,6 +245,8 @@ def test_results_of_another_shape_earn_nothing_in_gae(process):
             "token_rewards",
         ),
         ("minibatch_update", "        lr_scheduler.step()\n", "", "step"),
+        ("minibatch_update", "+ ppo.entropy_coeff * entropy", "- ppo.entropy_coeff * entropy", "losses"),
+        ("minibatch_update", "ppo.vf_coeff * value", "value", "losses"),
     ],
 )
 def test_one_slip_costs_one_criterion(process, key, old, new, criterion):

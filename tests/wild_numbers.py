@@ -94,6 +94,52 @@ WRONG_ON_WILD_NUMBERS = {  # name: exercise, the solution's line, what stands th
         "    order = torch.cat([rows[torch.randperm(len(rows))] for rows in order])",
         "minibatches",
     ),
+    "an order whose random numbers are put back": (
+        "minibatch_update",
+        "order = torch.randperm(",
+        "with torch.random.fork_rng():\n        order = torch.randperm(",
+        "minibatches",
+    ),
+    "a seed set behind the shuffle": (
+        "minibatch_update",
+        "mini_batches = order.split(ppo.mini_batch_size)",
+        "torch.manual_seed(42)\n    mini_batches = order.split(ppo.mini_batch_size)",
+        "minibatches",
+    ),
+    "fixed mini-batches in another order each time": (
+        "minibatch_update",
+        "mini_batches = order.split(ppo.mini_batch_size)",
+        "size = ppo.mini_batch_size\n"
+        "    fixed = torch.randperm(len(order), generator=torch.Generator().manual_seed(0)).split(size)\n"
+        "    whole = len(order) // size\n"
+        "    mini_batches = [fixed[i] for i in torch.randperm(whole)] + list(fixed[whole:])",
+        "minibatches",
+    ),
+    "only responses with a reward": (
+        "minibatch_update",
+        "mini_batches = order.split(ppo.mini_batch_size)",
+        'order = order[collated_buffer["rewards"][order] > 0]\n    mini_batches = order.split(ppo.mini_batch_size)',
+        "minibatches",
+    ),
+    "sorted by length behind the shuffle": (
+        "minibatch_update",
+        "mini_batches = order.split(ppo.mini_batch_size)",
+        'lengths = collated_buffer["response_attention_mask"].sum(1)\n'
+        "    mini_batches = order[lengths[order].argsort(stable=True)].split(ppo.mini_batch_size)",
+        "minibatches",
+    ),
+    "a softmax that overflows": (
+        "minibatch_update",
+        "F.log_softmax(logits, dim=-1)",
+        "logits - logits.exp().sum(-1, keepdim=True).log()",
+        "forward",
+    ),
+    "a bound on the advantages of the rollout": (
+        "minibatch_update",
+        'log_probs, batch["logprobs"], batch["advantages"], mask',
+        'log_probs, batch["logprobs"], batch["advantages"].clamp(-5, 5), mask',
+        "losses",
+    ),
     "groups cut evenly": (
         "minibatch_update",
         "group = mini_batches[start : start + steps]",

@@ -97,6 +97,7 @@ class Call:
     typed: bool = False  # whether results of another type than float32 count here
     no_gradient: tuple[str, ...] = ()
     seed: int = 0
+    behind: str = ""  # as an Epoch's
 
     def request(self) -> tuple[dict, dict[str, Tensor]]:
         tensors = {name: value.clone() for name, value in self.args.items() if isinstance(value, Tensor)}

@@ -49,7 +49,8 @@ def cases(draw: Draw) -> list[Call]:
     outlier["values"][0, 3] = 100  # more than six standard deviations from the mean
     found.append(Call("whitening", "of which one is far from all others", outlier, ("advantages",), 3))
     small = _of_values(_args(draw, mask_of(5, 3, 4), 1.0, 1.0))  # as of a task that is nearly solved
-    small["values"] = small["values"] / 500
+    deviation = small["values"][small["response_mask"].bool()].std(correction=0)
+    small["values"] = small["values"] / deviation / 500  # an eps of 1e-8 beside it or in its root is as good
     found.append(Call("whitening", "that differ by little", small, ("advantages",), 3, tolerance=2e-3))
     for gamma, lam in ((draw.number(0.6, 0.95), draw.number(0.3, 0.9)), (1.0, 0.0)):
         args = _args(draw, mask_of(6, 3, 4), gamma, lam)

@@ -29,7 +29,6 @@ GIVEN = {  # loss -> argument -> what of the buffer it must be
     "compute_value_loss": {"values_old": "values", "returns": "returns"},
     "compute_entropy_loss": {},
 }
-OF_THE_TOTAL = ("loss/total", "params/grad_norm")
 HINTS = {"forward": 2, "losses": 1, "minibatches": 2, "step": 2, "metrics": 3}
 PREDICTED = (
     ("compute_value_loss", "values_new", "values_new"),
@@ -44,7 +43,7 @@ def cases(draw: Draw) -> list["Epoch"]:
         buffer = _buffer(draw, lengths, neutral=False, prompt_width=width)
         found.append(Epoch("forward", _actor(draw, flat=False), buffer, {}))
     sure = _actor(draw, flat=False)  # log-probs far below 0, and values far from it
-    sure |= {"logits": sure["logits"] * 20, "actor_values": sure["actor_values"] * 20}
+    sure |= {"logits": sure["logits"] * 60, "actor_values": sure["actor_values"] * 20}
     found.append(Epoch("forward", sure, _buffer(draw, mask_of(3, 2), neutral=False), {}))
     in_turn = {"mini_batch_size": 2, "gradient_accumulation_steps": 3}  # no step before the last mini-batch
     found.append(
@@ -57,6 +56,7 @@ def cases(draw: Draw) -> list["Epoch"]:
     )
     for _ in range(2):
         ppo = {
+            "mini_batch_size": 3,  # all of them: how several mini-batches are weighed is asked elsewhere
             "clip_ratio": draw.number(0.1, 0.3),
             "clip_range_value": draw.number(0.4, 0.8),
             "vf_coeff": draw.number(0.2, 0.8),
@@ -64,8 +64,9 @@ def cases(draw: Draw) -> list["Epoch"]:
         }
         found.append(Epoch("losses", _actor(draw), _buffer(draw, mask_of(4, 2, 3), neutral=False), ppo))
     far = _buffer(draw, mask_of(4, 2, 3), neutral=False)
-    far |= {"logprobs": far["logprobs"] - 8, "returns": far["returns"] * 30}  # what moved far is trained on too
-    found.append(Epoch("losses", _actor(draw), far, {"vf_coeff": 0.5, "entropy_coeff": 0.2}))
+    far |= {name: far[name] * 30 for name in ("values", "advantages", "returns")}
+    far["logprobs"] = far["logprobs"] - 8  # what moved far is trained on too
+    found.append(Epoch("losses", _actor(draw), far, {"mini_batch_size": 3, "vf_coeff": 0.5, "entropy_coeff": 0.2}))
     for responses, size, steps in ((5, 2, 2), (7, 2, 2), (9, 4, 1), (9, 4, 3), (3, 8, 1)):
         cut = {"mini_batch_size": size, "gradient_accumulation_steps": steps}
         buffer = _buffer(draw, mask_of(*([3] * responses)))
@@ -76,10 +77,10 @@ def cases(draw: Draw) -> list["Epoch"]:
         unequal[name] = unequal[name][:, :1].expand_as(unequal[name]).clone()
     cut = {"mini_batch_size": 1, "gradient_accumulation_steps": 3}
     found.append(_of_values("minibatches", _actor(draw), unequal, cut, seed=draw.seed()))
-    twelve, seed = _buffer(draw, mask_of(*([2] * 12))), draw.seed()
+    eighteen, seed = _buffer(draw, mask_of(*([2, 1, 3, 1, 2, 3] * 3))), draw.seed()
     for drawn in (0, 0, 7):
         shuffled = {"seed": seed, "shuffled": True, "drawn": drawn}
-        found.append(_of_values("minibatches", _actor(draw), twelve, {"mini_batch_size": 3}, **shuffled))
+        found.append(_of_values("minibatches", _actor(draw), eighteen, {"mini_batch_size": 3}, **shuffled))
     for steps, norm in ((2, 1e6), (2, 0.05), (1, 0.05)):
         clipped = {"mini_batch_size": 1, "gradient_accumulation_steps": steps, "max_grad_norm": norm}
         buffer = _buffer(draw, mask_of(3, 3, 3, 3, 3))
@@ -90,7 +91,8 @@ def cases(draw: Draw) -> list["Epoch"]:
         ("step", 5, {"mini_batch_size": 1, "gradient_accumulation_steps": 2, "max_grad_norm": 0.05}),
     ):
         buffer = _buffer(draw, mask_of(*([3] * responses)))
-        found.append(Epoch(criterion, _actor(draw), buffer, changes | {"entropy_coeff": 0.2}, seed=draw.seed()))
+        weighed = changes | {"entropy_coeff": 0.2}
+        found.append(Epoch(criterion, _actor(draw), buffer, weighed, seed=draw.seed(), behind="losses"))
     for size, steps in ((2, 2), (3, 1)):
         found.append(
             Epoch(
@@ -104,7 +106,9 @@ def cases(draw: Draw) -> list["Epoch"]:
     likelier = _buffer(draw, mask_of(3, 3, 3))
     for name in ("logprobs", "ref_logprobs"):
         likelier[name] = likelier[name] - 8  # than they were, almost all tokens: approx_kl is below 0
-    found.append(Epoch("metrics", _actor(draw), likelier, {"vf_coeff": 0.5, "entropy_coeff": 0.2}))
+    found.append(Epoch("metrics", _actor(draw), likelier, {}))
+    weighed = {"vf_coeff": 0.5, "entropy_coeff": 0.2}
+    found.append(Epoch("metrics", _actor(draw), _buffer(draw, mask_of(3, 3, 3)), weighed, behind="losses"))
     return found
 
 
@@ -117,19 +121,33 @@ def across(cases: list["Epoch"], answers: list[tuple[dict, dict]]) -> dict[str, 
             "minibatches": "it changes cfg.ppo, adds to the buffer or takes from it, or leaves gradients switched off; "
             "the next epoch needs all of it as it was"
         }
-    cut = [rows for case, (_, tensors) in zip(cases, answers) if case.shuffled and (rows := case.order(tensors))]
-    orders = [sum(rows, []) for rows in cut]
-    if len(orders) == 3 and (orders[0] == orders[2] or any(map(rotated, orders))):
-        return {"minibatches": "the responses come in the same order each time: shuffle them"}
-    if len(orders) == 3 and orders[0] != orders[1]:
-        return {
-            "minibatches": "the same seed gives two orders: shuffle with torch.randperm, which training.seed controls"
-        }
-    if len(orders) == 3 and all(sum(sorted(map(sorted, rows)), []) == list(range(12)) for rows in cut):
-        return {"minibatches": "the same responses are in a mini-batch each time: shuffle them first, then cut"}
-    if len(orders) == 3 and all(max(order[:6]) == 5 for order in orders):
-        return {"minibatches": "the responses are shuffled within parts: shuffle all of them, then cut"}
-    return {}
+    told = [(case, said, rows) for case, (said, x) in zip(cases, answers) if case.shuffled and (rows := case.order(x))]
+    problem = _of_the_shuffle(*map(list, zip(*told))) if len(told) == 3 else ""
+    return {"minibatches": problem} if problem else {}
+
+
+def _of_the_shuffle(cases: list["Epoch"], told: list[dict], cut: list[list[list[int]]]) -> str:
+    """What is wrong with the mini-batches of the three epochs of eighteen, the first two with the same random numbers;
+    "" if nothing is."""
+    orders, drawn_next = [sum(rows, []) for rows in cut], [said.get("drawn_next") for said in told]
+    masks = [cases[0].buffer[f"{name}_attention_mask"] for name in ("prompt", "response")]
+    lengths = [mask.sum(1)[orders[0]].tolist() for mask in masks]
+    if orders[0] == orders[2] or any(map(rotated, orders)):
+        return "the responses come in the same order each time: shuffle them"
+    if orders[0] != orders[1]:
+        return "the same seed gives two orders: shuffle with torch.randperm, which training.seed controls"
+    if set(map(frozenset, cut[0])) == set(map(frozenset, cut[2])):
+        return "the same responses are in a mini-batch each time: shuffle them first, then cut"
+    if any(all(max(order[:part]) < part for order in orders) for part in (6, 9, 12)):
+        return "the responses are shuffled within parts: shuffle all of them, then cut"
+    if any(found in (sorted(found), sorted(found, reverse=True)) for found in lengths):
+        return "the responses come sorted by their length: take them as they were shuffled"
+    if drawn_next[0] in (drawn_next[2], cases[0].drawn_next()):
+        return (
+            "it leaves torch's random numbers where they were, or sets a seed, which is the trainer's: the next epoch "
+            "takes the same order"
+        )
+    return ""
 
 
 @dataclass
@@ -143,6 +161,7 @@ class Epoch:
     seed: int = 0
     shuffled: bool = False
     drawn: int = 0  # random numbers since the seed was set
+    behind: str = ""  # a criterion; where it failed already, its mistake would cost this epoch's too
 
     @property
     def hint(self) -> int:
@@ -156,8 +175,8 @@ class Epoch:
     @property
     def rates(self) -> list[float]:
         """The learning rate of each optimizer step: another one each time where the scheduler's step is to show, none
-        where it is to be seen what a mini-batch is asked and logged, whatever was trained before it."""
-        rate = 0.0 if self.criterion in ("forward", "metrics") else 0.5
+        where it is to be seen what a mini-batch holds, is asked and logged, whatever was trained before it."""
+        rate = 0.0 if self.criterion in ("forward", "metrics") or self.shuffled else 0.5
         return [round(rate / (step + 1), 4) if self.criterion == "step" else rate for step in range(16)]
 
     @property
@@ -203,9 +222,16 @@ class Epoch:
 
     def drawn_order(self) -> list[int]:
         """The rows as torch.randperm draws them in the worker, if nothing else is drawn before."""
+        return torch.randperm(len(self.buffer["rewards"]), generator=self._generator()).tolist()
+
+    def drawn_next(self) -> list[float]:
+        """What the worker draws behind an epoch that has drawn nothing."""
+        return torch.rand(4, generator=self._generator()).tolist()
+
+    def _generator(self) -> torch.Generator:
         generator = torch.Generator().manual_seed(self.seed)
         torch.rand(self.drawn, generator=generator)
-        return torch.randperm(len(self.buffer["rewards"]), generator=generator).tolist()
+        return generator
 
     def problem(self, told: dict, tensors: dict[str, Tensor], _reference, source: str) -> str:
         """What is wrong with an answer, in words; "" if nothing is."""
@@ -291,8 +317,6 @@ class Epoch:
     def _metrics(self, told, tensors, replay, order) -> str:
         given = told.get("metrics", {})
         for name, wanted in zip(UPDATE_METRICS, replay["metrics"]):
-            if self.ppo["vf_coeff"] != 1 and name in OF_THE_TOTAL and self._moved(tensors, replay, ""):
-                continue  # the losses add up to something else, which costs a point elsewhere
             metric = given.get(name, {"kind": "missing"})
             if metric.get("kind") != "float":
                 return f"{name} must be a float, not {numberless(metric.get('kind'), 60)}"
@@ -350,6 +374,6 @@ def _buffer(draw: Draw, mask: Tensor, neutral: bool = True, prompt_width: int = 
         "prompt_attention_mask": prompt_mask.long(),
         "response_input_ids": tokens,
         "response_attention_mask": mask,
-        "rewards": draw.uniform(0, 1, responses),
+        "rewards": draw.whole(-1, 1, responses) * draw.uniform(0.1, 1, responses),
         **numbers,
     }

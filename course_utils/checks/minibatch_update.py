@@ -18,6 +18,7 @@ from course_utils.checks import expect
 from course_utils.exercises import LOSSES, UPDATE_METRICS
 from course_utils.worked_example import worked_example
 
+LENGTHS = (2, 1, 3, 1, 2, 3, 2, 1, 3, 1, 2, 3)  # of twelve responses
 OF_THE_BUFFER = (  # what a loss is given of it, on the response tokens
     ("compute_policy_loss", "log_probs_old", "logprobs"),
     ("compute_policy_loss", "advantages", "advantages"),
@@ -79,20 +80,7 @@ def losses(function: Callable) -> None:
 
 def minibatches(function: Callable) -> None:
     """every response once, shuffled; every response of an accumulation group weighs the same"""
-    cut = [_mini_batches(function, drawn) for drawn in (0, 0, 7)]
-    orders = [sum(rows, []) for rows in cut]
-    assert not any(map(rotated, orders)) and orders[0] != orders[2], (
-        "the responses come in the same order each time: shuffle them with torch.randperm. See hint 2."
-    )
-    assert orders[0] == orders[1], (
-        "the same seed gives two orders: shuffle with torch.randperm, which training.seed controls. See hint 2."
-    )
-    assert any(sum(sorted(map(sorted, rows)), []) != list(range(12)) for rows in cut), (
-        "the same responses are in a mini-batch each time: shuffle them first, then cut. See hint 2."
-    )
-    assert any(max(order[:6]) > 5 for order in orders), (
-        "the responses are shuffled within parts: shuffle all of them, then cut. See hint 2."
-    )
+    expect_shuffled(function)
     # mini_batch_size, gradient_accumulation_steps; the responses in each group
     cases = (
         (1, 1, [1, 1, 1, 1, 1]),
@@ -488,8 +476,35 @@ def _far_epoch(function: Callable) -> Epoch:
     buffer, _ = _buffer(3)
     buffer["response_input_ids"] = torch.tensor([[1, 20, 63], [40, 2, 5], [62, 33, 0]])
     buffer["logprobs"] = torch.full((3, 3), -80.0)
-    logits = (torch.arange(64.0) - 30) * torch.tensor([1.0, 0.1, 0.5]).view(3, 1, 1).expand(3, 7, 1)
+    logits = (torch.arange(64.0) - 30) * torch.tensor([4.0, 0.1, 0.5]).view(3, 1, 1).expand(3, 7, 1)
     return Epoch(function, buffer, TableActor(buffer, logits, torch.zeros(3, 7)), mini_batch_size=3, vf_coeff=1.0)
+
+
+def expect_shuffled(function: Callable) -> None:
+    """AssertionError: its mini-batches are not a shuffle of all responses, another in each epoch, by torch's seed."""
+    cut, drawn_next = zip(*(_mini_batches(function, drawn) for drawn in (0, 0, 7)))
+    orders = [sum(rows, []) for rows in cut]
+    assert not any(map(rotated, orders)) and orders[0] != orders[2], (
+        "the responses come in the same order each time: shuffle them with torch.randperm. See hint 2."
+    )
+    assert orders[0] == orders[1], (
+        "the same seed gives two orders: shuffle with torch.randperm, which training.seed controls. See hint 2."
+    )
+    assert set(map(frozenset, cut[0])) != set(map(frozenset, cut[2])), (
+        "the same responses are in a mini-batch each time: shuffle them first, then cut. See hint 2."
+    )
+    assert any(max(order[:6]) > 5 for order in orders), (
+        "the responses are shuffled within parts: shuffle all of them, then cut. See hint 2."
+    )
+    lengths = [LENGTHS[row] for row in orders[0]]
+    assert lengths not in (sorted(lengths), sorted(lengths, reverse=True)), (
+        "the responses come sorted by their length: take them as they were shuffled. See hint 2."
+    )
+    torch.manual_seed(0)
+    assert drawn_next[0] not in (drawn_next[2], torch.rand(1).item()), (
+        "it leaves torch's random numbers where they were, or sets a seed, which is the trainer's: the next epoch "
+        "takes the same order. See hint 2."
+    )
 
 
 def rotated(order: list[int]) -> bool:
@@ -497,10 +512,13 @@ def rotated(order: list[int]) -> bool:
     return all((later - earlier) % len(order) == 1 for earlier, later in pairwise(order))
 
 
-def _mini_batches(function: Callable, drawn: int) -> list[list[int]]:
-    """The responses in each mini-batch of an epoch of twelve, so many random numbers after the seed was set."""
+def _mini_batches(function: Callable, drawn: int) -> tuple[list[list[int]], float]:
+    """The responses in each mini-batch of an epoch of twelve, so many random numbers after the seed was set, and the
+    random number behind it."""
     torch.manual_seed(0)
     torch.rand(drawn)
-    epoch = Epoch(function, *_buffer(12), mini_batch_size=3)
+    buffer, actor = _buffer(12)
+    buffer["response_attention_mask"] = (torch.arange(3) < torch.tensor(LENGTHS).unsqueeze(1)).long()
+    epoch = Epoch(function, buffer, actor, mini_batch_size=3)
     epoch.expect_mini_batches()
-    return epoch.actor.rows
+    return epoch.actor.rows, torch.rand(1).item()
