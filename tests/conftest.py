@@ -16,7 +16,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reached for the netw
 os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # `make test` runs a process a core
 ROOT = Path(__file__).parent.parent
-LONGEST = "test_browser", "test_judge", "test_memory", "test_term", "test_site", "test_training_notebook"
+LONGEST = (
+    *("test_browser", "test_judge", "test_grade", "test_site", "test_attacks", "test_trainer", "test_resume"),
+    *("test_memory", "test_term", "test_training_notebook"),
+)
 
 
 def pytest_configure(config):
