@@ -152,7 +152,8 @@ def main() -> None:
             totals.append(grading(course, workers))
         found["grading_one_worker"], found["grading_second_worker"] = totals[0], totals[1] - totals[0]
         for assignment in ASSIGNMENTS:
-            nbgrader(course, "generate_feedback", assignment)
+            if (made := nbgrader(course, "generate_feedback", assignment)).returncode:
+                sys.exit(made.stderr)
         for kind in ("autograded", "feedback"):
             found[f"{kind}_a_student"] = size(course / "autograder" / kind) / students
     line = json.dumps(rounded(found))
