@@ -79,8 +79,8 @@ def cases(draw: Draw) -> list["Epoch"]:
     found.append(_of_values("minibatches", _actor(draw), unequal, cut, seed=draw.seed()))
     eighteen, seed = _buffer(draw, mask_of(*([2, 1, 3, 1, 2, 3] * 3))), draw.seed()
     for drawn in (0, 0, 7):
-        shuffled = {"seed": seed, "shuffled": True, "drawn": drawn}
-        found.append(_of_values("minibatches", _actor(draw), eighteen, {"mini_batch_size": 3}, **shuffled))
+        cut = {"mini_batch_size": 3}
+        found.append(Epoch("minibatches", _actor(draw), eighteen, cut, seed=seed, shuffled=True, drawn=drawn))
     for steps, norm in ((2, 1e6), (2, 0.05), (1, 0.05)):
         clipped = {"mini_batch_size": 1, "gradient_accumulation_steps": steps, "max_grad_norm": norm}
         buffer = _buffer(draw, mask_of(3, 3, 3, 3, 3))
