@@ -17,8 +17,16 @@ os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # `make test` runs a process a core
 ROOT = Path(__file__).parent.parent
 LONGEST = (
-    *("test_browser", "test_judge", "test_grade", "test_site", "test_attacks", "test_trainer", "test_resume"),
-    *("test_memory", "test_term", "test_training_notebook"),
+    "test_attacks",
+    "test_browser",
+    "test_grade",
+    "test_judge",
+    "test_memory",
+    "test_resume",
+    "test_site",
+    "test_term",
+    "test_trainer",
+    "test_training_notebook",
 )
 
 
