@@ -2,20 +2,21 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lab bundle release grade check site instructor bench
+.PHONY: help train test lab workspace bundle release grade check site instructor bench
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 
 train: .venv/installed ## train a language model with the course's solutions, on the CPU, into outputs/
-	.venv/bin/python -m course_utils.export notebooks/0[1-5]*/*.ipynb --to build/solutions
-	.venv/bin/python -m course_utils.run_notebook notebooks/06_train_gsm8k/train_gsm8k.ipynb --exercises build/solutions
+	.venv/bin/python -m course_utils.run_notebook notebooks/06_train_gsm8k/train_gsm8k.ipynb --solutions
 
 test: .venv/installed ## everything that proves the project
 	.venv/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-lab: release ## your workspace/ with the exercises, in JupyterLab; never overwrites your work
+workspace: release ## your workspace/ with the exercises and configs; never overwrites your work
 	.venv/bin/python -m course_utils.workspace workspace --release autograder/release --configs configs
+
+lab: workspace ## that workspace in JupyterLab
 	cd workspace && PATH="$(CURDIR)/.venv/bin:$$PATH" jupyter lab
 
 EXERCISES ?= workspace/exercises

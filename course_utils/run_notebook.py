@@ -1,6 +1,6 @@
 """Executes the training notebook from the terminal and leaves everything that it made in the run's folder.
 
-    python -m course_utils.run_notebook notebooks/06_train_gsm8k/train_gsm8k.ipynb --exercises build/solutions
+    python -m course_utils.run_notebook notebooks/06_train_gsm8k/train_gsm8k.ipynb --solutions
 
 `make train` calls this. The notebook is executed as a learner would, cell by cell, with papermill; a progress bar
 follows the run's metrics.jsonl.
@@ -18,10 +18,11 @@ from tqdm import tqdm
 
 from course_utils.config import load_config
 from course_utils.disk import writing
+from course_utils.export import ExportError, export_all
 from course_utils.metrics import read_metrics
 from course_utils.plain_error import PlainError
 from course_utils.run_folder import last_run
-from course_utils.train import summary
+from course_utils.train import SOLUTIONS, add_exercises, summary
 
 
 def follow(output_dir: str, total: int, already: Path | None, done: threading.Event) -> None:
@@ -93,13 +94,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("notebook", type=Path)
     parser.add_argument("--config", default="configs/config_debug.yaml")
-    parser.add_argument("--exercises", default="exercises", help="folder of exported modules (default: %(default)s)")
+    add_exercises(parser)
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     args = parser.parse_intermixed_args()
     logging.getLogger("papermill").setLevel(logging.ERROR)
     try:
+        if args.exercises == SOLUTIONS:
+            export_all(Path(), SOLUTIONS)
         folder = execute(args.notebook, args.config, args.exercises, args.overrides)
-    except PlainError as error:
+    except (PlainError, ExportError, OSError) as error:
         sys.exit(f"error: {error}")
     except papermill.PapermillExecutionError as error:
         sys.exit(f"error: cell {error.exec_count} of {args.notebook} failed\n{error.ename}: {error.evalue}")

@@ -62,9 +62,8 @@ def summary(folder: Path) -> str:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, help="a YAML file, e.g. configs/config_debug.yaml")
+def add_exercises(parser: argparse.ArgumentParser) -> None:
+    """--exercises FOLDER or --solutions, both as `exercises`."""
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--exercises",
@@ -79,6 +78,12 @@ def main() -> None:
         const=SOLUTIONS,
         help=f"the solutions in notebooks/, exported to {SOLUTIONS} first",
     )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, help="a YAML file, e.g. configs/config_debug.yaml")
+    add_exercises(parser)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="any setting, e.g. ppo.learning_rate=5e-7")
     args = parser.parse_intermixed_args()
     try:

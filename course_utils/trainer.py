@@ -12,7 +12,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -329,6 +329,8 @@ class Trainer:
             names = " or ".join(map(str, self.accelerator.log_with))
             uses_wandb = self.cfg.tracking == "wandb" or wandb.report_to_wandb
             login = "Run `wandb login` once, or set WANDB_MODE=offline in the environment. " if uses_wandb else ""
+            with suppress(OSError):  # a folder that holds something is kept
+                self.folder.rmdir()
             raise ConfigError(
                 f"{names} does not start: {' '.join(str(error).split()).rstrip('.')}. {login}tracking=none and "
                 "wandb.report_to_wandb=false do without: metrics.jsonl is always written"

@@ -133,13 +133,15 @@ def test_what_students_have_on_a_hub_gives_no_answer_away(tmp_path):
 
 
 def test_no_step_needs_make():
-    """README.md has the commands of all targets, plain."""
+    """README.md has the commands of all targets, plain, and a target is one command."""
     section = (ROOT / "README.md").read_text().partition("## Install without `make`")[2].partition("\n## ")[0]
     named = commands(section) | set(re.findall(r"(?<!`)`([^`\n]+)`(?!`)", section))
     makefile = (ROOT / "Makefile").read_text()
     exercises = re.search(r"^EXERCISES \?= (.*)$", makefile, re.MULTILINE).group(1)
     recipes = commands("\n".join(re.findall(r"^\t(?!@)(.*)$", makefile, re.MULTILINE)))
     assert len(recipes) >= 12
+    targets = re.findall(r"^[a-z]+:.*##.*\n((?:\t.*\n)*)", makefile, re.MULTILINE)
+    assert len(targets) >= 12 and [recipe.count("\n") for recipe in targets] == [1] * len(targets)
     for line in recipes - {"touch .venv/installed", "$(PYTHON) -m venv .venv"}:
         plain = re.sub(r"(cd workspace && )?PATH=\S+ ", "", line).replace("$(EXERCISES)", exercises)
         assert plain in named, f"README.md does not name {plain}"

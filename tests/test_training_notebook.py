@@ -194,17 +194,23 @@ def test_the_command_line_trains_and_goes_on(small_run, solutions, tmp_path, mon
     assert "1/2 [" in bar and "2/2 [" in bar
 
 
-def test_solutions_are_exported_first_and_what_stops_that_is_one_clear_message(monkeypatch):
+@pytest.mark.parametrize(
+    "command, runs, given",
+    [(train, "run", ()), (run_notebook, "execute", (Path(NOTEBOOK),))],
+)
+def test_solutions_are_exported_first_and_what_stops_that_is_one_clear_message(command, runs, given, monkeypatch):
     called = []
-    monkeypatch.setattr(train, "export_all", lambda *given: called.append(given))
-    monkeypatch.setattr(train, "run", lambda *given: called.append(given))
-    monkeypatch.setattr(sys, "argv", ["train", "--config", "mine.yaml", "ppo.epochs=1", "--solutions"])
-    main()
-    assert called == [(Path(), train.SOLUTIONS), ("mine.yaml", train.SOLUTIONS, ["ppo.epochs=1"])]
+    monkeypatch.setattr(command, "export_all", lambda *given: called.append(given))
+    monkeypatch.setattr(command, runs, lambda *given: called.append(given) or Path("run"))
+    monkeypatch.setattr(command, "summary", str)
+    arguments = [*map(str, given), "--config", "mine.yaml", "--solutions", "ppo.epochs=1"]
+    monkeypatch.setattr(sys, "argv", ["command", *arguments])
+    command.main()
+    assert called == [(Path(), train.SOLUTIONS), (*given, "mine.yaml", train.SOLUTIONS, ["ppo.epochs=1"])]
     for error in (ExportError("unfinished"), OSError("no space")):
-        monkeypatch.setattr(train, "export_all", Mock(side_effect=error))
+        monkeypatch.setattr(command, "export_all", Mock(side_effect=error))
         with pytest.raises(SystemExit, match=f"^error: {error}$"):
-            main()
+            command.main()
 
 
 @pytest.mark.parametrize(
