@@ -137,7 +137,7 @@ def test_every_notebook_begins_with_the_badge_and_the_same_cell():
     training = first_cells(NOTEBOOKS[-1])[1]
     for path in NOTEBOOKS:
         card, code = first_cells(path)
-        assert '<a href="https://colab.research.google.com/"><img alt="Open in Colab"' in card
+        assert '<a href="https://colab.research.google.com/"><kbd>Open in Colab</kbd></a>' in card
         # A badge opens its notebook wherever else there is one; this one cannot, and the line beside it says so.
         assert "opens Colab's start page. Choose **Upload**" in card and bundle.BUNDLE in card
         assert training.startswith(code) and bundle.BUNDLE in code

@@ -127,15 +127,15 @@ def test_the_sections_of_an_exercise_notebook(exercise):
     assert found == SECTIONS
     first = markdown(ROOT / exercise.notebook)[0]
     assert re.search(
-        rf"Exercise {exercise.number} of 5 · 10 points · about \d+ minutes · level: "
-        r"(first steps|steady|demanding)",
+        rf"<kbd>Exercise {exercise.number} of 5</kbd> <kbd>10 points</kbd> <kbd>about \d+ minutes</kbd> "
+        r"<kbd>level: (first steps|steady|demanding)</kbd>",
         first,
     )
     assert "After this notebook you can" in first
 
 
 def test_the_readme_gives_the_minutes_of_the_cards():
-    minutes = [int(re.search(r" · about (\d+) minutes", markdown(path)[0])[1]) for path in NOTEBOOKS]
+    minutes = [int(re.search(r"<kbd>about (\d+) minutes</kbd>", markdown(path)[0])[1]) for path in NOTEBOOKS]
     assert f"Each notebook takes {min(minutes)} to {max(minutes)} minutes" in (ROOT / "README.md").read_text()
 
 
