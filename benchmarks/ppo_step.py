@@ -25,7 +25,7 @@ from pathlib import Path
 from string import Template
 
 import numpy as np
-from ppo_step_protocol import EMBEDDED, LEARNING_RATE, Recorder, prompts_of, tokenizer_folder
+from ppo_step_protocol import EMBEDDED, LEARNING_RATE, Recorder, prompts_of, tokenizer_folder, vocabulary_of
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from course_utils.config import load_config
@@ -90,8 +90,7 @@ def step_ours(recorder: Recorder) -> None:
         export_all(ROOT, solutions)
         problems.mkdir()
         (problems / "train.jsonl").write_text(json.dumps({"question": "1", "answer": "#### 1"}))
-        vocabulary = json.loads((Path(job["model_dir"]) / "config.json").read_text())["vocab_size"]
-        prompts = prompts_of(job, vocabulary)
+        prompts = prompts_of(job, vocabulary_of(job))
         cfg = load_config(
             ROOT / "configs/config_debug.yaml",
             [

@@ -89,9 +89,18 @@ def read_job(line: str) -> dict:
     for key, least in LEAST.items():
         if type(job[key]) is not int or job[key] < least:
             raise ValueError(f"{key}={job[key]!r} must be a whole number, at least {least}")
-    if not isinstance(job["model_dir"], str) or not (Path(job["model_dir"]) / "config.json").is_file():
-        raise ValueError(f"model_dir={job['model_dir']!r} must be the folder of a Hugging Face model, with config.json")
+    vocabulary_of(job)
     return job
+
+
+def vocabulary_of(job: dict) -> int:
+    """How many tokens its model knows. ValueError: the folder has no config.json that says so."""
+    try:
+        return int(json.loads((Path(job["model_dir"]) / "config.json").read_text())["vocab_size"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"model_dir={job['model_dir']!r} must be the folder of a Hugging Face model, with config.json: {error!r}"
+        ) from error
 
 
 def prompts_of(job: dict, vocabulary: int) -> list[list[int]]:

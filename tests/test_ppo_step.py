@@ -91,6 +91,14 @@ def test_a_line_that_is_no_job_is_told_by_the_name_of_its_key(bench, tiny, line)
         protocol.read_job(line.replace("TINY", str(tiny)))
 
 
+@pytest.mark.parametrize("config", ["{", "[]", "{}", '{"vocab_size": "many"}'])
+def test_a_folder_with_a_broken_config_is_named(bench, tmp_path, config):
+    (tmp_path / "config.json").write_text(config)
+    protocol = importlib.import_module("ppo_step_protocol")
+    with pytest.raises(ValueError, match=f"^model_dir='{tmp_path}' must be .*with config.json: [^\n]*$"):
+        protocol.read_job(json.dumps(JOB | {"model_dir": str(tmp_path)}))
+
+
 @pytest.mark.parametrize(
     ("line", "told"),
     [("{}\n", "the key n is missing"), (json.dumps(JOB | LONG | {"model_dir": "TINY"}), "reads only 512. Lower one")],
