@@ -28,6 +28,7 @@ from IPython.display import HTML, display
 from nbformat.v4 import new_code_cell, new_notebook
 
 from course_utils.checks.criteria import CRITERIA
+from course_utils.checks.devices import mixed_devices
 from course_utils.checks.minibatch_parts import PARTS
 from course_utils.checks.misconceptions import recognised
 from course_utils.checks.side_by_side import side_by_side
@@ -71,7 +72,8 @@ def check(function: Callable, criterion: str | None = None) -> None:
         raise in_plain_words(AssertionError("\n".join(filter(None, lines))))
     if not criterion and get_ipython() and (pictures := side_by_side(alone)):
         display(HTML(pictures))
-    print(_report(chosen, failures, mistake))
+    remark = _on_a_gpu(alone, exercise) if whole and not criterion and not failures else ""
+    print(_report(chosen, failures, mistake or remark))
     if failures:
         raise in_plain_words(
             AssertionError(f"{name}: {len(failures)} of {len(chosen)} criteria do not hold yet: {', '.join(failures)}")
@@ -195,12 +197,7 @@ def _what_was_raised(error: Exception, cells: dict[str, str], exercise: Exercise
 
     `cells` as in _cells; the last is that of the function that is checked.
     """
-    lines = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in cells]
-    where = ""
-    if lines:
-        last = lines[-1]
-        cell = "its cell" if last.filename == [*cells][-1] else f"the cell of {cells[last.filename]}"
-        where = f" in line {last.lineno} of {cell}: {last.line}"
+    where = _where(error, cells)
     if isinstance(error, NameError) and not isinstance(error, UnboundLocalError):
         if error.name == check.__name__:
             return f"it calls check(){where}\nOnly the function is handed in: call check() in the cell below."
@@ -212,17 +209,38 @@ def _what_was_raised(error: Exception, cells: dict[str, str], exercise: Exercise
         handed_in = "Only the solution cells are" if exercise.parts else "Only this cell is"
         place = "one of them" if exercise.parts else "this cell"
         return (
-            f"the name `{error.name}` is not defined{where}\n{handed_in} handed in, so what it "
-            f"uses from other cells is missing: define `{error.name}` in {place}, or do without it."
+            f"the name `{error.name}` is not defined{where}\nIs it misspelt, or from another cell? {handed_in} handed "
+            f"in: define `{error.name}` in {place}, or do without it."
         )
     return f"it raised {type(error).__name__}: {error}{where}"
+
+
+def _where(error: Exception, cells: dict[str, str]) -> str:
+    """The last line of the learner's code that the error came through."""
+    lines = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in cells]
+    if not lines:
+        return ""
+    last = lines[-1]
+    cell = "its cell" if last.filename == [*cells][-1] else f"the cell of {cells[last.filename]}"
+    return f" in line {last.lineno} of {cell}: {last.line}"
+
+
+def _on_a_gpu(function: Callable, exercise: Exercise) -> str:
+    """Costs nothing, since no exercise needs a GPU; but notebook 6 may run on one."""
+    error = mixed_devices(function, exercise)
+    if error is None:
+        return ""
+    return (
+        f"→ On a GPU it would stop{_where(error, _cells(function, exercise))}\n"
+        f"This costs no point. Make new tensors by zeros_like(...), or with device={exercise.arguments[0]}.device."
+    )
 
 
 def _title(criterion: Callable) -> str:
     return f"✗ {criterion.__name__}: {criterion.__doc__.splitlines()[0]}"
 
 
-def _report(criteria: tuple[Callable, ...], failures: dict[str, str], mistake: str) -> str:
+def _report(criteria: tuple[Callable, ...], failures: dict[str, str], below: str) -> str:
     """A line for each criterion. Of those that fail only the first is explained: what the others would say is about
     numbers that may be wrong because of it, and sends learners to lines that are right."""
     wrap = partial(textwrap.wrap, width=96, subsequent_indent="    ", break_on_hyphens=False)
@@ -235,4 +253,4 @@ def _report(criteria: tuple[Callable, ...], failures: dict[str, str], mistake: s
                 lines += wrap(line, initial_indent="    ")
     if len(failures) > 1:
         lines.append("Begin with the first ✗: those below it may only follow from it. Check again once it holds.")
-    return "\n".join(lines + wrap(mistake))
+    return "\n".join([*lines, *(part for line in below.splitlines() for part in wrap(line))])

@@ -427,6 +427,24 @@ def test_an_unknown_function_or_criterion_is_refused():
         check(solution("entropy"), "clipping")
 
 
+# ------------------------------------------------------------------ on a GPU
+
+
+def test_what_would_stop_on_a_gpu_is_said_and_fails_nothing(capsys):
+    check(define("gae", right_solutions("gae")["a class that is run token by token"]))
+    *ticks, where, advice = capsys.readouterr().out.splitlines()
+    assert [line[0] for line in ticks] == ["✓"] * len(CRITERIA["gae"])
+    assert re.fullmatch(r"→ On a GPU it would stop in line \d+ of its cell: last = on\[:, t\] & ~seen_later", where)
+    assert advice.startswith("This costs no point. Make new tensors by zeros_like(...)")
+
+
+@pytest.mark.parametrize("name", ["numpy in float64", "unfold", "itertools.accumulate on flipped columns"])
+def test_what_cannot_be_told_without_a_gpu_is_not_said(name, capsys):
+    """numpy and .item() need numbers, which the device that the check runs on does not have."""
+    check(define("gae", right_solutions("gae")[name]))
+    assert "GPU" not in capsys.readouterr().out
+
+
 # ------------------------------------------------------------------ only the cell is handed in
 
 LEANING = textwrap.dedent("""\
@@ -443,7 +461,7 @@ def test_a_name_from_another_cell_is_found_out():
     )
     message = failure(function, "worked_example")
     assert "the name `masked_mean` is not defined in line 2 of its cell" in message
-    assert "Only this cell is handed in" in message
+    assert "Is it misspelt, or from another cell? Only this cell is handed in" in message
 
 
 @pytest.mark.parametrize(
@@ -509,7 +527,7 @@ def test_a_name_from_a_cell_that_is_no_solution_cell_is_found_out_in_each_part(o
     name, line = edits[own][1].split("(")[0], 1 + cells[own][: cells[own].index(edits[own][1])].count("\n")
     place = ("the cell of response_outputs", "the cell of minibatch_loss", "its cell")[own]
     assert f"the name `{name}` is not defined in line {line} of {place}: " in message
-    assert "Only the solution cells are handed in, so what it uses from other cells is missing" in message
+    assert "Only the solution cells are handed in" in message
     assert f"define `{name}` in one of them" in message
 
 

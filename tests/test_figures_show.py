@@ -23,6 +23,7 @@ def test_with_widgets_the_sliders_stand_above_the_picture(displayed):
     explore(draw_objective, **SLIDERS)
     box, picture = displayed
     assert [control.description for control in box.children] == ["ratio r", "ε"]
+    assert repr(box) == ""  # an exported page would show it above the picture
     assert isinstance(picture, HTML)
 
 

@@ -69,6 +69,14 @@ def test_why_a_token_alone_has_no_number_is_said(key, name, reason):
     assert reason in html
 
 
+@pytest.mark.parametrize("key", ["policy_loss", "value_loss", "entropy"])
+def test_one_number_for_every_token_is_said_to_be_that_of_no_token(key):
+    unmasked = side_by_side(getattr(wrong_module(key, named(key, "no mask")), EXERCISES[key].function))
+    assert seen(unmasked) == ["✗ 6 of 6 differ"] and "it does not follow response_mask" in unmasked
+    wrong = side_by_side(getattr(wrong_module(key, named(key, "sign")), EXERCISES[key].function))
+    assert seen(wrong) == ["✗ 6 of 6 differ"] and "does not follow" not in wrong
+
+
 def test_a_number_that_is_no_tensor_is_looked_at_too():
     mean_of_means = "((entropy * response_mask).sum(1) / response_mask.sum(1)).mean().item()"
     assert "0 / 0" in side_by_side(

@@ -19,6 +19,10 @@ from course_utils.figures.token_explorer import diverging
 from course_utils.worked_example import VOCABULARY, worked_example
 
 NOTHING = math.nan  # on padding, which has no target
+NO_MASK = (
+    "Yours gives the same number whichever token the mask shows: it does not follow response_mask, so what it makes of "
+    "one token cannot be told."
+)
 EMPTY_RESPONSE = (
     "No number: with this token alone in the mask the other response has none, and yours divides each "
     "response's sum by that response's tokens, here 0 / 0. Divide one sum by all tokens of the batch."
@@ -157,7 +161,9 @@ def _token_by_token(what: str, loss: Callable[[Tensor], Tensor], target: list[li
         alone = torch.zeros_like(mask)
         alone[row, column] = 1
         found[row, column] = loss(alone)
-    return Grid(what, found, target, note=_why_no_number(loss, mask) if found[mask == 1].isnan().any() else "")
+    numbers = found[mask == 1]
+    note = _why_no_number(loss, mask) if numbers.isnan().any() else NO_MASK if (numbers == numbers[0]).all() else ""
+    return Grid(what, found, target, note=note)
 
 
 def _why_no_number(loss: Callable[[Tensor], Tensor], mask: Tensor) -> str:

@@ -60,6 +60,12 @@ def explore(draw: Callable[..., tuple[Figure, str]], **sliders: Slider) -> None:
     except ImportError:  # the package's own dependencies do not include it
         display(start)
         return
+
+    class Sliders(ipywidgets.VBox):
+        def __repr__(self) -> str:
+            """What a page without widgets has in their place."""
+            return ""
+
     controls = {
         name: ipywidgets.FloatSlider(
             slider.start,
@@ -73,7 +79,7 @@ def explore(draw: Callable[..., tuple[Figure, str]], **sliders: Slider) -> None:
         )
         for name, slider in sliders.items()
     }
-    display(ipywidgets.VBox(list(controls.values())))
+    display(Sliders(list(controls.values())))
     picture = display(start, display_id=True)
     for control in controls.values():
         control.observe(lambda _: picture.update(html({name: c.value for name, c in controls.items()})), "value")
