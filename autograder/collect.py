@@ -3,25 +3,27 @@
 nbgrader's own follows symbolic links, with the instructor's rights: a link to the instructor's source notebook would
 come out as a submission with the right answers. It warns of a folder that belongs to another student than the one in
 its name, and collects it all the same. And one folder that is too large, or has a name that it does not expect, ends
-the collection for the whole class. Here links stay links, which submission.py then refuses, also one that takes a
-file's place while the folder is copied; what another account made is left where it is unless check_owner is off, and
-whatever is wrong with a submission is only its own affair.
+the collection for the whole class. Here links stay links, which submission.py then refuses; what another account made
+is left where it is unless check_owner is off, and whatever is wrong with a submission is only its own affair.
+
+Whoever made a folder in the exchange can change it while it is collected. So it is opened once, without following a
+link, and its owner and all that is copied are those of the open folder.
 """
 
 import os
 import shutil
-import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
 from nbgrader.exchange.default import ExchangeCollect
-from nbgrader.utils import find_owner, ignore_patterns
+from nbgrader.utils import ignore_patterns
 
-from autograder.submission import MAX_RECEIPT, READ, moment, no_student, small_text
+from autograder.foreign_folder import MAX_FILES, Copy, extent, opened
+from autograder.submission import MAX_RECEIPT, moment, no_student, small_text
 
 RECEIPT = ("timestamp.txt", "submission_secret.txt")
-MAX_FILES = 1000  # files and folders of one submission: a million empty ones are within every limit on size
-MAX_DEPTH = 20  # folders in folders: Python's own functions call themselves for each
 
 
 class CourseCollect(ExchangeCollect):
@@ -30,61 +32,56 @@ class CourseCollect(ExchangeCollect):
     def _path_to_record(self, path: str) -> dict:
         """nbgrader's {username, filename, timestamp}; the username is "" where the folder cannot be a submission."""
         try:
-            if os.path.islink(path) or not os.path.isdir(path):
-                raise ValueError("not a folder")
             record = super()._path_to_record(path)
             if why := no_student(record["username"]):
                 raise ValueError(why)
             if moment(record["filename"].rsplit("+", 3)[2]) is None:
                 raise ValueError("the date in its name is none that a gradebook can show")
-            if self.check_owner and (owner := _owner(path)) != record["username"]:
+            with self._open(record, self.check_owner):
+                return record
+        except Exception as error:  # parsing such a name fails in more than one way
+            self._not_collected(path, error)
+            return {"username": "", "filename": os.path.basename(path), "timestamp": datetime.min}
+
+    @contextmanager
+    def _open(self, record: dict, check_owner: bool) -> Iterator[int]:
+        """The descriptor of a submission's folder. OSError: it is none. ValueError: it is somebody else's."""
+        with opened(os.path.join(self.inbound_path, record["filename"])) as folder:
+            if check_owner and (owner := _owner(os.fstat(folder).st_uid)) != record["username"]:
                 raise ValueError(
                     f"it belongs to {owner}. Where all students' servers run as one user, set "
                     "c.ExchangeCollect.check_owner = False"
                 )
-            return record
-        except Exception as error:  # parsing such a name fails in more than one way
-            self.log.warning("Not collected: %s: %s", ascii(path), error)
-            return {"username": "", "filename": os.path.basename(path), "timestamp": datetime.min}
+            yield folder
+
+    def _not_collected(self, path: str, error: Exception) -> None:
+        self.log.warning("Not collected: %s: %s", ascii(path), error)
 
     def copy_files(self) -> None:
-        self.src_records = [record for record in self.src_records if record["username"]]
-        self.check_owner = False  # was looked at above; nbgrader's own look ends at a folder that is gone by now
+        self.src_records = _OneByOne(self, [record for record in self.src_records if record["username"]])
+        self.check_owner = False  # nbgrader's own look ends at a folder that is gone by now
         super().copy_files()
 
     def do_copy(self, src: str, dest: str, log=None) -> None:
-        """Copies one submission, MAX_FILES files and nbgrader's max_dir_size at most, whatever it grows to meanwhile.
-        Of a folder that is too large, notebooks and receipt only."""
+        """Copies one submission, self.folder, as far as its limits go. Of a folder that is too large, notebooks and
+        receipt only."""
         too_large = self._too_large(src)
         unwanted = ignore_patterns(self.coursedir.ignore, self.coursedir.include)
 
-        def left_out(folder: str, names: list[str]) -> set[str]:
+        def left_out(below: str, names: list[str]) -> set[str]:
             out = set()
             if too_large:
                 out = {name for name in names if not name.endswith(".ipynb") and name not in RECEIPT}
-            return out.union(unwanted(folder, [*set(names) - out]))
+            return out.union(unwanted(os.path.join(src, below), [*set(names) - out]))
 
         def not_whole(error: Exception) -> None:
             self.log.warning("%s is not collected whole: %s", ascii(src), str(error)[:500])
 
         os.makedirs(dest, exist_ok=True)
-        copied, room = 0, 1000 * self.coursedir.max_dir_size  # bytes
+        limits = 1000 * self.coursedir.max_dir_size, 1000 * self.coursedir.max_file_size  # bytes
         try:
-            # By open folders: whoever made one can put a link in the place of anything in it at any moment.
-            for folder, folders, files, opened in os.fwalk(src, onerror=not_whole):
-                if folders and os.path.relpath(folder, src).count(os.sep) >= MAX_DEPTH:
-                    not_whole(RecursionError(f"it has more than {MAX_DEPTH} folders in one another"))
-                    folders.clear()
-                wanted = {*folders, *files} - left_out(folder, [*folders, *files])
-                for name in sorted(wanted):
-                    if (copied := copied + 1) > MAX_FILES:
-                        raise OSError(f"it has more than {MAX_FILES:,} files")
-                    try:
-                        to = Path(dest, os.path.relpath(folder, src), name)
-                        room -= _copy(name, opened, to, min(room, 1000 * self.coursedir.max_file_size))
-                    except OSError as error:  # the rest is copied
-                        not_whole(error)
-                folders[:] = [name for name in folders if name in wanted]
+            with opened(dest) as target:
+                Copy(*limits, left_out, not_whole).folder(self.folder, target)
         except Exception as error:  # what is wrong with one submission stops nobody else's
             not_whole(error)
         self._permit(Path(dest))
@@ -94,14 +91,15 @@ class CourseCollect(ExchangeCollect):
         """By nbgrader's option or by the number of its files; also where it cannot be told, as in a folder that shows
         its files' names alone."""
         try:
-            if _more_files_than(MAX_FILES, src):
+            count, size = extent(self.folder)
+            if count > MAX_FILES:
                 why = f"more than {MAX_FILES:,} files"
-            elif self.get_size(src) > 1000 * self.coursedir.max_dir_size:
+            elif size > 1000 * self.coursedir.max_dir_size:
                 why = f"more than {self.coursedir.max_dir_size} kB"
             else:
                 return False
-        except (OSError, RecursionError) as error:  # nbgrader's own goes down into each folder by calling itself
-            why = f"no size that can be told ({getattr(error, 'strerror', error)})"
+        except OSError as error:
+            why = f"no size that can be told ({error.strerror})"
         self.log.warning("%s has %s: only its notebooks are collected", ascii(src), why)
         return True
 
@@ -122,43 +120,27 @@ class CourseCollect(ExchangeCollect):
             path.write_text(name.rsplit("+", 3)[2])
 
 
-def _more_files_than(count: int, folder: str) -> bool:
-    found = 0
-    for _, folders, files in os.walk(folder):
-        found += len(folders) + len(files)
-        if found > count:
-            return True
-    return False
+class _OneByOne(list):
+    """The records that nbgrader goes through. The folder of each is opened before, as collect.folder: nbgrader deletes
+    the older copy, which must stay where there is nothing to put in its place."""
+
+    def __init__(self, collect: CourseCollect, records: list[dict]):
+        super().__init__(records)
+        self.collect, self.check_owner = collect, collect.check_owner
+
+    def __iter__(self) -> Iterator[dict]:
+        for record in super().__iter__():
+            try:
+                with self.collect._open(record, self.check_owner) as self.collect.folder:
+                    yield record
+            except (OSError, ValueError) as error:
+                self.collect._not_collected(record["filename"], error)
 
 
-def _owner(path: str) -> str:
+def _owner(uid: int) -> str:
+    from pwd import getpwuid  # not on Windows, where nbgrader has no exchange
+
     try:
-        return find_owner(path)
+        return getpwuid(uid).pw_name
     except KeyError:  # as in containers, which do not know each other's users
-        return f"user id {os.stat(path).st_uid}, which has no name here"
-
-
-def _copy(name: str, folder: int, dest: Path, room: int) -> int:
-    """Copies what has this name in the open folder: a link as a link, of a folder itself alone, no pipe and no device.
-    Returns the number of bytes.
-
-    OSError: it cannot be read, was another thing a moment ago, has more bytes than `room`, or is a file of another
-    account under a second name. ValueError: it grows meanwhile."""
-    mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
-    if stat.S_ISLNK(mode):
-        dest.symlink_to(os.readlink(name, dir_fd=folder))
-    elif stat.S_ISDIR(mode):
-        dest.mkdir()
-    elif stat.S_ISREG(mode):
-        with open(os.open(name, READ, dir_fd=folder), "rb") as source:
-            file = os.fstat(source.fileno())
-            if file.st_nlink > 1 and file.st_uid != os.fstat(folder).st_uid:
-                raise OSError(f"{name!r} is a hard link to a file of another account")
-            if file.st_size > room:
-                raise OSError(f"{name!r} has more than the {room // 1000:,} kB that are left for it")
-            content = source.read(file.st_size + 1)
-        if len(content) > file.st_size:
-            raise ValueError(f"{name!r} grows while it is copied")
-        with dest.open("xb") as copy:
-            return copy.write(content)
-    return 0
+        return f"user id {uid}, which has no name here"

@@ -7,7 +7,7 @@ import pytest
 from nbgrader.apps.baseapp import NbGrader
 from nbgrader.coursedir import CourseDirectory
 
-from autograder import collect
+from autograder import collect, foreign_folder
 from autograder.collect import CourseCollect
 from autograder.submission import find, read, receipt
 from tests.class_of_students import new_course
@@ -34,7 +34,7 @@ class Class:
         (folder / "submission_secret.txt").write_text("s3cret")
         return folder.rename(self.inbound / (name or f"{student}+01_policy_loss+{STAMP}+r4nd0m"))
 
-    def collect(self, check_owner=False, **limits):
+    def collect(self, check_owner=False, update=False, **limits):
         app = NbGrader()
         app.coursedir = CourseDirectory(
             parent=app,
@@ -45,7 +45,8 @@ class Class:
             db_url=f"sqlite:///{self.course.db}",
             **limits,
         )
-        CourseCollect(coursedir=app.coursedir, parent=app, root=str(self.exchange), check_owner=check_owner).start()
+        options = {"check_owner": check_owner, "update": update}
+        CourseCollect(coursedir=app.coursedir, parent=app, root=str(self.exchange), **options).start()
         return find(self.submitted)[0]
 
 
@@ -97,7 +98,7 @@ def test_a_link_that_takes_a_files_place_while_it_is_copied_is_not_followed(stud
     def after_the_look(function):
         def swapped(*arguments):
             result = function(*arguments)
-            if str(folder) in arguments:
+            if str(folder) in [str(argument).rstrip("/") for argument in arguments]:
                 swap()
             return result
 
@@ -107,17 +108,93 @@ def test_a_link_that_takes_a_files_place_while_it_is_copied_is_not_followed(stud
         patterns = collect.ignore_patterns
         monkeypatch.setattr(collect, "ignore_patterns", lambda *options: after_the_look(patterns(*options)))
     else:
-        monkeypatch.setattr(CourseCollect, "get_size", after_the_look(CourseCollect.get_size))
+        monkeypatch.setattr(CourseCollect, "_too_large", after_the_look(CourseCollect._too_large))
     students.collect()
     collected = students.submitted / "eve/01_policy_loss/policy_loss.ipynb"
-    assert not collected.exists() or collected.is_symlink()
+    assert collected.is_symlink() if which == "notebook" else collected.read_text() != "the solution"
     assert read(students.submitted, "ada", KEY).problem == ""
+
+
+def then(monkeypatch, function, name, swap):
+    """Makes os.function go on to swap() when it was asked for this name."""
+    original = getattr(os, function)
+
+    def and_then(*arguments, **more):
+        result = original(*arguments, **more)
+        if name in [os.path.basename(argument) for argument in arguments if isinstance(argument, str | os.PathLike)]:
+            swap()
+        return result
+
+    monkeypatch.setattr(os, function, and_then)
+
+
+def test_a_folder_that_takes_a_links_place_is_not_copied_to_where_the_link_leads(students, tmp_path, monkeypatch):
+    """Or a student could write where only the instructor may: into a home folder, or another student's submission."""
+    folder, home, hers = students.submit("eve"), tmp_path / "instructor", tmp_path / "hers"
+    home.mkdir()
+    hers.mkdir()
+    (hers / "startup.py").write_text("print('runs as the instructor')")
+    (folder / "d").symlink_to(home)
+
+    def swap():
+        (folder / "d").unlink()
+        hers.rename(folder / "d")
+
+    then(monkeypatch, "symlink", "d", swap)
+    students.submit("zoe")
+    assert students.collect() == [("ada", KEY), ("eve", KEY), ("zoe", KEY)]
+    assert (folder / "d/startup.py").exists() and not list(home.iterdir())
+
+
+@pytest.mark.parametrize("thing", ["pipe", "link"])
+def test_what_takes_a_folders_place_is_not_waited_for_nor_followed(students, tmp_path, monkeypatch, thing):
+    folder, private = students.submit("eve"), tmp_path / "private"
+    private.mkdir()
+    (private / "policy_loss.ipynb").write_text("the solution")
+    (folder / "d").mkdir()
+
+    def swap():
+        (folder / "d").rmdir()
+        (folder / "d").symlink_to(private) if thing == "link" else os.mkfifo(folder / "d")
+
+    then(monkeypatch, "mkdir", "d", swap)
+    students.submit("zoe")
+    assert students.collect() == [("ada", KEY), ("eve", KEY), ("zoe", KEY)]
+    assert not list((students.submitted / "eve/01_policy_loss/d").iterdir())
+
+
+LATER = "2026-11-22 11:00:00.000000 UTC"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+@pytest.mark.parametrize("change", ["gone", "another's", "link"])
+def test_a_folder_that_changes_before_its_turn_takes_no_earlier_ones_place(students, tmp_path, monkeypatch, change):
+    """nbgrader deletes what it collected before, and then copies."""
+    monkeypatch.setattr(collect, "_owner", lambda uid: "bob" if uid == 54321 else "ada")
+    students.collect(check_owner=True)
+    folder, sort = students.submit("ada", f"ada+01_policy_loss+{LATER}+r4nd0m"), CourseCollect._sort_by_timestamp
+    (folder / "timestamp.txt").write_text(LATER)
+
+    def sorted_and_changed(self, records):
+        if change == "another's":
+            os.chown(folder, 54321, -1)
+        else:
+            folder.rename(tmp_path / "away")
+        if change == "link":
+            folder.symlink_to(tmp_path / "away")
+        return sort(self, records)
+
+    monkeypatch.setattr(CourseCollect, "_sort_by_timestamp", sorted_and_changed)
+    students.collect(check_owner=True, update=True)
+    assert read(students.submitted, "ada", KEY).problem == ""
+    assert receipt(students.submitted, "ada", KEY).timestamp == STAMP
 
 
 def test_nobody_hands_in_under_anothers_name(students, monkeypatch, capsys):
     """Bob's later folder with Ada's name in it, which nbgrader's own would take for her last one."""
     forged = students.submit("ada", "ada+01_policy_loss+2026-11-22 11:00:00.000000 UTC+r4nd0m")
-    monkeypatch.setattr(collect, "find_owner", lambda path: "bob" if os.path.samefile(path, forged) else "ada")
+    os.chown(forged, 54321, -1)
+    monkeypatch.setattr(collect, "_owner", lambda uid: "bob" if uid == 54321 else "ada")
     assert students.collect(check_owner=True) == [("ada", KEY)]
     assert receipt(students.submitted, "ada", KEY).timestamp == STAMP
     said = capsys.readouterr().err
@@ -153,22 +230,20 @@ def test_a_folder_that_is_gone_when_its_turn_comes_stops_nobody(students, monkey
         return sort(self, records)
 
     monkeypatch.setattr(CourseCollect, "_sort_by_timestamp", sorted_and_gone)
-    monkeypatch.setattr(collect, "find_owner", lambda path: os.path.basename(path).partition("+")[0])
-    students.collect(check_owner=True)
+    assert students.collect() == [("ada", KEY)]
     assert read(students.submitted, "ada", KEY).problem == ""
-    assert "was handed in" in read(students.submitted, "eve", KEY).problem
 
 
 def test_a_folder_whose_size_cannot_be_told_stops_nobody(students, monkeypatch):
     """One that may be listed but not entered: nbgrader asks each file in it for its size. Not so by root."""
-    folder, size = students.submit("bob"), os.path.getsize
+    folder, look = students.submit("bob"), collect.extent
 
-    def getsize(path):
-        if str(folder) in path:
-            raise PermissionError(13, "Permission denied", path)
-        return size(path)
+    def extent(opened):
+        if os.fstat(opened).st_ino == folder.stat().st_ino:
+            raise PermissionError(13, "Permission denied", "film.mp4")
+        return look(opened)
 
-    monkeypatch.setattr(os.path, "getsize", getsize)
+    monkeypatch.setattr(collect, "extent", extent)
     assert students.collect() == [("ada", KEY), ("bob", KEY)]
     assert read(students.submitted, "ada", KEY).problem == ""
 
@@ -269,7 +344,7 @@ def test_a_file_that_grows_while_it_is_copied_is_left(students, monkeypatch):
         return found
 
     fstat = os.fstat
-    monkeypatch.setattr(collect.os, "fstat", meanwhile)
+    monkeypatch.setattr(foreign_folder.os, "fstat", meanwhile)
     assert students.collect(max_dir_size=2000) == [("ada", KEY), ("bob", KEY)]
     assert sum(path.stat().st_size for path in (students.submitted / "bob/01_policy_loss").iterdir()) < 2_000_000
 
