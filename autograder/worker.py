@@ -64,16 +64,15 @@ def answer(function, case: dict, tensors: dict[str, Tensor]) -> tuple[dict, dict
 def run_call(function, case: dict, tensors: dict[str, Tensor]) -> tuple[dict, dict[str, Tensor]]:
     """Calls with positional arguments: tensors by name, numbers as they are; case["wrt"] names those to differentiate
     the first result by."""
-    args = [tensors[arg] if isinstance(arg, str) else arg for arg in case["args"]]
-    for name in case["wrt"]:
-        tensors[name].requires_grad_()
-    result = function(*args)
+    leaves = [tensors[name].requires_grad_() for name in case["wrt"]]
+    tensors |= {name: leaf.clone() for name, leaf in zip(case["wrt"], leaves)}  # computed, as in training
+    result = function(*(tensors[arg] if isinstance(arg, str) else arg for arg in case["args"]))
     several = isinstance(result, (tuple, list))
     parts, found = list(result)[:8] if several else [result], {}
     told = {"several": several, "parts": [describe(part, f"out{i}", found) for i, part in enumerate(parts)]}
     describe_inputs(tensors, found)
     if case["wrt"] and isinstance(parts[0], Tensor) and parts[0].requires_grad:
-        gradients = torch.autograd.grad(parts[0], [tensors[name] for name in case["wrt"]], allow_unused=True)
+        gradients = torch.autograd.grad(parts[0], leaves, allow_unused=True)
         told["gradients"] = [describe(g, f"grad{i}", found) for i, g in enumerate(gradients)]
     return told, found
 

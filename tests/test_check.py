@@ -427,6 +427,39 @@ def test_an_unknown_function_or_criterion_is_refused():
         check(solution("entropy"), "clipping")
 
 
+# ------------------------------------------------------------------ as strict as the judge
+
+
+def test_a_number_of_the_notebooks_that_is_written_down_is_found(capsys):
+    written_down = edited("minibatch_update", ("ppo.clip_ratio", "0.2"))
+    assert "clip_ratio of compute_policy_loss is 0.2; it must be cfg.ppo.clip_ratio" in failure(written_down, "losses")
+    range_written_down = edited("minibatch_update", ("ppo.clip_range_value", "0.2"))
+    assert "one clip for both" not in failure(range_written_down, "losses")
+    assert "known mistake" not in capsys.readouterr().out
+
+
+def test_processes_are_not_allowed():
+    """Nor are they in the sandbox, where starting one fails with an error of the operating system."""
+    loading = right_solutions("minibatch_update")["DataLoader"].replace("shuffle=True", "shuffle=True, num_workers=2")
+    assert "num_workers=2" in loading
+    assert "it starts a process, which the autograder does not allow" in failure(
+        define("minibatch_update", loading), "minibatches"
+    )
+
+
+def test_what_is_logged_beside_the_eight_metrics_may_be_of_any_type(capsys):
+    check(edited("minibatch_update", ("means | {", 'means | {"steps": len(norms), ')))
+    assert "✗" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("eps", ["1e-6", "1e-5"])
+def test_an_eps_in_the_logarithm_is_not_called_float32_too_late(eps, capsys):
+    probs = "probs = F.softmax(logits_new.float(), dim=-1)"
+    with pytest.raises(AssertionError):
+        check(edited("entropy", ("probs = log_probs.exp()", f"{probs}; log_probs = (probs + {eps}).log()")))
+    assert "float32 too late" not in capsys.readouterr().out
+
+
 # ------------------------------------------------------------------ on a GPU
 
 

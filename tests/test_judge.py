@@ -294,6 +294,68 @@ def test_an_argument_that_is_masked_in_place_costs_a_point(process, key, names):
         )
 
 
+@pytest.mark.parametrize(
+    ("key", "slip"),
+    [
+        ("policy_loss", "log_probs_new[response_mask == 0] = 0"),
+        ("value_loss", "values_new *= response_mask"),
+        ("entropy", "logits_new[response_mask == 0] = 0"),
+    ],
+)
+def test_so_does_the_one_that_is_trained(process, key, slip):
+    """In training it is computed, so it may be changed; a leaf may not, and would cost every criterion."""
+    head, begin, body = solution_source(key).rpartition("### BEGIN SOLUTION\n")
+    (advice,) = lost(verdict(process, key, f"{head}{begin}    {slip}\n{body}")).values()
+    assert "in place" in advice
+
+
+def test_rewards_that_carry_a_gradient_on_cost_a_point(process):
+    source = solution_source("gae").replace(
+        "is_last = ", "kl_penalties, values = kl_penalties.detach(), values.detach()\n    is_last = "
+    )
+    source = source.replace("return advantages.detach(), returns.detach()", "return advantages, returns")
+    assert list(lost(verdict(process, "gae", source))) == ["no_gradient"]
+
+
+def test_the_buffers_longest_prompt_is_a_right_way_to_say_where_responses_begin(process):
+    old = """first = batch["prompt_input_ids"].shape[1] - 1"""
+    source = solution_source("minibatch_update").replace(old, "first = P - 1")
+    loop = "    order = torch.randperm("
+    assert old not in source and source.count(loop) == 1
+    longest = '    global P\n    P = int(collated_buffer["prompt_attention_mask"].sum(1).max())\n'
+    for secret in range(8):
+        assert lost(verdict(process, "minibatch_update", source.replace(loop, longest + loop), bytes([secret]))) == {}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a shuffle within parts",
+        "fixed mini-batches in another order each time",
+        "sorted by length behind the shuffle",
+        "an order that begins elsewhere each time",
+    ],
+)
+def test_an_order_that_torch_drew_is_not_called_another_generators(process, name):
+    found = verdict(process, *wrong_on_wild_numbers(name)[:2])
+    assert list(lost(found)) == ["minibatches"] and not found.misconception
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("values[:, first:-1]", "values[:, first + 1 : -1]"),
+        ("values[:, first:-1]", "values"),
+        ("compute_entropy_loss(logits, mask)", "compute_entropy_loss(logits[:, :-1], mask)"),
+    ],
+)
+def test_shapes_that_do_not_fit_have_the_name_of_no_other_slip_of_the_shapes(process, old, new):
+    source = solution_source("minibatch_update")
+    assert source.count(old) == 1
+    found = verdict(process, "minibatch_update", source.replace(old, new))
+    assert lost(found) and not found.misconception
+
+
 def test_the_bank_is_asked_in_the_submissions_own_order_only_where_it_is_not_randperms(process, monkeypatch):
     asked, answer_of = [], judge._answer_of
     monkeypatch.setattr(judge, "_answer_of", lambda *args: asked.append(args[2]) or answer_of(*args))

@@ -388,6 +388,25 @@ WRONG_ON_WILD_NUMBERS = {  # name: exercise, the solution's line, what stands th
         "values = values.clamp(-5, 5)\n    is_last = ",
         "recursion",
     ),
+    "a raw advantage of 0 taken for padding": (
+        "gae",
+        "tokens = response_mask.sum()",
+        "tokens = (raw != 0).sum()",
+        "whitening",
+    ),
+    "whole groups clipped only": (
+        "minibatch_update",
+        "ppo.max_grad_norm)",
+        "ppo.max_grad_norm if len(group) == steps else 1e9)",
+        "step",
+    ),
+    "the longest prompt of a mini-batch": (
+        "minibatch_update",
+        "logits, values = logits[:, first:-1], values[:, first:-1]",
+        'first = int(batch["prompt_attention_mask"].sum(1).max()) - 1\n'
+        "    logits, values = (x[:, first : first + response.shape[1]] for x in (logits, values))",
+        "forward",
+    ),
     "a γ of 0 taken for none": ("gae", "is_last = ", "gamma = gamma or 1.0\n    is_last = ", "recursion"),
     "no penalty for a response of one token": (
         "gae",

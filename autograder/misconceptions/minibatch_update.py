@@ -10,6 +10,7 @@ CLIPPED = "        norm = nn.utils.clip_grad_norm_(actor_model.parameters(), ppo
 TOKENS_OF_GROUP = 'group_size = sum(collated_buffer["response_attention_mask"][rows].sum() for rows in group)'
 ROWS = "x[rows].to(device)"
 NOT_SHUFFLED = "x[order.argsort()[rows] if name in {names} else rows].to(device)"
+ANOTHER_GENERATOR = "shuffled by another generator"
 MEANS = "sum(log[name] for log in logs) / len(logs) for"
 
 MISCONCEPTIONS = (
@@ -116,7 +117,7 @@ MISCONCEPTIONS = (
         (("torch.randperm(", "torch.arange("),),
     ),
     Misconception(
-        "shuffled by another generator",
+        ANOTHER_GENERATOR,
         "The order does not come from torch's default generator and the run's seed: another library or a generator of "
         "your own draws it, or a seed is set in the function. Let torch draw it.",
         ((RANDOM_ORDER, 'torch.from_numpy(np.random.permutation(len(collated_buffer["response_input_ids"])))'),),

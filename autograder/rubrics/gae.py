@@ -44,6 +44,7 @@ def cases(draw: Draw) -> list[Call]:
     found.append(_returns("recursion", "with large values", large, 2))
     for lengths in (mask_of(5, 5, 5), mask_of(6, 2, 4, 1), mask_of(4, 0, 5)):
         args = _of_values(_args(draw, lengths, 1.0, 1.0))
+        args["values"][0, 1] = 0  # a raw advantage of 0 is one too
         found.append(Call("whitening", "of several responses", args, ("advantages",), 3))
     outlier = _of_values(_args(draw, mask_of(20, 20), 1.0, 1.0))
     outlier["values"][0, 3] = 100  # more than six standard deviations from the mean
@@ -68,7 +69,7 @@ def cases(draw: Draw) -> list[Call]:
     of_one_token = torch.zeros_like(lengths).index_fill(0, torch.tensor(3), 1)  # the row where no other slip shows
     for argument in ("values", "kl_penalties"):
         args[argument] = args[argument].where((lengths + 1 - of_one_token).bool(), 0)
-    for argument in ("values", "kl_penalties"):
+    for argument in ("values", "kl_penalties", "final_rewards"):
         found.append(
             Call(
                 "no_gradient",

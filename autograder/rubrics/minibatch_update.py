@@ -45,15 +45,10 @@ def cases(draw: Draw) -> list["Epoch"]:
     sure = _actor(draw, flat=False)  # log-probs far below 0, and values far from it
     sure |= {"logits": sure["logits"] * 60, "actor_values": sure["actor_values"] * 20}
     found.append(Epoch("forward", sure, _buffer(draw, mask_of(3, 2), neutral=False), {}))
-    in_turn = {"mini_batch_size": 2, "gradient_accumulation_steps": 3}  # no step before the last mini-batch
-    found.append(
-        Epoch(
-            "forward",
-            _actor(draw, flat=False),
-            _buffer(draw, mask_of(3, 2, 4, 1, 2), neutral=False, prompt_width=6),
-            in_turn,
-        )
-    )
+    for _ in range(3):  # the last mini-batch is of one response, whose prompt is the longest once in nine times
+        buffer = _buffer(draw, mask_of(3, 2, 4, 1, 2, 3, 1, 4, 2), neutral=False, prompt_width=6)
+        in_turn = {"mini_batch_size": 2, "gradient_accumulation_steps": 3}
+        found.append(Epoch("forward", _actor(draw, flat=False), buffer, in_turn))
     for _ in range(2):
         ppo = {
             "mini_batch_size": 3,  # all of them: how several mini-batches are weighed is asked elsewhere
@@ -348,14 +343,15 @@ def _of_values(criterion: str, actor: dict, buffer: dict[str, Tensor], changes: 
 
 
 def _buffer(draw: Draw, mask: Tensor, neutral: bool = True, prompt_width: int = 4) -> dict[str, Tensor]:
-    """Responses with prompts of two to `prompt_width` tokens, of different lengths as far as there are so many. Row n's
-    first prompt token is 20 + n, larger than all others.
+    """Responses with prompts of two tokens or more, of different lengths as far as there are so many, one of them of
+    `prompt_width`. Row n's first prompt token is 20 + n, larger than all others.
 
     Token 0, which also stands on the padding, is a token like any other: it ends each prompt and begins a response.
     Off the mask stand numbers that would do harm. The old log-probs are close to what the actor says, as in PPO.
     """
     responses, width = mask.shape
-    lengths = 2 + (torch.arange(responses) + draw.whole(0, prompt_width)) % (prompt_width - 1)
+    lengths = 2 + (torch.arange(responses) + draw.whole(0, prompt_width)) % (prompt_width - 2)
+    lengths[draw.whole(0, responses - 1)] = prompt_width  # a buffer is as wide as its longest prompt
     prompt_mask = torch.arange(prompt_width) >= prompt_width - lengths.unsqueeze(1)
     prompts = draw.whole(6, 19, responses, prompt_width)
     prompts[torch.arange(responses), prompt_mask.long().argmax(1)] = 20 + torch.arange(responses)

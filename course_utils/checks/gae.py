@@ -140,10 +140,10 @@ def whitening(function: Callable) -> None:
         [0.0, 0.0],
         "Whitening has moved them away from 0: mask once more at the end. See hint 3.",
     )
-    small = [tensor / 50 for tensor in _arguments()[:3]]
+    small = [tensor / 100 for tensor in _arguments()[:3]]
     advantages, _ = _call(function, *small, *_arguments()[3:])
     expect.close(
-        "advantages where rewards, penalties and values are 50 times smaller",
+        "advantages where rewards, penalties and values are 100 times smaller",
         torch.cat([advantages[0], advantages[1, :2]]),
         [0.75, 0.75, 1.25, -0.25, -1.0, -1.5],
         "Whitening takes the size away, so they stay the same. Add no more than 1e-8 to the variance. See hint 3.",

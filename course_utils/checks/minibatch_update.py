@@ -7,9 +7,10 @@ linear ones that keep what they were given, so that every gradient is a fraction
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import pairwise
 from types import SimpleNamespace
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +38,15 @@ def forward(function: Callable) -> None:
     expect_output("log_probs_new", policy["log_probs_new"], rows)
     buffer, actor = _buffer(3)  # whose prompts say the token that is padding above
     buffer["prompt_attention_mask"][1, 0] = buffer["prompt_attention_mask"][2, :2] = 0
-    Epoch(function, buffer, actor)
+    actor.values.data += torch.arange(7.0)  # each position says its number
+    for given in Epoch(function, buffer, actor, mini_batch_size=1).calls["compute_value_loss"]:
+        expect.close(
+            "values_new of a response of three tokens beside prompts of up to four, a mini-batch of its own",
+            given["values_new"],
+            [[3.0, 4.0, 5.0]],
+            "P is the width of prompt_input_ids: all responses begin in the same column, whatever the lengths of the "
+            "prompts in a mini-batch. See hint 2.",
+        )
     epoch = _far_epoch(function)
     rows = epoch.only_mini_batch()
     target = epoch.start["logits"][:, 3:6].log_softmax(dim=-1)
@@ -160,6 +169,16 @@ def step(function: Callable) -> None:
     moved = epoch.moved["values"].sum(dim=1)
     what = "how far the values of the three responses moved in that step, beside the first"
     expect.close(what, moved / moved[0], [1.0] * 3, advice)
+    epoch = Epoch(
+        function, *_buffer(3), mini_batch_size=1, gradient_accumulation_steps=2, vf_coeff=1.0, max_grad_norm=0.01
+    )
+    lengths = [torch.cat([change[row].flatten() for change in epoch.moved.values()]).norm() for row in range(3)]
+    expect.close(  # two responses share the first step, the last one has the second for itself
+        "how far each of three responses moved in two such steps, one of two mini-batches and one of one, by size",
+        torch.stack(lengths).sort().values,
+        [0.01 / 2**0.5, 0.01 / 2**0.5, 0.01],
+        "Clip before each step, the last, smaller group's too. See hint 2.",
+    )
 
 
 def metrics(function: Callable) -> None:
@@ -178,8 +197,9 @@ def metrics(function: Callable) -> None:
     assert isinstance(epoch.result, dict), f"it returned a {kind}; it must return a dict."
     missing = [name for name in UPDATE_METRICS if name not in epoch.result]
     assert not missing, f"the dict lacks {', '.join(missing)}."
-    for name, value in epoch.result.items():
-        assert isinstance(value, float), f"{name} is a {type(value).__name__}; it must be a float: call .item()."
+    for name in UPDATE_METRICS:
+        kind = type(epoch.result[name]).__name__
+        assert isinstance(epoch.result[name], float), f"{name} is a {kind}; it must be a float: call .item()."
     # A response's gradient is 1/2, -1/2 by two equally likely logits and 1/2 by its value: the squares add up
     # to 3/4. In the group of four each weighs 1/4: the norm is sqrt(4 * 3/4) / 4. For the group of one it is
     # sqrt(3/4).
@@ -308,7 +328,7 @@ class Epoch:
         defaults = {
             "mini_batch_size": 2,
             "gradient_accumulation_steps": 1,
-            "clip_ratio": 0.2,
+            "clip_ratio": 0.15,  # no number that stands in the notebook
             "clip_range_value": 0.3,
             "vf_coeff": 0.5,
             "entropy_coeff": 0.01,
@@ -327,7 +347,7 @@ class Epoch:
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
         scheduler.step = self._scheduler_step  # its constructor made a step itself
         given, before = dict(buffer), vars(self.ppo).copy()
-        with self.losses.in_the_place_of_those_of(function):
+        with self.losses.in_the_place_of_those_of(function), no_processes():
             self.result = function(
                 self.actor, optimizer, scheduler, given, SimpleNamespace(ppo=self.ppo), torch.device("cpu")
             )
@@ -369,6 +389,12 @@ class Epoch:
     def _scheduler_step(self, *given) -> None:
         assert not given, "lr_scheduler.step() is called with nothing between its brackets. See hint 2."
         self.events.append("lr_scheduler.step")
+
+
+def no_processes() -> AbstractContextManager:
+    """A block in which none may be started, as where submissions are judged."""
+    refusal = AssertionError("it starts a process, which the autograder does not allow: leave num_workers at 0.")
+    return mock.patch("multiprocessing.process.BaseProcess.start", side_effect=refusal)
 
 
 class LinearLosses:

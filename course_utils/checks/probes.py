@@ -99,4 +99,10 @@ def _of_half_precision(function: Callable) -> list[Fact]:
     except Exception as error:
         return [f"raises {type(error).__name__}"]
     found, *numbers = of_value(loss)
-    return [found, *("ln 1000" if abs(abs(number) - math.log(1000)) < 1e-3 else "else" for number in numbers)]
+    return [found, *(_beside_ln_1000(abs(number)) for number in numbers)]
+
+
+def _beside_ln_1000(number: float) -> str:
+    """log_softmax in bfloat16 makes the entropy larger by 0.009; whatever is left out of it, smaller."""
+    difference = number - math.log(1000)
+    return "ln 1000" if abs(difference) < 1e-3 else "more" if difference > 5e-3 else "else"
