@@ -77,8 +77,7 @@ def masking(function: Callable) -> None:
             expect.unchanged(name, yours, before, expect.MASK_EACH)
         grad = expect.gradient(results[0], dirty[0], "See hint 3.")
         expect.close("gradient on the padding", grad[padding], [0.0, 0.0], expect.MASK_FIRST)
-    # The third response repeats A, but its mask has no token, or only the first, which adds the clipped 0.9 to the
-    # objective's -0.0875: -0.8125 / 7 is the loss.
+    # The third response repeats A, but its mask has no token; or only the first, of ratio 1 and advantage 0.75.
     three = [torch.cat([tensor, tensor[:1]]) for tensor in arguments[:4]]
     three[3][2] = 0
     advice = "Divide one sum over the batch by the mask's sum, not each response by its own. See hint 2."
@@ -86,10 +85,9 @@ def masking(function: Callable) -> None:
         ("loss", "clip_frac", "approx_kl"), _call(function, *three, arguments[4]), clean, strict=True
     ):
         expect.close(f"{name} beside a response without tokens", yours, before.detach(), advice)
-    three[3][2, 0] = 1
-    expect.close(
-        "loss beside a response of a single token", _call(function, *three, arguments[4])[0], -0.8125 / 7, advice
-    )
+    three[3][2, 0], three[0][2] = 1, three[1][2]
+    together = (6 * clean[0].detach() - 0.75) / 7
+    expect.close("loss beside a response of a single token", _call(function, *three, arguments[4])[0], together, advice)
 
 
 def gradient(function: Callable) -> None:
