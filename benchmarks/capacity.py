@@ -1,10 +1,12 @@
-"""How much memory and disk does a learner need, and a grading worker? One JSON line, in MB of 1,000,000 bytes.
+"""How much memory, disk and processor time does a learner need, and how much memory a grading worker? One JSON line, in
+MB of 1,000,000 bytes and in seconds of one core.
 
     python benchmarks/capacity.py          # some ten minutes, on Linux; the training notebook trains whole
 
 Memory is what processes take at their peak. Of a kernel it is resident memory, with the libraries' files, which
 kernels on one machine share and containers do not. Of grading it is what a second worker adds to the first, libraries
-counted once. Disk is a folder's files, after the notebooks ran and were saved with their outputs.
+counted once. Disk is a folder's files, after the notebooks ran and were saved with their outputs. Processor time is
+that of a kernel, from its start until all cells have run once; where nothing else runs.
 """
 
 import json
@@ -13,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
 
@@ -47,6 +50,12 @@ def shared_out(pid: int) -> float:
 def resident_peak(pid: int) -> float:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 1e6
+
+
+def processor_seconds(pid: int) -> float:
+    """Of all threads of a process, since its start."""
+    ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]  # in user mode, in the kernel
+    return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
 
 
 class Peak:
@@ -85,37 +94,44 @@ def server(folder: Path) -> float:
         running.stop()
 
 
-def exercise(path: Path, saved: Path) -> float:
-    """A kernel that ran the source notebook of an exercise, which is then saved with its outputs."""
+def exercise(path: Path, saved: Path) -> tuple[float, float]:
+    """Memory and processor time of a kernel that ran the source notebook of an exercise. That is then saved with its
+    outputs."""
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(saved.parent)}})
     with client.setup_kernel():
         for index, cell in enumerate(notebook.cells):
             client.execute_cell(cell, index)
-        peak = resident_peak(client.km.provisioner.process.pid)
+        kernel = client.km.provisioner.process.pid
+        found = resident_peak(kernel), processor_seconds(kernel)
     nbformat.write(notebook, saved)
-    return peak
+    return found
 
 
-def training(folder: Path) -> float:
-    """The kernel of notebook 6 in the default run, which is left in `folder`."""
+def training(folder: Path) -> tuple[float, float]:
+    """Memory and processor time of the kernel of notebook 6 in the default run, which is left in `folder`."""
     export_all(ROOT, folder / "exercises")
     here = os.getpid()
-    with Peak(lambda: max((resident_peak_of_kernel(pid) for pid in tree(here)[1:]), default=0.0)) as peak:
+    with (
+        Peak(lambda: of_kernel(resident_peak, here)) as memory,
+        Peak(lambda: of_kernel(processor_seconds, here)) as time,
+    ):
         execute(
             TRAINING,
             str(ROOT / "configs/config_debug.yaml"),
             str(folder / "exercises"),
             [f"training.output_dir={folder / 'outputs/debug'}"],
         )
-    return peak.found
+    return memory.found, time.found
 
 
-def resident_peak_of_kernel(pid: int) -> float:
-    try:
-        return resident_peak(pid) if b"ipykernel" in Path(f"/proc/{pid}/cmdline").read_bytes() else 0.0
-    except (FileNotFoundError, ProcessLookupError, StopIteration):  # it ends just now
-        return 0.0
+def of_kernel(measured, root: int) -> float:
+    """`measured` of the kernel below the process `root`; 0 where there is none."""
+    for pid in tree(root)[1:]:
+        with suppress(FileNotFoundError, ProcessLookupError, StopIteration):  # it ends just now
+            if b"ipykernel" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                return measured(pid)
+    return 0.0
 
 
 def grading(course: Path, workers: int) -> float:
@@ -141,9 +157,11 @@ def main() -> None:
         found["server"] = server(folder)
         saved = folder / "saved"
         saved.mkdir()
-        found["kernel"] = {key: exercise(ROOT / EXERCISES[key].notebook, saved / master(key).file) for key in EXERCISES}
+        kernels = {key: exercise(ROOT / EXERCISES[key].notebook, saved / master(key).file) for key in EXERCISES}
         found["notebooks_with_outputs"] = size(saved)
-        found["kernel"]["training"] = training(folder / "work")
+        kernels["training"] = training(folder / "work")
+        found["kernel"] = {key: memory for key, (memory, _) in kernels.items()}
+        found["kernel_seconds"] = {key: seconds for key, (_, seconds) in kernels.items()}
         found["default_run"] = size(folder / "work/outputs")
         students, totals = 4, []
         for workers in (1, 2):
