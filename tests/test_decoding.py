@@ -1,22 +1,30 @@
 """The cache that a GPU decodes with, here with its step computed instead of replayed; test_gpu.py replays it."""
 
+from unittest.mock import Mock
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
     FalconConfig,
     FalconForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MiniMaxConfig,
+    MiniMaxForCausalLM,
     MistralConfig,
     MistralForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
+    OpenAIGPTConfig,
+    OpenAIGPTLMHeadModel,
 )
 
 from course_utils import policy, problems, rollout
 from course_utils.decoding import GraphedCache, GrowingCache, make_cache
-from course_utils.policy import ActorCritic
+from course_utils.policy import ActorCritic, ModelError
 from tests.test_policy import ARCHITECTURES, small_actor
 
 SMALL = {
@@ -33,6 +41,15 @@ SMALL = {
 def without_a_gpu(monkeypatch):
     monkeypatch.setattr(GraphedCache, "_capture", lambda self: self._step)
     monkeypatch.setattr(rollout, "make_cache", lambda actor, steps, device: GraphedCache(actor, steps))
+
+
+@pytest.fixture
+def embedded_prompts(small_config):
+    """Three prompts, their tokenizer and settings of generation."""
+    cfg = small_config()
+    tokenizer = policy.load_tokenizer(cfg)
+    three = problems.load_problems(cfg.dataset, "validation")[:3]
+    return problems.make_prompts(three, tokenizer, cfg.dataset)[0], tokenizer, cfg.generation
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -54,6 +71,66 @@ def test_both_caches_sample_the_same_responses(dtype, greedy, small_config, monk
         if dtype == "float32":
             torch.testing.assert_close(graphed[name], growing[name], atol=tolerance, rtol=tolerance)
         assert graphed[name].dtype == torch.float32
+
+
+WITH_LINEAR_ATTENTION = {
+    "lfm2": {"layer_types": ["conv", "full_attention"]},
+    "qwen3_next": {
+        "layer_types": ["linear_attention", "full_attention"],
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 2,
+        "linear_key_head_dim": 16,
+        "linear_value_head_dim": 16,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "shared_expert_intermediate_size": 32,
+    },
+    "jamba": {
+        "attn_layer_period": 2,
+        "attn_layer_offset": 1,
+        "num_experts": 2,
+        "use_mamba_kernels": False,
+        "mamba_d_state": 4,
+        "mamba_dt_rank": 4,
+    },
+}
+
+
+@pytest.mark.parametrize("architecture", WITH_LINEAR_ATTENTION)
+def test_rows_leave_the_growing_cache_of_a_model_with_linear_attention(architecture):
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(architecture, **SMALL, **WITH_LINEAR_ATTENTION[architecture])
+    actor = ActorCritic(AutoModelForCausalLM.from_config(config)).eval()
+    tokens, mask = torch.randint(1, 50, (3, 5)), torch.tensor([[1] * 5, [0] * 2 + [1] * 3, [0] * 4 + [1]])
+    cache, rows, more = GrowingCache(actor), torch.tensor([0, 2]), torch.tensor([7, 8])
+    with torch.no_grad():
+        cache.read(tokens, mask)
+        logits, _ = cache.go_on(more, rows)
+        whole = torch.cat([tokens[rows], more[:, None]], dim=1), torch.cat([mask[rows], mask.new_ones(2, 1)], dim=1)
+        expected, _ = actor(*whole, logits_to_keep=1)
+    torch.testing.assert_close(logits, expected[:, 0], atol=1e-5, rtol=1e-4)
+
+
+def test_a_model_that_cannot_be_sampled_from_with_a_cache_is_named(embedded_prompts):
+    prompts, tokenizer, generation = embedded_prompts
+    actor = ActorCritic(MiniMaxForCausalLM(MiniMaxConfig(**SMALL, num_local_experts=2)))
+    with pytest.raises(
+        ModelError, match="^MiniMaxForCausalLM cannot be .* cache .*DynamicCache.*use another"
+    ) as stopped:
+        rollout.generate(actor, prompts, tokenizer, generation, None, "cpu")
+    assert isinstance(stopped.value.__cause__, ValueError)
+    with pytest.raises(ModelError, match="^OpenAIGPTLMHeadModel takes no cache .* use another model"):
+        ActorCritic(OpenAIGPTLMHeadModel(OpenAIGPTConfig(vocab_size=50, n_embd=32, n_layer=1, n_head=2)))
+
+
+def test_memory_that_runs_out_in_the_first_read_stays_what_it_is(embedded_prompts, monkeypatch):
+    prompts, tokenizer, generation = embedded_prompts
+    monkeypatch.setattr(GrowingCache, "read", Mock(side_effect=torch.OutOfMemoryError("CUDA out of memory.")))
+    with pytest.raises(torch.OutOfMemoryError):
+        rollout.generate(
+            ActorCritic(LlamaForCausalLM(LlamaConfig(**SMALL))), prompts, tokenizer, generation, None, "cpu"
+        )
 
 
 class Waiting(TorchDispatchMode):
