@@ -128,7 +128,7 @@ def _jsonl_rows(folder: Path, split: str) -> Iterator[tuple[str, object]]:
             try:
                 yield place, json.loads(line)
             except (ValueError, RecursionError) as error:  # broken JSON, broken UTF-8, thousands of brackets
-                raise DataError(f"{place} is not valid JSON: {error}") from error
+                raise DataError(f"{place} is not valid JSON: {error}. Correct or delete that line.") from error
 
 
 def _hub_rows(name: str, config: str | None, split: str) -> Iterator[tuple[str, object]]:
@@ -150,16 +150,19 @@ def _hub_rows(name: str, config: str | None, split: str) -> Iterator[tuple[str, 
 
 def _problem(row: object, place: str) -> Problem:
     """The row as a Problem, after a look at everything that later code relies on."""
+    mend = f"Correct or delete that {'row' if place.startswith('row ') else 'line'}."  # of the Hub, of a file
     if not isinstance(row, dict):
-        raise DataError(f"{place} must be an object with the keys question and answer, not {row!r:.60}")
+        raise DataError(f"{place} must be an object with the keys question and answer, not {row!r:.60}. {mend}")
     for key in ("question", "answer"):
         if not isinstance(row.get(key), str):
             fault = f"must be a text, not {row[key]!r:.60}" if key in row else "is missing"
-            raise DataError(f"{place}: the key {key!r} {fault}")
+            raise DataError(f"{place}: the key {key!r} {fault}. {mend}")
         if not _is_unicode(row[key]):
-            raise DataError(f"{place}: the key {key!r} holds half a character (a lone surrogate such as \\ud83d)")
+            raise DataError(
+                f"{place}: the key {key!r} holds half a character (a lone surrogate such as \\ud83d). {mend}"
+            )
     if strict_answer(row["answer"]) is None:
-        raise DataError(f"{place}: the answer has no `#### number` at its end: {row['answer'][-60:]!r}")
+        raise DataError(f"{place}: the answer has no `#### number` at its end: {row['answer'][-60:]!r}. {mend}")
     return Problem(row["question"], row["answer"])
 
 

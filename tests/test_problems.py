@@ -145,7 +145,9 @@ def test_broken_line_is_named(tmp_path, line, words):
     (tmp_path / "train.jsonl").write_bytes(ROW.encode() * 2 + broken + ROW.encode())
     with pytest.raises(DataError) as caught:
         load_problems(dataset(tmp_path), "train")
-    assert str(caught.value).startswith(f"{tmp_path / 'train.jsonl'} line 3") and words in str(caught.value)
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path / 'train.jsonl'} line 3") and words in message
+    assert message.endswith(". Correct or delete that line.")
 
 
 def test_folder_without_the_split(tmp_path):
@@ -208,7 +210,7 @@ def test_hub_failure_says_what_to_do(monkeypatch, error):
 def test_broken_hub_row_is_named(monkeypatch):
     rows = [{"question": "How many?", "answer": "#### 2"}, {"question": "How many?", "answer": "two"}]
     monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kwargs: datasets.Dataset.from_list(rows))
-    with pytest.raises(DataError, match=r"row 2 of me/mine \(train\): the answer has no"):
+    with pytest.raises(DataError, match=r"row 2 of me/mine \(train\): the answer has no.* delete that row\.$"):
         load_problems(dataset("me/mine"), "train")
 
 
