@@ -68,7 +68,8 @@ class PPOConfig:
     batch_size: int = MISSING            # prompts that are sampled at once: a matter of memory only
     mini_batch_size: int = MISSING       # responses in one forward and backward pass
     gradient_accumulation_steps: int = MISSING  # mini-batches in one optimizer step
-    kl_coeff: float = MISSING            # weight of the KL penalty to the reference (beta)
+    kl_coeff: float = MISSING            # weight of the KL penalty to the reference (beta); 0 = no reference is kept,
+                                         # and the KL not measured; 1e-12 has no effect but measures it
     clip_ratio: float = MISSING          # epsilon of the policy loss; .inf = no clipping
     clip_range_value: float = MISSING    # how far a value may move in one update; .inf = no clipping
     vf_coeff: float = MISSING            # weight of the value loss

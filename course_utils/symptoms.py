@@ -67,7 +67,8 @@ SYMPTOMS = (
     Symptom(
         "The reward stays flat",
         flat_reward,
-        "Is the KL 0 too? Then nothing is updated: <code>optimizer.step()</code>, <code>zero_grad()</code> (5). "
+        "Is the KL 0 too? Then nothing is updated: <code>optimizer.step()</code>, <code>zero_grad()</code> (5); with "
+        "<code>ppo.kl_coeff=0</code> it is not measured, and always 0. "
         "Does the KL grow? Then the steps lead elsewhere: the sign of the policy loss (1), the final reward on the "
         "wrong token, no whitening (4), positions off by one (5). On another model: a learning rate that is too "
         "small, or problems that it never solves.",

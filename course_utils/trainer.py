@@ -69,6 +69,8 @@ class Trainer:
         shape = policy.load_shape(cfg)  # what the model cannot read is refused before anything takes time
         if self.device.type == "cuda":
             check_gpu(shape, cfg, torch.cuda.get_device_properties(self.device).total_memory, self.accelerator.print)
+        for note in notes(cfg):
+            self.accelerator.print(note)
         self.tokenizer = policy.load_tokenizer(cfg, self.accelerator.print)
         self.prompts = self._prompts_of(cfg.dataset.split, cfg.training.num_samples)
         self.eval_prompts = self._prompts_of(cfg.dataset.eval_split, cfg.dataset.eval_samples)
@@ -500,6 +502,15 @@ def make_accelerator(cfg: Config) -> Accelerator:
     return accelerator
 
 
+def notes(cfg: Config) -> Iterator[str]:
+    """What is easily taken for something else in a run with these settings."""
+    if not cfg.ppo.kl_coeff:
+        yield (
+            "ppo.kl_coeff=0: no reference is kept, so the KL to it is not measured and shows as 0; "
+            "ppo.kl_coeff=1e-12 measures it"
+        )
+
+
 def describe_rollout(buffer: dict[str, Tensor], scores: list[Score], kl: Tensor) -> dict[str, float]:
     """The metrics of a rollout, before the update."""
     mask, count = buffer["response_attention_mask"], len(scores)
@@ -508,7 +519,7 @@ def describe_rollout(buffer: dict[str, Tensor], scores: list[Score], kl: Tensor)
         "rollout/accuracy": sum(s.correct for s in scores) / count,
         "rollout/flexible_accuracy": sum(s.flexible_correct for s in scores) / count,
         "rollout/well_formed": sum(s.well_formed for s in scores) / count,
-        "rollout/kl": kl.sum(1).mean().item(),  # nats a response, by the k1 estimator
+        "rollout/kl": kl.sum(1).mean().item(),  # nats a response, by the k1 estimator; not measured: see notes()
         "rollout/response_length": mask.sum(1).float().mean().item(),
         "rollout/value_mean": masked_mean(buffer["values"], mask).item(),
         "rollout/explained_variance": explained_variance(buffer["values"], buffer["returns"], mask),

@@ -182,10 +182,13 @@ def test_in_half_precision_the_first_ratio_is_near_one(make_trainer):
     assert {p.dtype for p in trainer.unwrapped.parameters()} == {torch.float32}  # or small updates would round away
 
 
-def test_without_a_kl_coefficient_no_reference_is_loaded(make_trainer):
+def test_without_a_kl_coefficient_no_reference_is_loaded_and_the_run_says_what_that_hides(make_trainer, capsys):
     trainer = make_trainer("ppo.kl_coeff=0", "training.total_ppo_steps=1")
     assert trainer.reference is None
     assert next(trainer.train())["rollout/kl"] == 0
+    assert capsys.readouterr().out.count("ppo.kl_coeff=0: no reference is kept, so the KL to it is not measured") == 1
+    assert make_trainer("ppo.kl_coeff=1e-12").reference  # as the note advises
+    assert "ppo.kl_coeff" not in capsys.readouterr().out
 
 
 def test_without_an_entropy_coefficient_the_entropy_is_logged_and_leaves_no_graph(make_trainer, solutions):
