@@ -13,7 +13,7 @@ from course_utils.checkpoint import CheckpointError, latest
 from course_utils.config import ConfigError
 from course_utils.exercises import EXERCISES, LOSSES, UPDATE_METRICS, ExerciseError, load_exercises
 from course_utils.metrics import read_metrics
-from course_utils.trainer import Trainer, TrainingError
+from course_utils.trainer import Trainer, TrainingError, notes
 
 SEED_METRICS = {
     "loss/policy",
@@ -189,6 +189,13 @@ def test_without_a_kl_coefficient_no_reference_is_loaded_and_the_run_says_what_t
     assert capsys.readouterr().out.count("ppo.kl_coeff=0: no reference is kept, so the KL to it is not measured") == 1
     assert make_trainer("ppo.kl_coeff=1e-12").reference  # as the note advises
     assert "ppo.kl_coeff" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("override", ["generation.top_k=5", "generation.top_p=0.9"])
+def test_a_run_that_samples_from_another_distribution_than_it_scores_says_so(small_config, override):
+    (note,) = notes(small_config(override))
+    assert override in note and "the policy gradient is biased" in note
+    assert not list(notes(small_config()))
 
 
 def test_without_an_entropy_coefficient_the_entropy_is_logged_and_leaves_no_graph(make_trainer, solutions):
