@@ -58,6 +58,9 @@ def summary(folder: Path) -> str:
         f"held-out accuracy {before:.1%} -> {after:.1%}\n"
         f"metrics      {folder / 'metrics.jsonl'}\n"
         f"figure       {folder / 'training.png'}\n"
+        f"samples      {folder / 'samples_before.jsonl'} and samples_after.jsonl\n"
+        f"settings     {folder / 'effective_config.yaml'}\n"
+        f"checkpoints  {folder / 'step_*'}\n"
         f"final model  {folder / 'final'}"
     )
 

@@ -73,7 +73,10 @@ def test_samples_are_shown_escaped_and_side_by_side(tmp_path):
     assert not any(tag in table for tag in ("<script>", "<i>", "<u>")) and "&lt;/script&gt;<br>2" in table
     assert table.count("✗ wrong") == 1 and 0 < table.find("✗ wrong") < table.find("✓ right")
     assert list(map(accuracy_of, paths)) == [0, 1]
-    assert "held-out accuracy 0.0% -> 100.0%" in summary(tmp_path)
+    words = summary(tmp_path)
+    assert "held-out accuracy 0.0% -> 100.0%" in words
+    told = "metrics.jsonl", "training.png", "samples_before.jsonl", "effective_config.yaml", "step_*", "final"
+    assert all(f"  {tmp_path / name}" in words for name in told)
 
 
 def test_a_line_separator_in_an_answer_does_not_end_its_line(tmp_path):
