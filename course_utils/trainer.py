@@ -159,9 +159,9 @@ class Trainer:
         return buffer, scores
 
     def begin_at_ratio_1(self, buffer: dict[str, Tensor]) -> float:
-        """max |π/π_old − 1| before the first update. Attention over a cache rounds otherwise than the update's, which
-        has none: little in float32, more in large models and in half precision. Where a few responses show more than
-        1e-5 of it, the log-probs are scored again, as the update will."""
+        """ratio_deviation() before the first update. Attention over a cache rounds otherwise than the update's, which
+        has none: little in float32, more in large models and in half precision. Where the sample shows more than 1e-5
+        of it, all log-probs are scored again, as the update will."""
         deviation = self.ratio_deviation(buffer)
         if deviation > 1e-3 and self.unwrapped.compute_dtype == torch.float32:
             raise TrainingError(
@@ -223,8 +223,8 @@ class Trainer:
         return dict(zip(UPDATE_METRICS, means.tolist()))
 
     def ratio_deviation(self, buffer: dict[str, Tensor]) -> float:
-        """max |π/π_old − 1| on a few responses: 0 but for rounding, or sampling and scoring do not mean the same
-        policy."""
+        """max |π/π_old − 1| over the first 8 responses, a sample, since all would cost a pass: 0 but for rounding, or
+        sampling and scoring do not mean the same policy."""
         part = {name: tensor[: policy.ROWS_TOGETHER] for name, tensor in buffer.items()}
         log_ratio = self._score_rows(self.unwrapped, part) - part["logprobs"]
         return (log_ratio.exp() - 1).abs().mul(part["response_attention_mask"]).max().item()
