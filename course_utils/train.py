@@ -2,7 +2,11 @@
 
     python -m course_utils.train --config configs/config_debug.yaml --solutions training.total_ppo_steps=20
     python -m course_utils.train --config configs/config.yaml --exercises exercises ppo.learning_rate=5e-7
-    accelerate launch --num_processes 2 -m course_utils.train --config configs/config.yaml
+    accelerate launch --num_processes 2 -m course_utils.train --config configs/config.yaml  # on two GPUs
+
+Without a GPU `accelerate launch` starts one process only; two are
+
+    python -m torch.distributed.run --standalone --nproc_per_node=2 -m course_utils.train --config ...
 
 The settings are explained in course_utils/config.py.
 """
