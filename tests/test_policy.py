@@ -313,6 +313,25 @@ def test_what_a_tokenizer_lacks_is_told_with_what_is_done_instead(small_config, 
     assert all(line.startswith(f"the tokenizer of {tmp_path / 'bare'} has no ") for line in said)
 
 
+@pytest.mark.parametrize(
+    "device, gpu, has_bfloat16, expected",
+    [
+        ("cuda", True, True, torch.bfloat16),
+        ("auto", True, True, torch.bfloat16),
+        ("auto", True, False, torch.float32),
+        ("auto", False, True, torch.float32),
+        ("cpu", True, True, torch.float32),
+    ],
+)
+def test_the_automatic_type_is_bfloat16_on_a_gpu_that_has_it(
+    device, gpu, has_bfloat16, expected, small_config, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: has_bfloat16)
+    cfg = small_config("model.torch_dtype=auto", f"training.device={device}")
+    assert policy.compute_dtype(cfg) == expected
+
+
 def test_a_tokenizer_without_an_end_is_refused(small_config, tmp_path):
     tokenizer = policy.load_tokenizer(small_config())
     tokenizer.eos_token = None

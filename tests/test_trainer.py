@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from course_utils.checkpoint import CheckpointError, latest
 from course_utils.config import ConfigError
 from course_utils.exercises import EXERCISES, LOSSES, UPDATE_METRICS, ExerciseError, load_exercises
 from course_utils.metrics import read_metrics
-from course_utils.trainer import Trainer, TrainingError, notes
+from course_utils.trainer import Trainer, TrainingError, make_accelerator, notes
 
 SEED_METRICS = {
     "loss/policy",
@@ -387,6 +388,22 @@ def test_a_gpu_config_on_a_cpu_says_so(make_trainer):
         pytest.skip("there is a GPU here")
     with pytest.raises(ConfigError, match="training.device=cuda.*no CUDA GPU"):
         make_trainer("training.device=cuda")
+
+
+@pytest.mark.parametrize(
+    "device, gpu, on_cpu", [("auto", True, False), ("auto", False, False), ("cuda", True, False), ("cpu", True, True)]
+)
+def test_the_automatic_device_is_left_to_accelerate_which_takes_a_gpu_where_there_is_one(
+    device, gpu, on_cpu, small_config, monkeypatch
+):
+    made = Mock(return_value=Mock(num_processes=1))
+    monkeypatch.setattr("course_utils.trainer.Accelerator", made)
+    monkeypatch.setattr(
+        "course_utils.trainer.PartialState", lambda cpu: Mock(device=torch.device("cpu" if cpu else "cuda"))
+    )
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    make_accelerator(small_config(f"training.device={device}"))
+    assert made.call_args.kwargs["cpu"] == on_cpu
 
 
 def test_8bit_adam_on_a_cpu_is_a_note_not_an_error(make_trainer, capsys):
