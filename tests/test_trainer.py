@@ -159,6 +159,15 @@ def test_prompts_go_on_from_step_to_step(make_trainer):
     assert len(set(texts[0]) | set(texts[1])) == 32  # 2 × 16 of 40 problems, none twice
 
 
+def test_a_step_draws_its_own_responses_and_draws_them_again(make_trainer):
+    trainer = make_trainer("training.num_samples=1")  # one prompt in all rows of all steps
+    first, second, again = (trainer.rollout(step)[0] for step in (1, 2, 1))
+    assert torch.equal(first["prompt_input_ids"], second["prompt_input_ids"])
+    assert torch.equal(first["response_input_ids"], again["response_input_ids"])
+    texts, other_texts = (trainer.tokenizer.batch_decode(step["response_input_ids"]) for step in (first, second))
+    assert texts != other_texts
+
+
 def test_the_scheduler_counts_every_optimizer_step_of_the_run(make_trainer):
     # 16 rollouts in mini-batches of 5 are 4, in groups of 3 are 2 optimizer steps, 2 epochs, 3 PPO steps.
     trainer = make_trainer(
