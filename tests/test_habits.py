@@ -68,6 +68,9 @@ def test_nbstripout_takes_outputs_away_and_nothing_else(tmp_path):
         assert copy.read_bytes() == source.read_bytes(), source
 
 
+@pytest.mark.skipif(
+    not shutil.which("git") or not (ROOT / ".git").exists(), reason="needs git and a clone; an archive holds no .git"
+)
 def test_git_and_nbdime_know_notebooks():
     drivers = subprocess.run(
         ["git", "check-attr", "diff", "merge", "--", NOTEBOOKS[0].relative_to(ROOT)],
