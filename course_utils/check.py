@@ -18,7 +18,8 @@ import re
 import textwrap
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from types import ModuleType
 
@@ -37,6 +38,7 @@ from course_utils.export import AGAIN, ExportError, header, module_source
 from course_utils.plain_error import in_plain_words
 
 PACKAGE = "course_utils.stand_ins"  # where `from .policy_loss import ...` of exercise 5 finds its losses
+_running_again = False
 
 
 def check(function: Callable, criterion: str | None = None) -> None:
@@ -47,6 +49,8 @@ def check(function: Callable, criterion: str | None = None) -> None:
         NotImplementedError: the stub has not been replaced.
         ValueError: no exercise has a function of this name, or the exercise has no such criterion.
     """
+    if _running_again:
+        return
     exercise, name = _exercise_of(function), function.__name__
     whole = name == exercise.function
     criteria = CRITERIA[exercise.key] if whole else PARTS[name]
@@ -107,7 +111,8 @@ def _as_exported(function: Callable, exercise: Exercise) -> Callable:
         source = "".join(linecache.getlines(filename))  # "" if it cannot be had
         try:
             # Under the cell's own name, so that line numbers in messages are those of the cell.
-            exec(compile(source, filename, "exec"), module.__dict__)
+            with _quiet():
+                exec(compile(source, filename, "exec"), module.__dict__)
         except Exception as error:
             raise in_plain_words(
                 AssertionError(
@@ -115,6 +120,17 @@ def _as_exported(function: Callable, exercise: Exercise) -> Callable:
                 )
             ) from None
     return getattr(module, function.__name__, function)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """A block in which check() does nothing: of a file, unlike a cell, the line that calls it is run again too."""
+    global _running_again
+    _running_again = True
+    try:
+        yield
+    finally:
+        _running_again = False
 
 
 def _cells(function: Callable, exercise: Exercise) -> dict[str, str]:

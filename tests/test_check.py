@@ -2,6 +2,8 @@
 
 import linecache
 import re
+import subprocess
+import sys
 import textwrap
 import warnings
 
@@ -512,6 +514,14 @@ def test_a_name_from_another_cell_at_the_cell_s_top_level_is_found_out(line, wor
     exec(compile(source, filename, "exec"), notebook)
     with pytest.raises(AssertionError, match=words):
         check(notebook["compute_entropy_loss"])
+
+
+def test_a_file_that_checks_itself_is_checked_once(tmp_path):
+    """It is run again as the exported module, with the line that calls check()."""
+    calls = "\nfrom course_utils.check import check\n\ncheck(compute_entropy_loss)\n"
+    (tmp_path / "mine.py").write_text(header("entropy") + solution_source("entropy") + calls)
+    done = subprocess.run([sys.executable, "mine.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stdout.count("✓") == len(CRITERIA["entropy"]), done.stderr
 
 
 def test_a_helper_in_the_same_cell_is_fine():
