@@ -19,6 +19,7 @@ from course_utils.exercises import EXERCISES, LOSSES, load_exercises
 from course_utils.export import header
 from tests.right_solutions import right_solutions
 from tests.solutions import (
+    ROOT,
     define,
     edited,
     run_cell,
@@ -427,6 +428,14 @@ def test_an_unknown_function_or_criterion_is_refused():
         check(part("minibatch_loss"), "step")
     with pytest.raises(ValueError, match="compute_entropy_loss has no criterion 'clipping'; it has work"):
         check(solution("entropy"), "clipping")
+
+
+def test_what_the_picture_in_the_readme_shows_is_so():
+    """docs/site/graded_cell.py takes it."""
+    unclipped = "torch.min(ratio * advantages, clipped_ratio * advantages)", "ratio * advantages"
+    assert all(f'"{text}"' in (ROOT / "docs/site/graded_cell.py").read_text() for text in unclipped)
+    assert "→ This is a known mistake, “no clipping”" in failure(edited("policy_loss", unclipped), "clipping")
+    check(edited("policy_loss", unclipped), "masking")
 
 
 # ------------------------------------------------------------------ as strict as the judge
