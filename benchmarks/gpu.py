@@ -25,7 +25,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qwen2Config
 
-from course_utils import rollout
+from course_utils import decoding
 from course_utils.config import load_config
 from course_utils.decoding import GrowingCache
 from course_utils.exercises import load_exercises
@@ -138,7 +138,7 @@ def make_trainer(shape: str, overrides: list[str], device: str, models: Path, fo
 
 def going_without(what: str | None):
     """A block in which sampling has no CUDA graphs, if that is `what`."""
-    without_graphs = mock.patch.object(rollout, "make_cache", lambda actor, steps, device: GrowingCache(actor))
+    without_graphs = mock.patch.object(decoding, "make_cache", lambda actor, steps, device: GrowingCache(actor))
     return without_graphs if what == GRAPHS else nullcontext()
 
 

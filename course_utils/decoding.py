@@ -1,9 +1,12 @@
 """What a model remembers of the texts that it goes on with, token by token: the cache of keys and values.
 
-A GrowingCache lets rows that have ended leave, which saves work where computing takes the time, on a CPU. On a GPU a
-step of one token a row is so little work that the launching of its hundreds of kernels takes most of the time: a
-GraphedCache records them once as a CUDA graph, which is launched as one.
+A model that has no such cache reads the whole text anew for each token: NoCache. A GrowingCache lets rows that have
+ended leave, which saves work where computing takes the time, on a CPU. On a GPU a step of one token a row is so little
+work that the launching of its hundreds of kernels takes most of the time: a GraphedCache records them once as a CUDA
+graph, which is launched as one.
 """
+
+import warnings
 
 import torch
 from torch import Tensor
@@ -31,6 +34,22 @@ class GrowingCache:
             self.mask = self.mask[rows]
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], dim=1)
         return self.actor.next_token(tokens[:, None], self.mask, self.cache)
+
+
+class NoCache:
+    """For models that take no cache of keys and values, such as Mamba, RWKV and the first GPT: right, and slow."""
+
+    def __init__(self, actor: ActorCritic):
+        self.actor = actor
+
+    def read(self, prompt_ids: Tensor, prompt_mask: Tensor) -> tuple[Tensor, Tensor]:
+        self.ids, self.mask = prompt_ids, prompt_mask
+        logits, values = self.actor(self.ids, self.mask, logits_to_keep=1)
+        return logits[:, -1], values[:, -1]
+
+    def go_on(self, tokens: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        ids, mask = self.ids[rows], self.mask[rows]
+        return self.read(torch.cat([ids, tokens[:, None]], 1), torch.cat([mask, mask.new_ones(len(rows), 1)], 1))
 
 
 class FixedLayer(DynamicLayer):
@@ -103,10 +122,29 @@ class GraphedCache:
         return replay
 
 
-def make_cache(actor: ActorCritic, steps: int, device: torch.device) -> GrowingCache | GraphedCache:
-    """A GraphedCache on a GPU, for models that take positions and a mask of booleans, whose layers all attend to all
-    tokens, and which do the same work whatever the tokens and positions are: a mixture of experts does not, nor do
-    rotary embeddings that change with the length."""
+def begin(
+    actor: ActorCritic, prompt_ids: Tensor, prompt_mask: Tensor, steps: int
+) -> tuple[NoCache | GrowingCache | GraphedCache, Tensor, Tensor]:
+    """A cache for `steps` tokens more that has read the prompts (B, P); the logits (B, V) and values (B,) after them.
+    Where the model's own cache is of another kind, NoCache, with a warning."""
+    try:
+        cache = make_cache(actor, steps, prompt_ids.device)
+        return cache, *cache.read(prompt_ids, prompt_mask)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # memory that runs out is a RuntimeError
+        if not actor.takes_cache:
+            raise
+        name, reason = type(actor.model).__name__, " ".join(str(error).split())
+        warnings.warn(f"{name} is sampled from without a cache, which is slow: {reason:.300}", stacklevel=2)
+        actor.takes_cache = False
+        return begin(actor, prompt_ids, prompt_mask, steps)
+
+
+def make_cache(actor: ActorCritic, steps: int, device: torch.device) -> NoCache | GrowingCache | GraphedCache:
+    """NoCache where the model takes none. A GraphedCache on a GPU, for models that take positions and a mask of
+    booleans, whose layers all attend to all tokens, and which do the same work whatever the tokens and positions are: a
+    mixture of experts does not, nor do rotary embeddings that change with the length."""
+    if not actor.takes_cache:
+        return NoCache(actor)
     config = actor.model.config
     graphed = (
         device.type == "cuda"

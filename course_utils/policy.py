@@ -60,10 +60,7 @@ class ActorCritic(nn.Module):
         head.register_forward_pre_hook(self._choose)
         self._chosen = self._hidden = None
         accepted = inspect.signature(model.forward).parameters
-        if not {"cache", "past_key_values"} & accepted.keys():
-            raise ModelError(
-                f"{type(model).__name__} takes no cache of keys and values to sample with; use another model"
-            )
+        self.takes_cache = bool({"cache", "past_key_values"} & accepted.keys())
         self.takes_positions = "position_ids" in accepted
         self._cache_name = "cache" if "cache" in accepted else "past_key_values"  # renamed in transformers 5.24
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from course_utils.config import Config, GenerationConfig
-from course_utils.decoding import make_cache
-from course_utils.policy import ActorCritic, ModelError
+from course_utils.decoding import begin
+from course_utils.policy import ActorCritic
 from course_utils.problems import Prompt
 
 
@@ -67,8 +67,6 @@ def generate(
         prompt_input_ids, prompt_attention_mask (B, P), padded on the left; response_input_ids,
         response_attention_mask (1 through the end-of-sequence token), logprobs, values (B, R), padded on the right
         to the longest response, with pad ids and zeros off the mask.
-    Raises:
-        ModelError: the model does not work with transformers' DynamicCache.
     """
     actor.eval()  # in training mode, gradient checkpointing would do without the cache
     prompt_ids, prompt_mask = pad_prompts(prompts, tokenizer.pad_token_id, device)
@@ -81,12 +79,7 @@ def generate(
     if uniforms is not None:
         uniforms = uniforms.to(device)
 
-    try:
-        cache = make_cache(actor, cfg.max_new_tokens, prompt_ids.device)
-        logits, value = cache.read(prompt_ids, prompt_mask)  # (B, V), (B,)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:  # memory that runs out is a RuntimeError
-        name, reason = type(actor.model).__name__, " ".join(str(error).split())
-        raise ModelError(f"{name} cannot be sampled from with a cache ({reason:.300}); use another model") from error
+    cache, logits, value = begin(actor, prompt_ids, prompt_mask, cfg.max_new_tokens)  # (B, V), (B,)
     for t in range(cfg.max_new_tokens):
         allowed = logits
         if t < cfg.min_new_tokens:

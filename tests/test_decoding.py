@@ -18,13 +18,11 @@ from transformers import (
     MistralForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
-    OpenAIGPTConfig,
-    OpenAIGPTLMHeadModel,
 )
 
-from course_utils import policy, problems, rollout
+from course_utils import decoding, policy, problems, rollout
 from course_utils.decoding import GraphedCache, GrowingCache, make_cache
-from course_utils.policy import ActorCritic, ModelError
+from course_utils.policy import ActorCritic
 from tests.test_policy import ARCHITECTURES, small_actor
 
 SMALL = {
@@ -40,7 +38,7 @@ SMALL = {
 @pytest.fixture
 def without_a_gpu(monkeypatch):
     monkeypatch.setattr(GraphedCache, "_capture", lambda self: self._step)
-    monkeypatch.setattr(rollout, "make_cache", lambda actor, steps, device: GraphedCache(actor, steps))
+    monkeypatch.setattr(decoding, "make_cache", lambda actor, steps, device: GraphedCache(actor, steps))
 
 
 @pytest.fixture
@@ -112,16 +110,34 @@ def test_rows_leave_the_growing_cache_of_a_model_with_linear_attention(architect
     torch.testing.assert_close(logits, expected[:, 0], atol=1e-5, rtol=1e-4)
 
 
-def test_a_model_that_cannot_be_sampled_from_with_a_cache_is_named(embedded_prompts):
+WITHOUT_OUR_CACHE = {
+    "openai-gpt": {"vocab_size": 640, "n_embd": 32, "n_layer": 1, "n_head": 2},  # learned positions
+    "mamba": {"vocab_size": 640, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4},
+    "minimax": {**SMALL, "vocab_size": 640, "num_local_experts": 2},  # a cache of another kind
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*without a cache, which is slow")
+@pytest.mark.parametrize("architecture", WITHOUT_OUR_CACHE)
+def test_a_model_without_our_kind_of_cache_is_sampled_from_too(architecture, embedded_prompts):
+    """What it sampled has the log-probs that scoring gives it."""
     prompts, tokenizer, generation = embedded_prompts
-    actor = ActorCritic(MiniMaxForCausalLM(MiniMaxConfig(**SMALL, num_local_experts=2)))
-    with pytest.raises(
-        ModelError, match="^MiniMaxForCausalLM cannot be .* cache .*DynamicCache.*use another"
-    ) as stopped:
-        rollout.generate(actor, prompts, tokenizer, generation, None, "cpu")
-    assert isinstance(stopped.value.__cause__, ValueError)
-    with pytest.raises(ModelError, match="^OpenAIGPTLMHeadModel takes no cache .* use another model"):
-        ActorCritic(OpenAIGPTLMHeadModel(OpenAIGPTConfig(vocab_size=50, n_embd=32, n_layer=1, n_head=2)))
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(architecture, **WITHOUT_OUR_CACHE[architecture])
+    actor = ActorCritic(AutoModelForCausalLM.from_config(config))
+    uniforms = torch.rand(len(prompts), generation.max_new_tokens)
+    buffer = rollout.generate(actor, prompts, tokenizer, generation, uniforms, "cpu")
+    torch.testing.assert_close(rollout.score_logprobs(actor, buffer, 2), buffer["logprobs"], atol=1e-5, rtol=1e-5)
+    assert buffer["response_attention_mask"].sum() > 3
+
+
+def test_a_cache_of_another_kind_is_told_once(embedded_prompts):
+    prompts, tokenizer, generation = embedded_prompts
+    actor = ActorCritic(MiniMaxForCausalLM(MiniMaxConfig(**WITHOUT_OUR_CACHE["minimax"])))
+    with pytest.warns(UserWarning, match="^MiniMaxForCausalLM is sampled from without a cache.*DynamicCache") as told:
+        for _ in range(2):
+            rollout.generate(actor, prompts, tokenizer, generation, None, "cpu")
+    assert len(told) == 1
 
 
 def test_memory_that_runs_out_in_the_first_read_stays_what_it_is(embedded_prompts, monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from course_utils import policy, problems, rollout
+from course_utils import decoding, policy, problems, rollout
 from course_utils.decoding import GraphedCache, GrowingCache
 from course_utils.exercises import load_exercises
 from course_utils.memory import estimate
@@ -53,9 +53,9 @@ def test_a_replayed_step_samples_what_a_computed_one_does(dtype, small_config, m
     def sampled():
         return rollout.generate(actor, prompts, tokenizer, cfg.generation, uniforms, "cuda")
 
-    assert isinstance(rollout.make_cache(actor, 1, torch.device("cuda")), GraphedCache)
+    assert isinstance(decoding.make_cache(actor, 1, torch.device("cuda")), GraphedCache)
     graphed = sampled()
-    monkeypatch.setattr(rollout, "make_cache", lambda actor, steps, device: GrowingCache(actor))
+    monkeypatch.setattr(decoding, "make_cache", lambda actor, steps, device: GrowingCache(actor))
     growing = sampled()
     assert len(growing["response_attention_mask"].sum(1).unique()) > 3  # rows that end at different times
     width = min(buffer["response_input_ids"].shape[1] for buffer in (graphed, growing))
