@@ -12,7 +12,7 @@ link, and its owner and all that is copied are those of the open folder.
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -79,13 +79,11 @@ class CourseCollect(ExchangeCollect):
 
         os.makedirs(dest, exist_ok=True)
         limits = 1000 * self.coursedir.max_dir_size, 1000 * self.coursedir.max_file_size  # bytes
-        try:
-            with opened(dest) as target:
-                Copy(*limits, left_out, not_whole).folder(self.folder, target)
-        except Exception as error:  # what is wrong with one submission stops nobody else's
-            not_whole(error)
-        self._permit(Path(dest))
-        self._mend_timestamp(Path(src).name, Path(dest, "timestamp.txt"))
+        modes = (0o2770, 0o660) if self.coursedir.groupshared else (0o700, 0o600)  # whatever it came with
+        with _stopping_nobody(not_whole), opened(dest) as target:
+            Copy(*limits, modes, left_out, not_whole).folder(self.folder, target)
+        with _stopping_nobody(not_whole):
+            self._mend_timestamp(Path(src).name, Path(dest, "timestamp.txt"))
 
     def _too_large(self, src: str) -> bool:
         """By nbgrader's option or by the number of its files; also where it cannot be told, as in a folder that shows
@@ -103,13 +101,6 @@ class CourseCollect(ExchangeCollect):
         self.log.warning("%s has %s: only its notebooks are collected", ascii(src), why)
         return True
 
-    def _permit(self, dest: Path) -> None:
-        """The instructor can read and change what was collected, whatever permissions it came with."""
-        folder, file = (0o2770, 0o660) if self.coursedir.groupshared else (0o700, 0o600)
-        for path in [dest, *dest.rglob("*")]:
-            if not path.is_symlink():
-                path.chmod(path.stat().st_mode | (folder if path.is_dir() else file))
-
     def _mend_timestamp(self, name: str, path: Path) -> None:
         """Where timestamp.txt says nothing, the folder's name does. nbgrader stops on one that it cannot read, on the
         formgrader's pages too."""
@@ -118,6 +109,15 @@ class CourseCollect(ExchangeCollect):
                 shutil.rmtree(path)
             path.unlink(missing_ok=True)
             path.write_text(name.rsplit("+", 3)[2])
+
+
+@contextmanager
+def _stopping_nobody(tell: Callable[[Exception], None]) -> Iterator[None]:
+    """A block whose errors are told and end nothing else: what is wrong with one submission is its own affair."""
+    try:
+        yield
+    except Exception as error:
+        tell(error)
 
 
 class _OneByOne(list):

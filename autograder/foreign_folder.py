@@ -13,6 +13,8 @@ from autograder.submission import READ
 
 MAX_FILES = 1000  # files and folders of one submission: a million empty ones are within every limit on size
 MAX_DEPTH = 20  # folders in folders: the functions below call themselves for each
+MAX_PATH = 1000  # bytes of a path below the first folder: the system opens 4,095 at most, and others work by paths
+MAX_NAMES = 10_000  # beyond so many no further folder is listed: one large folder can be moved to the next name
 FOLDER = READ | getattr(os, "O_DIRECTORY", 0)  # nothing else is opened: a pipe would wait for its other end
 NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
 
@@ -52,26 +54,32 @@ def extent(folder: int, depth: int = 0) -> tuple[int, int]:
 class Copy:
     """A copy of one folder, of `room` bytes and MAX_FILES files and folders at most, whatever the folder grows to.
 
-    `largest` is the most that a file may have. `left_out` says which of a folder's names are not wanted; `not_whole` is
-    told why something is not copied that was.
+    `largest` is the most that a file may have, `modes` what folders and files are permitted at least. `left_out` says
+    which of a folder's names are not wanted; `not_whole` is told why something is not copied that was.
     """
 
     def __init__(
         self,
         room: int,
         largest: int,
+        modes: tuple[int, int],
         left_out: Callable[[str, list[str]], set[str]],
         not_whole: Callable[[Exception], None],
     ):
         self.room, self.largest, self.left_out, self.not_whole = room, largest, left_out, not_whole
-        self.copied = 0
+        self.of_folders, self.of_files = modes
+        self.copied = self.listed = 0
 
     def folder(self, source: int, target: int, path: str = "", depth: int = 0) -> None:
         """Copies what is in the open folder `source` into the open folder `target`, `path` below the first one.
 
         TooMuch: there is more than may be copied, or a file grows meanwhile.
         """
+        if self.listed > MAX_NAMES:
+            raise TooMuch(f"it has more than {MAX_NAMES:,} names")
+        _permit(target, self.of_folders)
         names, inner = os.listdir(source), []
+        self.listed += len(names)
         for name in sorted({*names} - self.left_out(path, names)):
             if self.copied == MAX_FILES:
                 raise TooMuch(f"it has more than {MAX_FILES:,} files")
@@ -81,8 +89,8 @@ class Copy:
                     inner.append(name)
             except OSError as error:  # the rest is copied
                 self.not_whole(error)
-        if inner and depth == MAX_DEPTH:
-            self.not_whole(RecursionError(f"it has more than {MAX_DEPTH} folders in one another"))
+        if inner and (depth == MAX_DEPTH or len(os.fsencode(path)) > MAX_PATH):
+            self.not_whole(RecursionError(f"it has more than {MAX_DEPTH} folders in one another, or very long names"))
             return
         for name in inner:  # behind all files: deep in a folder lies nothing that is graded
             try:
@@ -117,4 +125,9 @@ class Copy:
         if len(content) > found.st_size:
             raise TooMuch(f"{name!r} grows while it is copied")
         with open(os.open(name, NEW, 0o666, dir_fd=target), "wb") as copy:
+            _permit(copy.fileno(), self.of_files)
             self.room -= copy.write(content)
+
+
+def _permit(descriptor: int, mode: int) -> None:
+    os.fchmod(descriptor, stat.S_IMODE(os.fstat(descriptor).st_mode) | mode)

@@ -7,6 +7,7 @@ for somebody else's file. What was tried that has no effect is listed in Submiss
 
 import json
 import os
+import re
 import stat
 import unicodedata
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ MAX_MARKS = 30  # combining marks on one letter: more have no meaning (Unicode S
 MAX_CELLS = 1000  # the course's longest notebook has 48
 MAX_RECEIPT = 1_000  # bytes of timestamp.txt and of submission_secret.txt
 MAX_STUDENT = 128  # characters: the width of the gradebook's column
+ZONE = re.compile(r"[A-Za-z]\w*([/+-]\w+)*|[+-]?\d+")  # Europe/Berlin, CET, +0100
 DAYS = datetime(1970, 1, 1), datetime(9999, 1, 1)  # the first and the last that every time zone can show
 READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 
@@ -155,7 +157,11 @@ def small_text(path: Path, limit: int) -> str:
 
 
 def moment(timestamp: str) -> datetime | None:
-    """The moment, UTC without a zone as in nbgrader's gradebook. None: the text is no point in time."""
+    """The moment, UTC without a zone as in nbgrader's gradebook. None: the text is no point in time, or its zone is
+    neither a name nor a number: a path would be opened, whatever its owner has put there by now."""
+    words = timestamp.split(" ")
+    if not timestamp.isascii() or len(words) == 3 and not ZONE.fullmatch(words[2]):
+        return None
     try:
         found = parse_utc(timestamp)
     except Exception:  # whatever dateutil meets in a forged one

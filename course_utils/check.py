@@ -243,11 +243,12 @@ def _where(error: Exception, cells: dict[str, str]) -> str:
 
 def _on_a_gpu(function: Callable, exercise: Exercise) -> str:
     """Costs nothing, since no exercise needs a GPU; but notebook 6 may run on one."""
-    error = mixed_devices(function, exercise)
-    if error is None:
+    error, cells = mixed_devices(function, exercise), _cells(function, exercise)
+    asks = any(re.search(r"cuda|get_device", line) for name in cells for line in linecache.getlines(name))
+    if error is None or asks:  # on a GPU, it may go another way
         return ""
     return (
-        f"→ On a GPU it would stop{_where(error, _cells(function, exercise))}\n"
+        f"→ On a GPU it would stop{_where(error, cells)}\n"
         f"This costs no point. Make new tensors by zeros_like(...), or with device={exercise.arguments[0]}.device."
     )
 

@@ -482,6 +482,13 @@ def test_what_would_stop_on_a_gpu_is_said_and_fails_nothing(capsys):
     assert advice.startswith("This costs no point. Make new tensors by zeros_like(...)")
 
 
+@pytest.mark.parametrize("device", ['"cuda" if torch.cuda.is_available() else "cpu"', "values.get_device()"])
+def test_nor_of_code_that_asks_which_device_it_is(device, capsys):
+    on_the_cpu = f"torch.zeros(len(values)) if ({device}) in ('cpu', -1) else torch.zeros_like(final_rewards)"
+    check(edited("gae", ("torch.zeros_like(final_rewards)", on_the_cpu)))
+    assert "GPU" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", ["numpy in float64", "unfold", "itertools.accumulate on flipped columns"])
 def test_what_cannot_be_told_without_a_gpu_is_not_said(name, capsys):
     """numpy and .item() need numbers, which the device that the check runs on does not have."""

@@ -270,13 +270,33 @@ def no_timestamp(folder):
     (folder / "timestamp.txt").unlink()
 
 
+def a_file_for_a_time_zone(folder):
+    """dateutil would open it whenever nbgrader reads the timestamp: it can be a pipe by then, or no time zone."""
+    (folder.parent / "zone").write_text("TZif")
+    (folder / "timestamp.txt").write_text(f"2026-11-22 10:00:00 {folder.parent / 'zone'}")
+
+
+def a_path_of_long_names(folder):
+    os.makedirs(folder / "/".join(["d" * 250] * 12))
+
+
 def a_folder_for_a_timestamp(folder):
     (folder / "timestamp.txt").unlink()
     (folder / "timestamp.txt/x").mkdir(parents=True)
 
 
 @pytest.mark.parametrize(
-    "damage", [no_permission, a_pipe, a_forged_timestamp, a_linked_timestamp, no_timestamp, a_folder_for_a_timestamp]
+    "damage",
+    [
+        no_permission,
+        a_pipe,
+        a_forged_timestamp,
+        a_linked_timestamp,
+        a_file_for_a_time_zone,
+        a_path_of_long_names,
+        no_timestamp,
+        a_folder_for_a_timestamp,
+    ],
 )
 def test_a_damaged_submission_is_collected_as_far_as_it_goes(students, damage):
     damage(students.submit("bob"))
@@ -285,6 +305,43 @@ def test_a_damaged_submission_is_collected_as_far_as_it_goes(students, damage):
     assert read(students.submitted, "ada", KEY).problem == ""
     assert read(students.submitted, "bob", KEY).problem == ""  # the tests run as root, who may read everything
     assert students.collect() == [("ada", KEY), ("bob", KEY)]  # and once more
+
+
+def test_the_time_in_a_folders_name_is_text(students):
+    name = os.path.join(os.fsencode(students.inbound), b"eve+01_policy_loss+2026-11-22 10:00:00 \xff+r4nd0m")
+    os.rename(students.submit("eve"), name)
+    os.unlink(os.path.join(name, b"timestamp.txt"))
+    students.submit("zoe")
+    assert students.collect() == [("ada", KEY), ("zoe", KEY)]
+
+
+def test_one_folder_under_a_thousand_names_is_not_listed_a_thousand_times(students, tmp_path, monkeypatch):
+    folder, large = students.submit("eve"), tmp_path / "large"
+    large.mkdir()
+    for number in range(4000):
+        (large / f"{number}.pyc").touch()
+    for number in range(10):
+        (folder / f"x{number}").mkdir()
+    listed, listdir = [], os.listdir
+
+    def moved_on(opened):
+        names = listdir(opened)
+        listed.append(len(names))
+        if len(names) == 4000:  # a decoy is next: it gives its name away
+            place = os.readlink(f"/proc/self/fd/{opened}")
+            following = folder / f"x{int(place[-1]) + 1}"
+            if following.exists():
+                following.rmdir()
+                os.rename(place, following)
+        return names
+
+    (folder / "x0").rmdir()
+    large.rename(folder / "x0")
+    monkeypatch.setattr(foreign_folder.os, "listdir", moved_on)
+    monkeypatch.setattr(collect, "extent", lambda opened: (3, 1000))  # before the large folder came
+    students.collect()
+    assert 4000 in listed and sum(listed) < 25_000
+    assert read(students.submitted, "eve", KEY).problem == ""
 
 
 def test_more_folders_in_folders_than_python_goes_down_into_stop_nobody(students, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 
 from autograder import attempts, submission
 from autograder.master import ASSIGNMENTS, master
-from autograder.submission import MAX_SOURCE, find, read, receipt
+from autograder.submission import MAX_SOURCE, find, moment, read, receipt
 from course_utils.exercises import EXERCISES
 from course_utils.export import read_exercise
 from tests.course import cell, hand_in, notebook
@@ -484,3 +484,17 @@ def test_attempts_are_bounded_and_printable(tmp_path):
     found = read(tmp_path, "ada", KEY).attempts
     assert len(found) == 3 * attempts.MOST
     assert all(len(line) < 250 and line.isprintable() for line in found)
+
+
+@pytest.mark.parametrize("zone", ["UTC", "CET", "Europe/Berlin", "EST5EDT", "+0100"])
+def test_a_time_zone_is_a_name_or_a_number(zone):
+    assert moment(f"2026-11-22 10:00:00 {zone}")
+
+
+@pytest.mark.parametrize(
+    "zone", ["/tmp/zone", ":/tmp/zone", "../../tmp/zone", "Europe/../../../tmp/zone", "é", "\udcff"]
+)
+def test_and_never_a_path(zone, monkeypatch):
+    """dateutil would open it."""
+    monkeypatch.setattr(submission, "parse_utc", lambda text: pytest.fail(text))
+    assert moment(f"2026-11-22 10:00:00 {zone}") is None

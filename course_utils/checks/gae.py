@@ -149,15 +149,15 @@ def whitening(function: Callable) -> None:
         "Whitening takes the size away, so they stay the same. Add no more than 1e-8 to the variance. See hint 3.",
         tolerance=2e-3,
     )
-    # Raw advantages -6 and 36 times 0: their mean is -6/37, their standard deviation 36/37.
-    values, nothing = torch.zeros(1, 37), torch.zeros(1, 37)
-    values[0, 3] = 6
+    # Raw advantages -8 and 64 times 0: their mean is -8/65, their standard deviation 64/65.
+    values, nothing = torch.zeros(1, 65), torch.zeros(1, 65)
+    values[0, 3] = 8
     advantages, _ = _call(function, torch.zeros(1), nothing, values, nothing.long() + 1, 1.0, 1.0)
     expect.close(
-        "advantages where one token of 37 is far from all others",
+        "advantages where one token of 65 is far from all others",
         advantages[0],
-        [1 / 6] * 3 + [-6.0] + [1 / 6] * 33,
-        "It is six standard deviations away, and stays there: set no bounds. See hint 3.",
+        [1 / 8] * 3 + [-8.0] + [1 / 8] * 61,
+        "It is eight standard deviations away, and stays there: set no bounds. See hint 3.",
     )
     zero, mask = torch.zeros(1, 1), torch.ones(1, 1, dtype=torch.long)
     alone, _ = _call(function, torch.ones(1), zero, zero, mask, 1.0, 1.0)
