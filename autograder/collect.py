@@ -11,8 +11,7 @@ link, and its owner and all that is copied are those of the open folder.
 """
 
 import os
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -20,10 +19,10 @@ from pathlib import Path
 from nbgrader.exchange.default import ExchangeCollect
 from nbgrader.utils import ignore_patterns
 
-from autograder.foreign_folder import MAX_FILES, Copy, extent, opened
-from autograder.submission import MAX_RECEIPT, moment, no_student, small_text
+from autograder.foreign_folder import MAX_FILES, Copy, extent, opened, text_in
+from autograder.submission import MAX_RECEIPT, moment, no_student
 
-RECEIPT = ("timestamp.txt", "submission_secret.txt")
+SECRET = "submission_secret.txt"
 
 
 class CourseCollect(ExchangeCollect):
@@ -32,14 +31,17 @@ class CourseCollect(ExchangeCollect):
     def _path_to_record(self, path: str) -> dict:
         """nbgrader's {username, filename, timestamp}; the username is "" where the folder cannot be a submission."""
         try:
-            record = super()._path_to_record(path)
-            if why := no_student(record["username"]):
+            filename = os.path.basename(path)
+            username, _, rest = filename.partition(f"+{self.coursedir.assignment_id}+")
+            if why := no_student(username):
                 raise ValueError(why)
-            if moment(record["filename"].rsplit("+", 3)[2]) is None:
+            handed_in = moment(rest.rpartition("+")[0]) or moment(rest)  # behind the date is a secret, or nothing
+            if handed_in is None:
                 raise ValueError("the date in its name is none that a gradebook can show")
+            record = {"username": username, "filename": filename, "timestamp": handed_in}
             with self._open(record, self.check_owner):
                 return record
-        except Exception as error:  # parsing such a name fails in more than one way
+        except Exception as error:
             self._not_collected(path, error)
             return {"username": "", "filename": os.path.basename(path), "timestamp": datetime.min}
 
@@ -69,9 +71,9 @@ class CourseCollect(ExchangeCollect):
         unwanted = ignore_patterns(self.coursedir.ignore, self.coursedir.include)
 
         def left_out(below: str, names: list[str]) -> set[str]:
-            out = set()
+            out = {"timestamp.txt"} if below == "" else set()
             if too_large:
-                out = {name for name in names if not name.endswith(".ipynb") and name not in RECEIPT}
+                out |= {name for name in names if not name.endswith(".ipynb") and name != SECRET}
             return out.union(unwanted(os.path.join(src, below), [*set(names) - out]))
 
         def not_whole(error: Exception) -> None:
@@ -80,10 +82,12 @@ class CourseCollect(ExchangeCollect):
         os.makedirs(dest, exist_ok=True)
         limits = 1000 * self.coursedir.max_dir_size, 1000 * self.coursedir.max_file_size  # bytes
         modes = (0o2770, 0o660) if self.coursedir.groupshared else (0o700, 0o600)  # whatever it came with
-        with _stopping_nobody(not_whole), opened(dest) as target:
-            Copy(*limits, modes, left_out, not_whole).folder(self.folder, target)
-        with _stopping_nobody(not_whole):
-            self._mend_timestamp(Path(src).name, Path(dest, "timestamp.txt"))
+        try:
+            self._write_timestamp(Path(dest, "timestamp.txt"), modes[1])  # first: a killed run's is read by the next
+            with opened(dest) as target:
+                Copy(*limits, modes, left_out, not_whole).folder(self.folder, target)
+        except Exception as error:  # what is wrong with one submission stops nobody else's
+            not_whole(error)
 
     def _too_large(self, src: str) -> bool:
         """By nbgrader's option or by the number of its files; also where it cannot be told, as in a folder that shows
@@ -101,23 +105,12 @@ class CourseCollect(ExchangeCollect):
         self.log.warning("%s has %s: only its notebooks are collected", ascii(src), why)
         return True
 
-    def _mend_timestamp(self, name: str, path: Path) -> None:
-        """Where timestamp.txt says nothing, the folder's name does. nbgrader stops on one that it cannot read, on the
-        formgrader's pages too."""
-        if moment(small_text(path, MAX_RECEIPT)) is None:
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            path.unlink(missing_ok=True)
-            path.write_text(name.rsplit("+", 3)[2])
-
-
-@contextmanager
-def _stopping_nobody(tell: Callable[[Exception], None]) -> Iterator[None]:
-    """A block whose errors are told and end nothing else: what is wrong with one submission is its own affair."""
-    try:
-        yield
-    except Exception as error:
-        tell(error)
+    def _write_timestamp(self, path: Path, mode: int) -> None:
+        """What the student's says or, where it says nothing, the folder's name; in words of our own, since nbgrader
+        stops on one that it cannot read, on the formgrader's pages too."""
+        handed_in = moment(text_in(self.folder, "timestamp.txt", MAX_RECEIPT)) or self.record["timestamp"]
+        path.write_text(f"{handed_in:%Y-%m-%d %H:%M:%S.%f} UTC")
+        path.chmod(path.stat().st_mode | mode)
 
 
 class _OneByOne(list):
@@ -132,6 +125,7 @@ class _OneByOne(list):
         for record in super().__iter__():
             try:
                 with self.collect._open(record, self.check_owner) as self.collect.folder:
+                    self.collect.record = record
                     yield record
             except (OSError, ValueError) as error:
                 self.collect._not_collected(record["filename"], error)

@@ -4,6 +4,7 @@ A path is looked up anew each time: between two looks a link can become a folder
 open stays what it was.
 """
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from autograder.submission import READ
 MAX_FILES = 1000  # files and folders of one submission: a million empty ones are within every limit on size
 MAX_DEPTH = 20  # folders in folders: the functions below call themselves for each
 MAX_PATH = 1000  # bytes of a path below the first folder: the system opens 4,095 at most, and others work by paths
+MAX_LIST = 5_000_000  # bytes of a folder itself, of which some have gigabytes: its names, and room where others were
 MAX_NAMES = 10_000  # beyond so many no further folder is listed: one large folder can be moved to the next name
 FOLDER = READ | getattr(os, "O_DIRECTORY", 0)  # nothing else is opened: a pipe would wait for its other end
 NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
@@ -33,11 +35,28 @@ def opened(name: str, inside: int | None = None) -> Iterator[int]:
         os.close(descriptor)
 
 
+def names_in(folder: int) -> list[str]:
+    """OSError: there are, or were, so many that to list them takes long."""
+    if os.fstat(folder).st_size > MAX_LIST:
+        raise OSError(errno.EFBIG, "it has too many names")
+    return os.listdir(folder)
+
+
+def text_in(folder: int, name: str, limit: int) -> str:
+    """What a file in an open folder says; "" for what is no readable file of at most `limit` bytes."""
+    try:
+        with open(os.open(name, READ, dir_fd=folder), "rb") as file:
+            content = file.read(limit + 1) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
+    except OSError:
+        return ""
+    return content.decode(errors="replace").strip() if len(content) <= limit else ""
+
+
 def extent(folder: int, depth: int = 0) -> tuple[int, int]:
     """How many files and folders are in an open folder, at any depth down to MAX_DEPTH, and the bytes of the files.
     Once there are more than MAX_FILES, the rest is not looked at."""
     count = size = 0
-    for name in os.listdir(folder):
+    for name in names_in(folder):
         count += 1
         if count > MAX_FILES:
             break
@@ -78,7 +97,7 @@ class Copy:
         if self.listed > MAX_NAMES:
             raise TooMuch(f"it has more than {MAX_NAMES:,} names")
         _permit(target, self.of_folders)
-        names, inner = os.listdir(source), []
+        names, inner = names_in(source), []
         self.listed += len(names)
         for name in sorted({*names} - self.left_out(path, names)):
             if self.copied == MAX_FILES:
@@ -117,8 +136,8 @@ class Copy:
             found, room = os.fstat(file.fileno()), min(self.room, self.largest)
             if not stat.S_ISREG(found.st_mode):
                 raise OSError(f"{name!r} was a file a moment ago")
-            if found.st_nlink > 1 and found.st_uid != os.fstat(source).st_uid:
-                raise OSError(f"{name!r} is a hard link to a file of another account")
+            if found.st_uid != os.fstat(source).st_uid:  # a hard link, made where the system allows it
+                raise OSError(f"{name!r} is a file of another account")
             if found.st_size > room:
                 raise OSError(f"{name!r} has more than the {room // 1000:,} kB that are left for it")
             content = file.read(found.st_size + 1)

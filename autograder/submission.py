@@ -32,6 +32,7 @@ MAX_MARKS = 30  # combining marks on one letter: more have no meaning (Unicode S
 MAX_CELLS = 1000  # the course's longest notebook has 48
 MAX_RECEIPT = 1_000  # bytes of timestamp.txt and of submission_secret.txt
 MAX_STUDENT = 128  # characters: the width of the gradebook's column
+DATE = re.compile(r"\d{4}-\d\d-\d\d(?!\d)")
 ZONE = re.compile(r"[A-Za-z]\w*([/+-]\w+)*|[+-]?\d+")  # Europe/Berlin, CET, +0100
 DAYS = datetime(1970, 1, 1), datetime(9999, 1, 1)  # the first and the last that every time zone can show
 READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -157,10 +158,11 @@ def small_text(path: Path, limit: int) -> str:
 
 
 def moment(timestamp: str) -> datetime | None:
-    """The moment, UTC without a zone as in nbgrader's gradebook. None: the text is no point in time, or its zone is
-    neither a name nor a number: a path would be opened, whatever its owner has put there by now."""
+    """The moment, UTC without a zone as in nbgrader's gradebook. None: the text is no point in time as nbgrader writes
+    it. dateutil takes more: it completes what is no whole date by today's, and opens a path as a zone."""
     words = timestamp.split(" ")
-    if not timestamp.isascii() or len(words) == 3 and not ZONE.fullmatch(words[2]):
+    whole = timestamp.isascii() and timestamp == timestamp.strip() and DATE.match(timestamp)
+    if not whole or len(words) == 3 and not ZONE.fullmatch(words[2]):
         return None
     try:
         found = parse_utc(timestamp)

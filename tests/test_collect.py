@@ -65,6 +65,18 @@ def test_a_submission_is_collected_whole(students):
     assert (students.submitted / "ada/01_policy_loss/notes.txt").read_text() == "x"
 
 
+def test_a_group_that_grades_together_may_change_all_of_it(students):
+    (students.inbound / f"ada+01_policy_loss+{STAMP}+r4nd0m" / "more").mkdir()
+    before = os.umask(0o077)
+    try:
+        students.collect(groupshared=True)
+    finally:
+        os.umask(before)
+    collected = students.submitted / "ada/01_policy_loss"
+    assert {path.stat().st_mode & 0o7777 for path in collected.iterdir() if path.is_file()} == {0o660}
+    assert {path.stat().st_mode & 0o7777 for path in (collected, collected / "more")} == {0o2770}
+
+
 def test_links_stay_links(students, tmp_path):
     """nbgrader's own copies what they lead to: here the instructor's notebook with the solution."""
     (tmp_path / "private").mkdir()
@@ -217,6 +229,7 @@ def test_a_hard_link_to_somebody_elses_file_is_not_collected(students, tmp_path,
     if owner:
         os.chown(secret, owner, -1)
     (students.submit("bob") / "second.ipynb").hardlink_to(secret)
+    secret.unlink()  # as an editor does that saves by another name
     assert students.collect() == [("ada", KEY), ("bob", KEY)]
     assert (students.submitted / "bob/01_policy_loss/second.ipynb").exists() == collected
 
@@ -276,6 +289,11 @@ def a_file_for_a_time_zone(folder):
     (folder / "timestamp.txt").write_text(f"2026-11-22 10:00:00 {folder.parent / 'zone'}")
 
 
+def half_a_date(folder):
+    """One in months of 31 days."""
+    (folder / "timestamp.txt").write_text("31 10:00:00 UTC")
+
+
 def a_path_of_long_names(folder):
     os.makedirs(folder / "/".join(["d" * 250] * 12))
 
@@ -293,6 +311,7 @@ def a_folder_for_a_timestamp(folder):
         a_forged_timestamp,
         a_linked_timestamp,
         a_file_for_a_time_zone,
+        half_a_date,
         a_path_of_long_names,
         no_timestamp,
         a_folder_for_a_timestamp,
@@ -305,6 +324,31 @@ def test_a_damaged_submission_is_collected_as_far_as_it_goes(students, damage):
     assert read(students.submitted, "ada", KEY).problem == ""
     assert read(students.submitted, "bob", KEY).problem == ""  # the tests run as root, who may read everything
     assert students.collect() == [("ada", KEY), ("bob", KEY)]  # and once more
+
+
+def test_a_timestamp_is_written_before_anything_that_may_be_killed(students, monkeypatch):
+    (students.submit("eve") / "timestamp.txt").write_text("never")
+    monkeypatch.setattr(collect.Copy, "folder", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        students.collect()
+    assert {path.read_text() for path in students.submitted.rglob("timestamp.txt")} == {STAMP}
+
+
+def test_a_zone_without_letters_is_a_time_too(students):
+    """nbgrader looks for the date behind the third + from the end, and finds the end of a name in Istanbul."""
+    students.submit("zoe", "zoe+01_policy_loss+2026-11-22 13:00:00.000000 +03+r4nd0m")
+    assert students.collect() == [("ada", KEY), ("zoe", KEY)]
+
+
+def test_a_folder_that_is_large_itself_is_not_listed(students, monkeypatch):
+    folder = students.submit("eve") / "large"
+    folder.mkdir()
+    for number in range(300):
+        (folder / f"{number:0200}").touch()
+    monkeypatch.setattr(foreign_folder, "MAX_LIST", folder.stat().st_size - 1)
+    students.collect()
+    collected = students.submitted / "eve/01_policy_loss"
+    assert not (collected / "large").exists() and (collected / "policy_loss.ipynb").exists()
 
 
 def test_the_time_in_a_folders_name_is_text(students):
@@ -438,6 +482,8 @@ def test_more_files_than_anybody_hands_in_take_nobodys_time(students, name, coll
         f"\x1b]0;owned\x07+01_policy_loss+{STAMP}+x",
         f"a\nb: all were graded+01_policy_loss+{STAMP}+x",
         f"=HYPERLINK(A1)+01_policy_loss+{STAMP}+x",
+        "eve+01_policy_loss+ at 10:00:00 20261122+x",
+        "eve+01_policy_loss+31 10:00:00 UTC+x",
     ],
 )
 def test_a_folder_that_no_student_made_is_passed_over(students, name):
