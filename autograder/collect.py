@@ -11,16 +11,16 @@ link, and its owner and all that is copied are those of the open folder.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from nbgrader.exchange.default import ExchangeCollect
 from nbgrader.utils import ignore_patterns
 
 from autograder.foreign_folder import MAX_FILES, Copy, extent, opened, text_in
-from autograder.submission import MAX_RECEIPT, moment, no_student
+from autograder.submission import DAYS, MAX_RECEIPT, moment, no_student
 
 SECRET = "submission_secret.txt"
 
@@ -76,18 +76,22 @@ class CourseCollect(ExchangeCollect):
                 out |= {name for name in names if not name.endswith(".ipynb") and name != SECRET}
             return out.union(unwanted(os.path.join(src, below), [*set(names) - out]))
 
+        problems = []
+
         def not_whole(error: Exception) -> None:
+            problems.append(error)
             self.log.warning("%s is not collected whole: %s", ascii(src), str(error)[:500])
 
-        os.makedirs(dest, exist_ok=True)
         limits = 1000 * self.coursedir.max_dir_size, 1000 * self.coursedir.max_file_size  # bytes
         modes = (0o2770, 0o660) if self.coursedir.groupshared else (0o700, 0o600)  # whatever it came with
-        try:
-            self._write_timestamp(Path(dest, "timestamp.txt"), modes[1])  # first: a killed run's is read by the next
+        timestamp = Path(dest, "timestamp.txt")
+        with _stopping_nobody(not_whole):
+            os.makedirs(dest, exist_ok=True)
+            _write_timestamp(timestamp, DAYS[0], modes[1])  # should this be killed, --update takes it anew
             with opened(dest) as target:
                 Copy(*limits, modes, left_out, not_whole).folder(self.folder, target)
-        except Exception as error:  # what is wrong with one submission stops nobody else's
-            not_whole(error)
+        with _stopping_nobody(not_whole):
+            _write_timestamp(timestamp, self._handed_in(whole=not problems), modes[1])
 
     def _too_large(self, src: str) -> bool:
         """By nbgrader's option or by the number of its files; also where it cannot be told, as in a folder that shows
@@ -105,12 +109,27 @@ class CourseCollect(ExchangeCollect):
         self.log.warning("%s has %s: only its notebooks are collected", ascii(src), why)
         return True
 
-    def _write_timestamp(self, path: Path, mode: int) -> None:
-        """What the student's says or, where it says nothing, the folder's name; in words of our own, since nbgrader
-        stops on one that it cannot read, on the formgrader's pages too."""
-        handed_in = moment(text_in(self.folder, "timestamp.txt", MAX_RECEIPT)) or self.record["timestamp"]
-        path.write_text(f"{handed_in:%Y-%m-%d %H:%M:%S.%f} UTC")
-        path.chmod(path.stat().st_mode | mode)
+    def _handed_in(self, whole: bool) -> datetime:
+        """What the student's timestamp.txt says or, where it says nothing, the folder's name. Of a copy that is not
+        whole, or of a folder that nbgrader's submit is not through with, a moment before: --update takes it anew."""
+        text, secret = (text_in(self.folder, name, MAX_RECEIPT) for name in ("timestamp.txt", SECRET))
+        found = moment(text) or self.record["timestamp"]
+        return found if whole and moment(text) and secret else max(DAYS[0], found - timedelta(microseconds=1))
+
+
+@contextmanager
+def _stopping_nobody(tell: Callable[[Exception], None]) -> Iterator[None]:
+    """A block whose errors are told and end nothing else: what is wrong with one submission is its own affair."""
+    try:
+        yield
+    except Exception as error:
+        tell(error)
+
+
+def _write_timestamp(path: Path, moment: datetime, mode: int) -> None:
+    """In words of our own: nbgrader stops on one that it cannot read, on the formgrader's pages too."""
+    path.write_text(f"{moment:%Y-%m-%d %H:%M:%S.%f} UTC")
+    path.chmod(path.stat().st_mode | mode)
 
 
 class _OneByOne(list):

@@ -9,6 +9,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 
 from autograder.submission import READ
 
@@ -35,11 +36,12 @@ def opened(name: str, inside: int | None = None) -> Iterator[int]:
         os.close(descriptor)
 
 
-def names_in(folder: int) -> list[str]:
-    """OSError: there are, or were, so many that to list them takes long."""
+def names_in(folder: int, most: int | None = None) -> list[str]:
+    """All names in an open folder, or the first. OSError: there are, or were, so many that to list them takes long."""
     if os.fstat(folder).st_size > MAX_LIST:
         raise OSError(errno.EFBIG, "it has too many names")
-    return os.listdir(folder)
+    with os.scandir(folder) as entries:
+        return [entry.name for entry in islice(entries, most)]
 
 
 def text_in(folder: int, name: str, limit: int) -> str:
@@ -56,7 +58,7 @@ def extent(folder: int, depth: int = 0) -> tuple[int, int]:
     """How many files and folders are in an open folder, at any depth down to MAX_DEPTH, and the bytes of the files.
     Once there are more than MAX_FILES, the rest is not looked at."""
     count = size = 0
-    for name in names_in(folder):
+    for name in names_in(folder, MAX_FILES + 1):
         count += 1
         if count > MAX_FILES:
             break
@@ -136,8 +138,8 @@ class Copy:
             found, room = os.fstat(file.fileno()), min(self.room, self.largest)
             if not stat.S_ISREG(found.st_mode):
                 raise OSError(f"{name!r} was a file a moment ago")
-            if found.st_uid != os.fstat(source).st_uid:  # a hard link, made where the system allows it
-                raise OSError(f"{name!r} is a file of another account")
+            if found.st_nlink > 1 and found.st_uid != os.fstat(source).st_uid:
+                raise OSError(f"{name!r} is a hard link to a file of another account")
             if found.st_size > room:
                 raise OSError(f"{name!r} has more than the {room // 1000:,} kB that are left for it")
             content = file.read(found.st_size + 1)
