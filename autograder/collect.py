@@ -19,10 +19,10 @@ from pathlib import Path
 from nbgrader.exchange.default import ExchangeCollect
 from nbgrader.utils import ignore_patterns
 
-from autograder.foreign_folder import MAX_FILES, Copy, extent, opened, text_in
-from autograder.submission import DAYS, MAX_RECEIPT, moment, no_student
+from autograder.foreign_folder import MAX_FILES, Copy, extent, opened
+from autograder.submission import DAYS, MAX_RECEIPT, moment, no_student, small_text
 
-SECRET = "submission_secret.txt"
+TIMESTAMP, SECRET = "timestamp.txt", "submission_secret.txt"
 
 
 class CourseCollect(ExchangeCollect):
@@ -71,7 +71,7 @@ class CourseCollect(ExchangeCollect):
         unwanted = ignore_patterns(self.coursedir.ignore, self.coursedir.include)
 
         def left_out(below: str, names: list[str]) -> set[str]:
-            out = {"timestamp.txt"} if below == "" else set()
+            out = {TIMESTAMP} if below == "" else set()
             if too_large:
                 out |= {name for name in names if not name.endswith(".ipynb") and name != SECRET}
             return out.union(unwanted(os.path.join(src, below), [*set(names) - out]))
@@ -84,7 +84,7 @@ class CourseCollect(ExchangeCollect):
 
         limits = 1000 * self.coursedir.max_dir_size, 1000 * self.coursedir.max_file_size  # bytes
         modes = (0o2770, 0o660) if self.coursedir.groupshared else (0o700, 0o600)  # whatever it came with
-        timestamp = Path(dest, "timestamp.txt")
+        timestamp = Path(dest, TIMESTAMP)
         with _stopping_nobody(not_whole):
             os.makedirs(dest, exist_ok=True)
             _write_timestamp(timestamp, DAYS[0], modes[1])  # should this be killed, --update takes it anew
@@ -112,9 +112,10 @@ class CourseCollect(ExchangeCollect):
     def _handed_in(self, whole: bool) -> datetime:
         """What the student's timestamp.txt says or, where it says nothing, the folder's name. Of a copy that is not
         whole, or of a folder that nbgrader's submit is not through with, a moment before: --update takes it anew."""
-        text, secret = (text_in(self.folder, name, MAX_RECEIPT) for name in ("timestamp.txt", SECRET))
-        found = moment(text) or self.record["timestamp"]
-        return found if whole and moment(text) and secret else max(DAYS[0], found - timedelta(microseconds=1))
+        text, secret = (small_text(Path(name), MAX_RECEIPT, self.folder) for name in (TIMESTAMP, SECRET))
+        told = moment(text)
+        found = told or self.record["timestamp"]
+        return found if whole and told and secret else max(DAYS[0], found - timedelta(microseconds=1))
 
 
 @contextmanager
@@ -126,9 +127,9 @@ def _stopping_nobody(tell: Callable[[Exception], None]) -> Iterator[None]:
         tell(error)
 
 
-def _write_timestamp(path: Path, moment: datetime, mode: int) -> None:
+def _write_timestamp(path: Path, when: datetime, mode: int) -> None:
     """In words of our own: nbgrader stops on one that it cannot read, on the formgrader's pages too."""
-    path.write_text(f"{moment:%Y-%m-%d %H:%M:%S.%f} UTC")
+    path.write_text(f"{when:%Y-%m-%d %H:%M:%S.%f} UTC")
     path.chmod(path.stat().st_mode | mode)
 
 

@@ -44,16 +44,6 @@ def names_in(folder: int, most: int | None = None) -> list[str]:
         return [entry.name for entry in islice(entries, most)]
 
 
-def text_in(folder: int, name: str, limit: int) -> str:
-    """What a file in an open folder says; "" for what is no readable file of at most `limit` bytes."""
-    try:
-        with open(os.open(name, READ, dir_fd=folder), "rb") as file:
-            content = file.read(limit + 1) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
-    except OSError:
-        return ""
-    return content.decode(errors="replace").strip() if len(content) <= limit else ""
-
-
 def extent(folder: int, depth: int = 0) -> tuple[int, int]:
     """How many files and folders are in an open folder, at any depth down to MAX_DEPTH, and the bytes of the files.
     Once there are more than MAX_FILES, the rest is not looked at."""

@@ -149,10 +149,11 @@ def receipt(submitted: Path, student: str, key: str) -> Receipt:
     return Receipt(timestamp if moment(timestamp) else "", secret if secret.isprintable() else "")
 
 
-def small_text(path: Path, limit: int) -> str:
-    """The file's text without the white space around it; "" for what is no readable file of at most `limit` bytes."""
+def small_text(path: Path, limit: int, inside: int | None = None) -> str:
+    """The file's text without the white space around it; "" for what is no readable file of at most `limit` bytes. With
+    the descriptor of an open folder, `inside`, the path begins there."""
     try:
-        return _bytes(path, limit).decode().strip()
+        return _bytes(path, limit, inside).decode().strip()
     except (Unreadable, OSError, UnicodeDecodeError):
         return ""
 
@@ -211,9 +212,9 @@ def _file(folder: Path, key: str) -> Path:
     )
 
 
-def _bytes(path: Path, limit: int) -> bytes:
+def _bytes(path: Path, limit: int, inside: int | None = None) -> bytes:
     """What the file holds. Looked at before it is opened: a link, a device or a pipe is never opened."""
-    status = os.lstat(path)
+    status = os.lstat(path, dir_fd=inside)
     if stat.S_ISLNK(status.st_mode):
         raise Unreadable(f"{path.name} is a symbolic link; links are not followed. Hand in the file itself.")
     if not stat.S_ISREG(status.st_mode):
@@ -223,7 +224,7 @@ def _bytes(path: Path, limit: int) -> bytes:
             f"{path.name} has {status.st_size / 1e6:,.1f} MB; at most {limit / 1e6:g} MB are read. Clear "
             "the outputs of all cells, save it, and hand it in again."
         )
-    with open(os.open(path, READ), "rb") as file:
+    with open(os.open(path, READ, dir_fd=inside), "rb") as file:
         return file.read(limit)
 
 
