@@ -71,7 +71,7 @@ class PPOConfig:
     kl_coeff: float = MISSING            # weight of the KL penalty to the reference (beta); 0 = no reference is kept,
                                          # and the KL not measured; 1e-12 has no effect but measures it
     clip_ratio: float = MISSING          # epsilon of the policy loss; .inf = no clipping
-    clip_range_value: float = MISSING    # how far a value may move in one update; .inf = no clipping
+    clip_range_value: float = MISSING    # how far one rollout pulls a value; .inf = no clipping
     vf_coeff: float = MISSING            # weight of the value loss
     entropy_coeff: float = MISSING       # weight of the entropy bonus
     gamma: float = MISSING               # discount a token

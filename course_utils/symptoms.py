@@ -69,8 +69,8 @@ SYMPTOMS = (
         flat_reward,
         "Is the KL 0 too? Then nothing is updated: <code>optimizer.step()</code>, <code>zero_grad()</code> (5); with "
         "<code>ppo.kl_coeff=0</code> it is not measured, and always 0. "
-        "Does the KL grow? Then the steps lead elsewhere: the sign of the policy loss (1), the final reward on the "
-        "wrong token, no whitening (4), positions off by one (5). On another model: a learning rate that is too "
+        "Does the KL grow? Then the steps lead elsewhere: the sign of the policy loss (1), positions off by one (5). "
+        "Neither: the final reward on padding, where it is lost (4). On another model: a learning rate that is too "
         "small, or problems that it never solves.",
     ),
     Symptom(
@@ -109,7 +109,7 @@ SYMPTOMS = (
         "Responses get much longer or shorter",
         odd_length,
         "The end of a response is not learned from: a mask that leaves out the end-of-sequence token, the final "
-        "reward on padding (4), padding in the averages (1).",
+        "reward on padding (4).",
     ),
 )
 

@@ -95,7 +95,7 @@ WRONG = {
         ("no penalty", "token_rewards", "The KL penalties are missing"),
         ("reward in the last column", "token_rewards", "not in the last column"),
         ("reward at every token", "token_rewards", "final reward on top"),
-        ("bootstrap from padding", "recursion", "Does the value on the padding leak in?"),
+        ("value of the padding after the end", "recursion", "Does the value on the padding leak in?"),
         ("gamma forgotten", "recursion", "Go from the last token"),
         ("lambda forgotten", "recursion", "Go from the last token"),
         ("from the first token", "recursion", "Go from the last token"),

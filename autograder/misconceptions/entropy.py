@@ -109,7 +109,7 @@ MISCONCEPTIONS = (
     ),
     Misconception(
         "no float32",
-        "Everything is computed in the type of the logits, and bfloat16 has only three digits. "
+        "Everything is computed in the type of the logits, and bfloat16 has two to three digits. "
         "Convert the logits first.",
         (("logits_new.float()", "logits_new"),),
     ),

@@ -61,7 +61,7 @@ MISCONCEPTIONS = (
         ((REWARDS, "rewards = torch.where(is_last == 1, final_rewards.unsqueeze(1), -response_mask * kl_penalties)"),),
     ),
     Misconception(
-        "bootstrap from padding",
+        "value of the padding after the end",
         "The value of the padding after a response enters its last δ. After the last "
         "response token there is nothing: its next value is 0.",
         (("next_value = values[:, t] * response_mask[:, t]", "next_value = values[:, t]"),),
@@ -85,7 +85,7 @@ MISCONCEPTIONS = (
         (PENALTY_ON_PADDING, *UNMASKED_RECURSION, *WHITENED_OVER_ALL),
     ),
     Misconception(
-        "bootstrap from the last value",
+        "last value used twice",
         "The last token's own value stands in for the value after it. After the "
         "last response token there is nothing: its next value is 0.",
         (("gamma * next_value", "gamma * torch.where(is_last[:, t] == 1, values[:, t], next_value)"),),
@@ -97,7 +97,7 @@ MISCONCEPTIONS = (
         (("gamma * lam * ", "gamma * "),),
     ),
     Misconception(
-        "gamma forgotten in the trace",
+        "gamma forgotten before the next advantage",
         "The next advantage is weighed by λ alone. It is discounted by γ as well.",
         (("gamma * lam * ", "lam * "),),
     ),

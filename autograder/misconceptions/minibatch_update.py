@@ -188,7 +188,7 @@ MISCONCEPTIONS = (
     Misconception(
         "not weighed",
         "The gradients of a group's mini-batches are added up as they are, so that the step grows with "
-        "their number. A group's loss is one mean over its responses.",
+        "their number. A group's loss is the mean of its mini-batches' losses, weighed by their responses.",
         ((WEIGHED, "total.backward()"),),
     ),
     Misconception(
@@ -324,8 +324,8 @@ MISCONCEPTIONS = (
     ),
     Misconception(
         "weighed by tokens",
-        "A mini-batch of an accumulation group is weighed by its response tokens. Weigh it by its responses: the "
-        "losses are means over tokens already.",
+        "A mini-batch of an accumulation group is weighed by its response tokens. In this course it is weighed by its "
+        "responses.",
         (
             ("group_size = sum(len(rows) for rows in group)", TOKENS_OF_GROUP),
             (WEIGHED, '(total * batch["response_attention_mask"].sum() / group_size).backward()'),

@@ -50,7 +50,7 @@ MISCONCEPTIONS = (
         (("ratio = log_ratio.exp()", "ratio = log_probs_new / log_probs_old"),),
     ),
     Misconception(
-        "REINFORCE",
+        "log-probs for the ratio",
         "You weigh the new log-probs themselves with the advantages. PPO weighs the ratio of the new "
         "to the old probability.",
         ((SURROGATE, "log_probs_new * response_mask * advantages"),),

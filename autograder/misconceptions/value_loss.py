@@ -74,7 +74,7 @@ MISCONCEPTIONS = (
     Misconception(
         "clipped around the return",
         "The values are held near the returns. They are to be held near the old "
-        "values: the clip limits how far the critic moves in one update.",
+        "values: the clip limits how far one rollout pulls a value.",
         (
             (
                 "values_old - clip_range_value, values_old + clip_range_value",
@@ -111,7 +111,7 @@ MISCONCEPTIONS = (
     ),
     Misconception(
         "relative range",
-        "The range grows with the old value, as the policy's does with the ratio. Here it is a "
+        "The range grows with the old value, as the policy's does with the old probability. Here it is a "
         "distance: the same for every value.",
         (
             (

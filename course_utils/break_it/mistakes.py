@@ -177,8 +177,8 @@ MISTAKES: dict[str, dict[str, Mistake]] = {
         "no mask": Mistake(
             policy_over_padding,
             "params/approx_kl",
-            "padding counts as tokens. The reward hardly shows it, but approx_kl does: padding has no log-prob, "
-            "so the two policies seem to be nats apart.",
+            "padding counts as tokens. The reward hardly shows it, but approx_kl does: on padding the "
+            "rollout noted 0, the update computes a log-prob, and the two policies seem to be nats apart.",
         ),
         "sign turned": Mistake(
             sign_turned,
@@ -188,8 +188,8 @@ MISTAKES: dict[str, dict[str, Mistake]] = {
         "old is new": Mistake(
             old_is_new,
             REWARD,
-            "the new log-probs stand where the old ones should, so every ratio is 1 and clipping never acts. It "
-            "learns at first; then the later epochs overdo it. clip_frac is 0 throughout.",
+            "the new log-probs stand where the old ones should, so every ratio is 1 and clipping never acts: "
+            "the second to fourth epoch of each rollout overdo it. The reward rises, then falls. clip_frac is 0 throughout.",
         ),
     },
     "value_loss": {

@@ -92,7 +92,7 @@ def stability(function: Callable) -> None:
     for dtype in (torch.bfloat16, torch.float16):
         loss = _call(function, torch.zeros(1, 1, 1000, dtype=dtype), torch.ones(1, 1, dtype=torch.long))
         assert loss.dtype == torch.float32, (
-            f"{dtype} logits give a loss of {loss.dtype}; it must be float32: bfloat16 has only three "
+            f"{dtype} logits give a loss of {loss.dtype}; it must be float32: bfloat16 has two to three "
             "digits. Convert the logits first. See hint 2."
         )
         expect.close(

@@ -132,7 +132,7 @@ def minibatches(function: Callable) -> None:
         "step of the values of a response of one token and of one of three, a mini-batch each, in one group",
         epoch.moved["values"].sum(dim=1),
         [-1 / 2, -1 / 2],
-        "Weigh a mini-batch by its responses, not by their tokens: the losses are means already. See hint 2.",
+        "Weigh a mini-batch by its responses, not by their tokens. See hint 2.",
     )
 
 
