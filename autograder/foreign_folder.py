@@ -65,19 +65,22 @@ def extent(folder: int, depth: int = 0) -> tuple[int, int]:
 class Copy:
     """A copy of one folder, of `room` bytes and MAX_FILES files and folders at most, whatever the folder grows to.
 
-    `largest` is the most that a file may have, `modes` what folders and files are permitted at least. `left_out` says
-    which of a folder's names are not wanted; `not_whole` is told why something is not copied that was.
+    What belongs to another account than `owner` is not copied: it can have been moved in, or be a hard link. `largest`
+    is the most that a file may have, `modes` what folders and files are permitted at least. `left_out` says which of a
+    folder's names are not wanted; `not_whole` is told why something is not copied that was.
     """
 
     def __init__(
         self,
+        owner: int,
         room: int,
         largest: int,
         modes: tuple[int, int],
         left_out: Callable[[str, list[str]], set[str]],
         not_whole: Callable[[Exception], None],
     ):
-        self.room, self.largest, self.left_out, self.not_whole = room, largest, left_out, not_whole
+        self.owner, self.room, self.largest = owner, room, largest
+        self.left_out, self.not_whole = left_out, not_whole
         self.of_folders, self.of_files = modes
         self.copied = self.listed = 0
 
@@ -88,7 +91,7 @@ class Copy:
         """
         if self.listed > MAX_NAMES:
             raise TooMuch(f"it has more than {MAX_NAMES:,} names")
-        _permit(target, self.of_folders)
+        permit(target, self.of_folders)
         names, inner = names_in(source), []
         self.listed += len(names)
         for name in sorted({*names} - self.left_out(path, names)):
@@ -106,6 +109,7 @@ class Copy:
         for name in inner:  # behind all files: deep in a folder lies nothing that is graded
             try:
                 with opened(name, source) as below, opened(name, target) as copy:
+                    self._require_owner(name, os.fstat(below))
                     self.folder(below, copy, os.path.join(path, name), depth + 1)
             except OSError as error:
                 self.not_whole(error)
@@ -113,7 +117,9 @@ class Copy:
     def _is_folder(self, name: str, source: int, target: int) -> bool:
         """Copies what has this name: a link as a link, of a folder itself alone, no pipe and no device. Whether it is a
         folder."""
-        mode = os.stat(name, dir_fd=source, follow_symlinks=False).st_mode
+        found = os.stat(name, dir_fd=source, follow_symlinks=False)
+        mode = found.st_mode
+        self._require_owner(name, found)
         if stat.S_ISLNK(mode):
             os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
         elif stat.S_ISDIR(mode):
@@ -128,17 +134,21 @@ class Copy:
             found, room = os.fstat(file.fileno()), min(self.room, self.largest)
             if not stat.S_ISREG(found.st_mode):
                 raise OSError(f"{name!r} was a file a moment ago")
-            if found.st_nlink > 1 and found.st_uid != os.fstat(source).st_uid:
-                raise OSError(f"{name!r} is a hard link to a file of another account")
+            self._require_owner(name, found)
             if found.st_size > room:
                 raise OSError(f"{name!r} has more than the {room // 1000:,} kB that are left for it")
             content = file.read(found.st_size + 1)
         if len(content) > found.st_size:
             raise TooMuch(f"{name!r} grows while it is copied")
         with open(os.open(name, NEW, 0o666, dir_fd=target), "wb") as copy:
-            _permit(copy.fileno(), self.of_files)
+            permit(copy.fileno(), self.of_files)
             self.room -= copy.write(content)
 
+    def _require_owner(self, name: str, found: os.stat_result) -> None:
+        if found.st_uid != self.owner:
+            raise OSError(f"{name!r} belongs to another account")
 
-def _permit(descriptor: int, mode: int) -> None:
-    os.fchmod(descriptor, stat.S_IMODE(os.fstat(descriptor).st_mode) | mode)
+
+def permit(place: int | str, mode: int) -> None:
+    """At least `mode`, for an open file or folder or a path."""
+    os.chmod(place, stat.S_IMODE(os.stat(place).st_mode) | mode)

@@ -225,7 +225,7 @@ def _bytes(path: Path, limit: int, inside: int | None = None) -> bytes:
             "the outputs of all cells, save it, and hand it in again."
         )
     with open(os.open(path, READ, dir_fd=inside), "rb") as file:
-        return file.read(limit)
+        return file.read(limit) or b""  # None: a pipe has taken its place
 
 
 def _notebook(raw: bytes, key: str) -> dict:

@@ -7,6 +7,7 @@ a submission can make its own child say anything, but only the right numbers are
 """
 
 import ctypes
+import gc
 import inspect
 import json
 import linecache
@@ -428,10 +429,11 @@ def serve(load_request: dict, requests, answers) -> None:
 
 
 def fork(request: dict, *closed):
-    """The process of one exercise, its ear and its mouth. It has pipes of its own and `closed` closed, or it could go
-    on speaking in the place of the processes after it."""
+    """Starts the process of one exercise: its id, the pipe to it and the pipe from it. It has pipes of its own and
+    `closed` closed, or it could go on speaking in the place of the processes after it."""
     its_questions, questions = os.pipe()
     replies, its_replies = os.pipe()
+    gc.freeze()  # or each gc.collect() of a solution goes through all that torch's import made
     child = os.fork()
     if child == 0:
         try:
@@ -451,7 +453,7 @@ def relay_until_the_end(child: int, questions, replies, requests, answers) -> di
     """Carries cases to the child and its answers back, unread. Whatever else the judge says ends the child: it never
     hears what is meant for this process, or for the child after it. Returns what is to be said of its end; it is
     "killed" where a limit or the machine did that, since the child itself may send no signal."""
-    patience = 1.0  # seconds, with a child that has closed its mouth: most often it is about to end
+    patience = 1.0  # seconds, with a child that has closed its pipe: most often it is about to end
     while relay(replies, answers):
         message, tensors = read_frame(requests)
         if message["kind"] not in ("call", "epoch"):

@@ -2,6 +2,8 @@
 
 import os
 import subprocess
+import threading
+from unittest.mock import Mock
 
 import pytest
 from nbgrader.apps.baseapp import NbGrader
@@ -51,6 +53,11 @@ class Class:
         return find(self.submitted)[0]
 
 
+def give(folder, uid):
+    for path in (folder, *folder.iterdir()):
+        os.chown(path, uid, -1)
+
+
 @pytest.fixture
 def students(tmp_path):
     students = Class(tmp_path)
@@ -75,7 +82,7 @@ def test_a_group_that_grades_together_may_change_all_of_it(students):
         os.umask(before)
     collected = students.submitted / "ada/01_policy_loss"
     assert {path.stat().st_mode & 0o7777 for path in collected.iterdir() if path.is_file()} == {0o660}
-    assert {path.stat().st_mode & 0o7777 for path in (collected, collected / "more")} == {0o2770}
+    assert {path.stat().st_mode & 0o7777 for path in (collected.parent, collected, collected / "more")} == {0o2770}
 
 
 def test_links_stay_links(students, tmp_path):
@@ -206,7 +213,7 @@ def test_a_folder_that_changes_before_its_turn_takes_no_earlier_ones_place(stude
 def test_nobody_hands_in_under_anothers_name(students, monkeypatch, capsys):
     """Bob's later folder with Ada's name in it, which nbgrader's own would take for her last one."""
     forged = students.submit("ada", "ada+01_policy_loss+2026-11-22 11:00:00.000000 UTC+r4nd0m")
-    os.chown(forged, 54321, -1)
+    give(forged, 54321)
     monkeypatch.setattr(collect, "_owner", lambda uid: "bob" if uid == 54321 else "ada")
     assert students.collect(check_owner=True) == [("ada", KEY)]
     assert receipt(students.submitted, "ada", KEY).timestamp == STAMP
@@ -216,22 +223,43 @@ def test_nobody_hands_in_under_anothers_name(students, monkeypatch, capsys):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 def test_an_owner_without_a_name_is_nobody_of_the_class(students, capsys):
-    os.chown(students.inbound / f"ada+01_policy_loss+{STAMP}+r4nd0m", 54321, -1)
+    give(students.inbound / f"ada+01_policy_loss+{STAMP}+r4nd0m", 54321)
     assert students.collect(check_owner=True) == []
     assert "user id 54321" in capsys.readouterr().err
     assert students.collect() == [("ada", KEY)]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
-@pytest.mark.parametrize("owner, collected", [(None, True), (54321, False)])
-def test_a_hard_link_to_somebody_elses_file_is_not_collected(students, tmp_path, owner, collected):
-    secret = tmp_path / "somebody's.ipynb"
-    secret.write_text("their work")
-    if owner:
-        os.chown(secret, owner, -1)
-    (students.submit("bob") / "second.ipynb").hardlink_to(secret)
+@pytest.mark.parametrize("owner, collected", [(0, True), (54321, False)])
+@pytest.mark.parametrize("how", ["hard link", "moved", "in a folder", "a folder"])
+def test_what_belongs_to_somebody_else_is_not_collected(students, tmp_path, owner, collected, how):
+    """Whoever may write the folder that a file is in can move it, and link to it, without the right to read it."""
+    folder, theirs = students.submit("bob"), tmp_path / "theirs.txt"
+    theirs.write_text("their work")
+    os.chown(theirs, owner, -1)
+    (folder / "more").mkdir()
+    place = folder / "notes.txt" if how in ("hard link", "moved") else folder / "more/notes.txt"
+    place.hardlink_to(theirs) if how == "hard link" else theirs.rename(place)
+    if how == "a folder":
+        os.chown(place, 0, -1)
+        os.chown(place.parent, owner, -1)
     assert students.collect() == [("ada", KEY), ("bob", KEY)]
-    assert (students.submitted / "bob/01_policy_loss/second.ipynb").exists() == collected
+    copy = students.submitted / "bob/01_policy_loss" / place.relative_to(folder)
+    assert copy.exists() == collected
+    assert read(students.submitted, "bob", KEY).problem == ""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+@pytest.mark.parametrize("name", ["policy_loss.ipynb", "timestamp.txt", "submission_secret.txt"])
+def test_a_folder_in_which_somebody_else_wrote_takes_no_submissions_place(students, capsys, name):
+    """As one of Ada's that her team may write, moved into the exchange under her name."""
+    students.collect()
+    later = students.submit("ada", "ada+01_policy_loss+2026-11-22 11:00:00.000000 UTC+r4nd0m")
+    (later / "policy_loss.ipynb").write_text("{")
+    os.chown(later / name, 54321, -1)
+    students.collect(update=True)
+    assert f"'{name}' in it belongs to user id 54321" in capsys.readouterr().err
+    assert read(students.submitted, "ada", KEY).problem == ""
 
 
 def test_a_folder_that_is_gone_when_its_turn_comes_stops_nobody(students, monkeypatch):
@@ -356,6 +384,73 @@ def test_a_folder_that_is_being_handed_in_is_taken_anew(students):
     students.collect(update=True)
     assert receipt(students.submitted, "eve", KEY).secret == secret
     assert receipt(students.submitted, "eve", KEY).timestamp == STAMP
+
+
+@pytest.mark.parametrize("before", [(), ("timestamp.txt", "submission_secret.txt")], ids=["first", "second"])
+def test_a_folder_whose_handing_in_ends_while_it_is_collected_is_taken_anew(students, monkeypatch, before):
+    """The second time, the student's own folder has the receipt of the first time in it, and submit copies that too."""
+    folder, copy_file = students.submit("eve"), collect.Copy._file
+    texts = {path.name: path.read_text() for path in folder.iterdir()}
+    for path in folder.iterdir():
+        path.unlink()
+    for name in ("a.txt", *before):
+        (folder / name).write_text("2026-11-20 10:00:00 UTC")
+
+    def handed_in_meanwhile(self, name, *arguments):
+        copy_file(self, name, *arguments)
+        if name == "a.txt":
+            for name, text in texts.items():
+                (folder / name).write_text(text)
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(collect.Copy, "_file", handed_in_meanwhile)
+        students.collect()
+    assert "not there" in read(students.submitted, "eve", KEY).problem
+    students.collect(update=True)
+    assert read(students.submitted, "eve", KEY).problem == ""
+    assert receipt(students.submitted, "eve", KEY).timestamp == STAMP
+
+
+def test_of_two_collections_at_once_one_waits(students):
+    """Or one would delete what the other is copying."""
+    students.submitted.mkdir()
+    with collect._one_at_a_time(students.submitted, pytest.fail):
+        second = threading.Thread(target=students.collect, daemon=True)
+        second.start()
+        second.join(1)
+        assert second.is_alive() and find(students.submitted)[0] == []
+    second.join(30)
+    assert find(students.submitted)[0] == [("ada", KEY)]
+
+
+def test_a_folder_that_cannot_be_locked_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr("fcntl.flock", Mock(side_effect=OSError(9, "Bad file descriptor")))
+    told = []
+    with collect._one_at_a_time(tmp_path, told.append):
+        pass
+    assert "cannot be locked (Bad file descriptor)" in told[0]
+
+
+def test_of_many_names_that_are_no_submissions_a_hundred_are_told(students, monkeypatch, capsys):
+    monkeypatch.setattr(collect, "MAX_TOLD", 2)
+    for number in range(5):
+        (students.inbound / f"eve+01_policy_loss+{number}").touch()
+    assert students.collect() == [("ada", KEY)]
+    said = capsys.readouterr().err
+    assert said.count("Not collected") == 2 and "3 more are not collected" in said
+
+
+def test_what_cannot_be_replaced_stays_and_stops_nobody(students, monkeypatch, capsys):
+    """As a folder that another instructor of the group made before it was shared."""
+    students.submit("bob")
+    students.collect()
+    for student in ("ada", "bob"):
+        students.submit(student, f"{student}+01_policy_loss+2026-11-22 11:00:00.000000 UTC+r4nd0m")
+    access, fixed = os.access, students.submitted / "ada"
+    monkeypatch.setattr(os, "access", lambda path, mode: path != fixed and access(path, mode))
+    students.collect(update=True)
+    assert "ada may not be changed by this account" in capsys.readouterr().err
+    assert read(students.submitted, "ada", KEY).problem == "" == read(students.submitted, "bob", KEY).problem
 
 
 def test_a_zone_without_letters_is_a_time_too(students):

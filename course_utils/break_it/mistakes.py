@@ -189,7 +189,8 @@ MISTAKES: dict[str, dict[str, Mistake]] = {
             old_is_new,
             REWARD,
             "the new log-probs stand where the old ones should, so every ratio is 1 and clipping never acts: "
-            "the second to fourth epoch of each rollout overdo it. The reward rises, then falls. clip_frac is 0 throughout.",
+            "the second to fourth epoch of each rollout overdo it. The reward rises, then falls. clip_frac is 0 "
+            "throughout.",
         ),
     },
     "value_loss": {
