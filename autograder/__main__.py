@@ -13,27 +13,23 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
+from course_utils.plain_error import PlainError
+
 WINDOWS = "Windows lacks what the judge needs (fork). In WSL, the Linux that Windows brings, the same command runs."
 STOPPED = "Stopped. Every finished verdict is kept: run it again to go on."
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0: all is graded; 1: something could not be graded, and is named; 2: nothing, or nothing more, can be."""
+    """0: all is graded; 1: something could not be graded, and is named; 2: nothing, or nothing more, can be; 130:
+    stopped by Ctrl-C."""
     args = _arguments(arguments)
     if sys.platform == "win32":
         print(f"error: {WINDOWS}", file=sys.stderr)
         return 2
     sys.stdout.reconfigure(errors="replace")  # a name that this terminal cannot show
-    # Here, and not above: every process that judges imports this file too.
-    from autograder.grade import GradingError
-    from autograder.gradebook import GradebookError
-    from autograder.pool import NoCluster
-    from autograder.sandbox import NoSandbox
-    from autograder.verdict_cache import CacheError
-
     try:
         return args.command(args)
-    except (GradingError, GradebookError, NoSandbox, NoCluster, CacheError) as error:
+    except PlainError as error:
         print(f"error: {error}", file=sys.stderr)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
@@ -72,10 +68,9 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
 
 
 def _grade(args: argparse.Namespace) -> int:
@@ -106,7 +101,7 @@ def _grade(args: argparse.Namespace) -> int:
         if one.ungraded
     ]
     for failure in failures:
-        print(report.printable(failure), file=sys.stderr)
+        print(report.one_line(failure), file=sys.stderr)
     return 1 if failures else 0
 
 

@@ -28,13 +28,14 @@ from autograder.sandbox import NoSandbox
 from autograder.submission import Submission
 from autograder.verdict import Verdict
 from autograder.verdict_cache import VerdictCache, course_secret
+from course_utils.plain_error import PlainError
 
 TABLES = {"assignment", "student", "submitted_assignment", "grade", "alembic_version"}  # of nbgrader's gradebook
 LOCK_SECONDS = 10  # that another program may keep the gradebook to itself
-EVERYBODYS = (NoSandbox, NoCluster)  # what stops one job would stop every other
+STOP_ALL = (NoSandbox, NoCluster)  # what stops one job would stop every other
 
 
-class GradingError(Exception):
+class GradingError(PlainError):
     """Why nothing, or nothing more, can be graded, and what to do."""
 
 
@@ -64,7 +65,7 @@ def cores() -> int:
 
 
 @dataclass(frozen=True)
-class Exercise:
+class Judged:
     """One exercise that was handed in, with what came of it."""
 
     submission: Submission
@@ -84,7 +85,7 @@ def judge_student(modules: dict[str, str], secret: bytes, sandboxed: bool, versi
 
 def verdicts(
     students: dict[str, list[str]], read: Callable[[str, str], Submission], judging: Judging
-) -> Iterator[tuple[str, list[Exercise]]]:
+) -> Iterator[tuple[str, list[Judged]]]:
     """Each student with their exercises: first those for whom nothing is left to judge, then the others as they are
     finished. Of the others only those in flight are in memory.
 
@@ -94,14 +95,14 @@ def verdicts(
     secret = course_secret(judging.folder / "secret.key")
     unfinished, in_flight = {}, {}
 
-    def look(student: str, keys: list[str]) -> tuple[list[Exercise], dict[str, Submission]]:
+    def look(student: str, keys: list[str]) -> tuple[list[Judged], dict[str, Submission]]:
         done, missing = [], {}
         for one in (_read(read, student, key) for key in keys):
             verdict = cache.load(one.key, one.module, judging.sandboxed) if one.module is not None else one.failed()
             if verdict is None:
                 missing[one.key] = one
             else:
-                done.append(Exercise(one, verdict))
+                done.append(Judged(one, verdict))
         return done, missing
 
     def jobs() -> Iterator[tuple[str, tuple]]:
@@ -120,15 +121,15 @@ def verdicts(
         return
     for student, outcome in judging.run(jobs()):
         done, missing = in_flight.pop(student)
-        if isinstance(outcome, EVERYBODYS):
+        if isinstance(outcome, STOP_ALL):
             raise outcome
         for key, one in missing.items():
-            if isinstance(outcome, Exception) or key not in outcome:
+            if isinstance(outcome, Exception):
                 done.append(_ungraded(one, outcome))
             else:
                 if not outcome[key].timed_out:
                     cache.store(outcome[key], one.module, judging.sandboxed)
-                done.append(Exercise(one, outcome[key]))
+                done.append(Judged(one, outcome[key]))
         yield student, done
 
 
@@ -139,7 +140,7 @@ def _read(read: Callable[[str, str], Submission], student: str, key: str) -> Sub
         return Submission(key, {}, None, f"The notebook could not be read ({type(error).__name__}).")
 
 
-def _ungraded(one: Submission, outcome: object) -> Exercise:
+def _ungraded(one: Submission, outcome: Exception) -> Judged:
     """No verdict for a reason that may be the grader's: no points for now, not cached, tried again in the next run."""
     if isinstance(outcome, WorkerDied):
         why = "the process that judged it was killed, and so was the next"
@@ -149,7 +150,7 @@ def _ungraded(one: Submission, outcome: object) -> Exercise:
         "The autograder could not finish with this exercise. Your instructor has been told, and it will be "
         "graded again."
     )
-    return Exercise(one, dataclasses.replace(one, module=None, problem=problem).failed(), why)
+    return Judged(one, dataclasses.replace(one, module=None, problem=problem).failed(), why)
 
 
 # ---------------------------------------------------------------- what was handed in
@@ -246,7 +247,7 @@ def grade(book: CourseGradebook, students: dict[str, list[str]], judging: Judgin
     return graded
 
 
-def _record(book: CourseGradebook, recorded: Recorded, student: str, one: Exercise) -> None:
+def _record(book: CourseGradebook, recorded: Recorded, student: str, one: Judged) -> None:
     """Writes the exercise into the gradebook and its autograded notebook, unless that is how they are already."""
     key = one.submission.key
     made_of = json.dumps(
@@ -262,7 +263,7 @@ def _record(book: CourseGradebook, recorded: Recorded, student: str, one: Exerci
         recorded.remember(student, key, made_of)
 
 
-def as_graded(student: str, one: Exercise) -> Graded:
+def as_graded(student: str, one: Judged) -> Graded:
     exercise = master.master(one.submission.key)
     return Graded(
         student,

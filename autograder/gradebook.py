@@ -22,10 +22,11 @@ from tornado.log import app_log
 from autograder.master import ROOT, Master, master, points, rebuilt
 from autograder.submission import Receipt, Submission, modified, moment, receipt
 from autograder.verdict import Verdict
+from course_utils.plain_error import PlainError
 from course_utils.whole_file import write_whole
 
 
-class GradebookError(Exception):
+class GradebookError(PlainError):
     """The gradebook cannot be used; one line that says what to do. What it holds already is not changed."""
 
 

@@ -27,7 +27,7 @@ from course_utils.exercises import EXERCISES
 
 HERE = Path(__file__).parent
 MAKE_A_VERDICT = (
-    *(HERE / f"{name}.py" for name in ("judge", "reference", "sandbox", "worker", "verdict")),
+    *(HERE / f"{name}.py" for name in ("judge", "reference", "sandbox", "worker", "verdict", "feedback")),
     *HERE.glob("rubrics/*.py"),
     *HERE.glob("misconceptions/*.py"),
     *HERE.parent.glob("course_utils/checks/*.py"),  # what a criterion expects, in words

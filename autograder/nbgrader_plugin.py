@@ -15,8 +15,9 @@ from nbgrader.converters import NbGraderException
 from nbgrader.converters.autograde import Autograde
 
 from autograder import submission
-from autograder.gradebook import CourseGradebook, GradebookError
+from autograder.gradebook import CourseGradebook
 from autograder.master import ASSIGNMENTS, ROOT, master
+from course_utils.plain_error import PlainError
 
 _roots: set[Path] = set()  # of the courses whose nbgrader_config.py loaded this
 
@@ -46,16 +47,13 @@ class CourseAutograde(Autograde):
             self._grade(CourseGradebook(self))
 
     def _grade(self, book: CourseGradebook) -> None:
-        from autograder.grade import GradingError, Judging, cores, grade
-        from autograder.pool import NoCluster
+        from autograder.grade import Judging, cores, grade
         from autograder.report import unfinished
-        from autograder.sandbox import NoSandbox
-        from autograder.verdict_cache import CacheError
 
         students = self._chosen(book)
         try:
             graded = grade(book, students, Judging(workers=min(cores(), len(students)))) if students else []
-        except (GradingError, GradebookError, NoSandbox, NoCluster, CacheError, OSError) as error:
+        except (PlainError, OSError) as error:
             self._fail(str(error))
         for one in graded:
             self.log.info("%s, %s: %g of %g points", one.student, one.assignment, one.score, one.max_score)

@@ -12,6 +12,8 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
 
+from course_utils.plain_error import PlainError
+
 SPARE = 1  # jobs in line beside those that run, so that no process idles until the next is given out
 
 CONNECT_SECONDS = 20
@@ -22,7 +24,7 @@ class WorkerDied(Exception):
     """The process that did this job was killed, and when nothing else was being done the next one was killed too."""
 
 
-class NoCluster(Exception):
+class NoCluster(PlainError):
     """The Dask scheduler cannot be reached, has no workers or none left, or went away."""
 
 

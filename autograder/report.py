@@ -10,11 +10,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from autograder.feedback import BLUE, printable
 from autograder.verdict import Verdict
 from course_utils.exercises import EXERCISES
 
 LONGEST = 300  # characters of any one thing in a table
-BLUE = "#0072B2"  # of Okabe and Ito's palette, which colour-blind readers can tell apart
 
 
 @dataclass(frozen=True)
@@ -30,16 +30,16 @@ class Graded:
     ungraded: str = ""  # why there is no verdict yet: nothing is in the gradebook
 
 
-def printable(text: object) -> str:
-    """On one line, without control characters, lone surrogates or marks that turn the writing around."""
-    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text).replace("\n", " "))
+def one_line(text: object) -> str:
+    """Printable, on one line, of at most LONGEST characters."""
+    text = printable(" ".join(str(text).splitlines()).replace("\t", " "))
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
 
 def unfinished(graded: Sequence[Graded]) -> list[str]:
     """A line on each exercise that was not judged to the end."""
     return [
-        printable(
+        one_line(
             f"{one.student}, {one.verdict.key} was not finished in time: 0 points for what it did not answer. It is "
             "judged again in the next run: on a quiet machine, if this one was busy."
         )
@@ -68,23 +68,23 @@ def learner_table(graded: Sequence[Graded], points: dict[str, dict[str, float]])
     for one in graded:
         lines.append(f"{one.verdict.key:<18} {one.score:g} of {one.max_score:g} points")
         if problem := one.verdict.problem or one.ungraded:
-            lines.append(f"    {printable(problem)}")
+            lines.append(f"    {one_line(problem)}")
             continue
         for result in one.verdict.results:
             worth = points[one.verdict.key][result.criterion]
             mark = f"[x] {worth:g}" if result.passed else f"[ ] 0 of {worth:g}"
-            lines.append(f"    {mark:<10} {result.criterion}: {printable(result.expected)}")
+            lines.append(f"    {mark:<10} {result.criterion}: {one_line(result.expected)}")
             if result.advice and not result.passed:
-                lines.append(f"               -> {printable(result.advice)}")
+                lines.append(f"               -> {one_line(result.advice)}")
         if one.verdict.misconception:
-            lines.append(f"    likely: {printable(one.verdict.misconception)}. {printable(one.verdict.advice)}")
+            lines.append(f"    likely: {one_line(one.verdict.misconception)}. {one_line(one.verdict.advice)}")
     total, most = sum(one.score for one in graded), sum(one.max_score for one in graded)
     return "\n".join([*lines, f"{'total':<18} {total:g} of {most:g} points"])
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
     """Columns as wide as their widest text; the first to the left, numbers to the right."""
-    rows = [[printable(text) for text in row] for row in rows]
+    rows = [[one_line(text) for text in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows)]
     return "\n".join(
         "  ".join(
@@ -150,7 +150,7 @@ def class_report(graded: Sequence[Graded], made: str) -> str:
 
 
 def _escaped(text: object) -> str:
-    return html.escape(printable(text), quote=True)
+    return html.escape(one_line(text), quote=True)
 
 
 def _table(caption: str, headings: Sequence[str], rows: Iterable[Sequence[object]], nothing: str) -> str:

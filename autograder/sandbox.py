@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from autograder import worker
+from course_utils.plain_error import PlainError
 
 WORKER = Path(worker.__file__)
 START_SECONDS, CASE_SECONDS = 120, 20  # a right answer takes a tenth of one: room for a busy machine
@@ -46,7 +47,7 @@ DTYPES = {
 }
 
 
-class NoSandbox(Exception):
+class NoSandbox(PlainError):
     """No sandbox can be had on this machine; the message says why and what to do."""
 
 

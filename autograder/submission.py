@@ -185,7 +185,8 @@ def modified(submitted: Path, student: str, key: str) -> str:
 
 def _words(error: Exception) -> str:
     if isinstance(error, OSError):
-        return f"{printable(Path(error.filename).name)} cannot be read: {error.strerror}."
+        name = Path(error.filename).name if error.filename else "The file"  # reading a bad disk names none
+        return f"{printable(name)} cannot be read: {error.strerror}."
     return printable(str(error))
 
 

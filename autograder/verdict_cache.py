@@ -7,12 +7,13 @@ import secrets
 from pathlib import Path
 
 from autograder.verdict import Verdict
+from course_utils.plain_error import PlainError
 from course_utils.whole_file import write_whole
 
 SECRET_BYTES = 32
 
 
-class CacheError(Exception):
+class CacheError(PlainError):
     """The secret is damaged; the message says what to do."""
 
 

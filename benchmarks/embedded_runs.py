@@ -53,7 +53,7 @@ def exercises_of(variant: str, folder: Path) -> Exercises:
     return exercises
 
 
-def one_run(variant: str, seed: int, overrides: list[str], solutions: Path) -> dict:
+def one_run(variant: str, seed: int, solutions: Path) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         cfg = load_config(
             ROOT / "configs/config_debug.yaml",
@@ -64,15 +64,12 @@ def one_run(variant: str, seed: int, overrides: list[str], solutions: Path) -> d
                 "training.eval_interval=1000",
                 "dataset.eval_samples=1000",
                 *VARIANTS[variant],
-                *overrides,
             ],
         )
         trainer = Trainer(cfg, exercises_of(variant, solutions))
         before = {split: trainer.evaluate(split) for split in ("test", "test_wordings")}
-        start, history = time.perf_counter(), []
-        for step in range(1, cfg.training.total_ppo_steps + 1):
-            history.append(trainer.ppo_step(step))
-            trainer.step = step
+        start = time.perf_counter()
+        history = [trainer.ppo_step() for _ in range(cfg.training.total_ppo_steps)]
         seconds = time.perf_counter() - start
         after = {split: trainer.evaluate(split) for split in ("test", "test_wordings")}
     third = len(history) // 3
@@ -80,7 +77,6 @@ def one_run(variant: str, seed: int, overrides: list[str], solutions: Path) -> d
     return {
         "variant": variant,
         "seed": seed,
-        "overrides": overrides,
         "threads": torch.get_num_threads(),
         "seconds": seconds,
         "steps": len(history),
@@ -137,8 +133,7 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["default"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[1])
     parser.add_argument("--report", action="store_true")
-    parser.add_argument("overrides", nargs="*", metavar="key=value")
-    args = parser.parse_intermixed_args()
+    args = parser.parse_args()
     if args.report:
         print(report(finished()))
         return
@@ -149,7 +144,7 @@ def main() -> None:
             for variant in args.variants:
                 if any(r["variant"] == variant and r["seed"] == seed for r in finished()):
                     continue
-                run = one_run(variant, seed, args.overrides, solutions)
+                run = one_run(variant, seed, solutions)
                 with RESULTS.open("a") as file:
                     file.write(json.dumps(run) + "\n")
                 print({k: v for k, v in run.items() if k != "rewards"}, flush=True)

@@ -115,9 +115,9 @@ def step_ours(recorder: Recorder) -> None:
         )
         trainer = Trainer(cfg, load_exercises(solutions))
         trainer.prompts = [Prompt(Problem("", "#### 1"), ids) for ids in prompts]
-        for step in range(1, recorder.total + 1):
+        for _ in range(recorder.total):
             recorder.begin()
-            metrics = trainer.ppo_step(step)
+            metrics = trainer.ppo_step()
             seconds = metrics["time/step_seconds"]
             tokens = round(metrics["time/tokens_per_second"] * seconds)
             recorder.end(**{f"{name}_s": metrics[f"time/{name}_share"] * seconds for name in PARTS}, tokens=tokens)

@@ -146,8 +146,7 @@ def one_seed(seed: int, solutions: Path) -> list[dict]:
         )
         trainer, lines = Trainer(cfg, load_exercises(solutions)), []
         for step in range(1, max(STEPS) + 1):
-            trainer.ppo_step(step)
-            trainer.step = step
+            trainer.ppo_step()
             if step in STEPS:
                 lines.append({"seed": seed, "step": step, **look_at(trainer)})
                 print(json.dumps(lines[-1]), flush=True)

@@ -88,7 +88,7 @@ class PPOConfig:
 class TrainingConfig:
     total_ppo_steps: int = MISSING       # rollout and update cycles
     seed: int = MISSING
-    log_interval: int = MISSING          # PPO steps between lines of the log
+    log_interval: int = MISSING          # PPO steps between what trackers and the progress bar are told
     save_interval: int = MISSING         # PPO steps between checkpoints
     output_dir: str = MISSING            # everything the run writes
     device: str = MISSING                # cpu, cuda, cuda:N, or auto = cuda where there is one
@@ -164,7 +164,7 @@ RULES = [  # keys, what their values must satisfy (NaN satisfies nothing), the s
         lambda x: 0 <= x < math.inf,
         "finite and not negative",
     ),
-    ("training.seed", lambda x: 0 <= x < 2**32, "between 0 and 2**32 - 1"),
+    ("training.seed", lambda x: 0 <= x < 2**31, "between 0 and 2**31 - 1"),  # each PPO step adds 1000
     ("ppo.gamma ppo.lam", lambda x: 0 <= x <= 1, "between 0 and 1"),
     ("generation.top_p", lambda x: 0 < x <= 1, "above 0 and at most 1"),
     ("generation.do_sample", lambda x: x, "true: PPO learns by comparing samples, and greedy text is none"),
@@ -327,6 +327,8 @@ def _broken_combinations(cfg: Config) -> list[str]:
         )
     if ppo.scheduler.endswith("min_lr") and ppo.min_lr > ppo.learning_rate:
         faults.append(f"ppo.min_lr={ppo.min_lr} must not exceed ppo.learning_rate={ppo.learning_rate}")
+    if ppo.scheduler == "polynomial" and ppo.learning_rate <= 1e-7:
+        faults.append(f"ppo.learning_rate={ppo.learning_rate} must exceed 1e-07, where ppo.scheduler=polynomial ends")
     return faults
 
 

@@ -239,7 +239,8 @@ def naming_the_exercise() -> Iterator[None]:
     has to correct.
     """
     try:
-        yield
+        with _exit_is_an_error():
+            yield
     except Exception as error:
         found = _exported_line(error)
         if found is None or isinstance(error, PlainError) or type(error).__name__ == "OutOfMemoryError":
@@ -251,6 +252,22 @@ def naming_the_exercise() -> Iterator[None]:
             f"Correct it in {exercise.notebook}, save, and export again:\n"
             f"    {_command([exercise], Path(frame.filename).parent)}"
         ) from error
+
+
+class ExitCalled(Exception):
+    """exit() or sys.exit() where a result was expected."""
+
+
+@contextmanager
+def _exit_is_an_error() -> Iterator[None]:
+    """exit() in an exported function would end the run without a word."""
+    try:
+        yield
+    except SystemExit as error:
+        wrong = ExitCalled(
+            f"SystemExit({error.code!r}) would end the whole run; raise an error that says what is wrong"
+        )
+        raise wrong.with_traceback(error.__traceback__) from error  # which leads to the line
 
 
 def _exported_line(error: Exception) -> tuple[Exercise, traceback.FrameSummary] | None:

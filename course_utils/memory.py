@@ -8,6 +8,7 @@ Llama-like layer and for losses as in the course's solutions. tests/test_memory.
 
 import argparse
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import torch
@@ -42,7 +43,8 @@ class Memory:
 def estimate(model: PretrainedConfig, cfg: Config) -> Memory:
     """The memory of a run of `model` with the settings of `cfg`, with the longest prompts and responses."""
     with torch.device("meta"):
-        shell = AutoModelForCausalLM.from_config(model)
+        shell = AutoModelForCausalLM.from_config(model, trust_remote_code=cfg.model.trust_remote_code)
+    model = model.get_text_config()  # of a model that reads pictures too, the part that is trained here
     head, embedding = shell.get_output_embeddings().weight, shell.get_input_embeddings().weight
     layers = [layer for layer in shell.modules() if isinstance(layer, torch.nn.Linear) and layer.weight is not head]
     matrices = sum(layer.weight.numel() for layer in layers)
@@ -71,13 +73,17 @@ def estimate(model: PretrainedConfig, cfg: Config) -> Memory:
     )
 
 
-def check_gpu(shape: PretrainedConfig, cfg: Config, total: float, note=print) -> None:
+def check_gpu(shape: PretrainedConfig, cfg: Config, total: float, note: Callable[[str], None]) -> None:
     """Says what a GPU with `total` bytes will not hold of a model of this shape, before it is loaded.
 
     Raises:
         ConfigError: not even the weights and what belongs to them fit.
     """
-    memory = estimate(shape, cfg)
+    try:
+        memory = estimate(shape, cfg)
+    except (AttributeError, TypeError, ValueError) as error:  # a shape with other names, or another one in each layer
+        note(f"how much memory {cfg.model.name} needs is not estimated: {error}")
+        return
     needs = (
         f"{cfg.model.name} needs about {memory.peak / 1e9:.0f} GB with these settings, and this GPU has "
         f"{total / 1e9:.0f}"
@@ -96,7 +102,9 @@ def check_gpu(shape: PretrainedConfig, cfg: Config, total: float, note=print) ->
 
 def _keys_and_values(model: PretrainedConfig) -> int:
     """Numbers a token has of both, in one layer."""
-    heads = getattr(model, "num_key_value_heads", None) or model.num_attention_heads
+    heads = getattr(model, "num_key_value_heads", None) or getattr(model, "num_attention_heads", 0)
+    if not heads:  # Mamba and RWKV keep a state, which does not grow
+        return 0
     return 2 * heads * (getattr(model, "head_dim", None) or model.hidden_size // model.num_attention_heads)
 
 

@@ -48,7 +48,8 @@ def one_response(trainer: Trainer, row: int | None = None) -> OneResponse:
 
 def _after_update(trainer: Trainer, buffer: dict[str, Tensor]) -> Tensor:
     """Log-probs (N, R) of the buffer's tokens after the update epochs on it, which are then undone."""
-    changed = trainer.unwrapped, trainer.optimizer, trainer.lr_scheduler
+    parts = trainer.unwrapped, trainer.optimizer, trainer.lr_scheduler, trainer.unwrapped.loss_scale
+    changed = [part for part in parts if part is not None]
     kept = deepcopy([part.state_dict() for part in changed])
     try:
         trainer.update(buffer)

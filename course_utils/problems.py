@@ -4,6 +4,7 @@ import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
@@ -86,26 +87,16 @@ def make_prompts(
     return prompts, len(problems) - len(prompts)
 
 
-class PromptStream:
-    """The prompts in random order, epoch after epoch, each epoch in an order of its own.
+def prompt_stream(prompts: list[Prompt], seed: int, start: int = 0) -> Iterator[Prompt]:
+    """Without end: the prompts in random order, each epoch in an order of its own, from number `start` on.
 
-    The order depends on (seed, epoch) alone, so `position`, the number of prompts taken so far, is all that a
-    checkpoint has to keep: PromptStream(prompts, seed, position) goes on where the other stopped.
+    The order depends on (seed, epoch) alone, so a resumed run goes on where the other stopped. No prompt comes twice
+    before all have come once.
     """
-
-    def __init__(self, prompts: list[Prompt], seed: int, position: int = 0):
-        self.prompts, self.seed, self.position = prompts, seed, position
-
-    def take(self, count: int) -> list[Prompt]:
-        """The next `count` prompts. None comes twice before all have come once."""
-        taken = []
-        while len(taken) < count:
-            epoch, start = divmod(self.position, len(self.prompts))
-            order = random.Random(f"{self.seed} {epoch}").sample(self.prompts, len(self.prompts))
-            part = order[start : start + count - len(taken)]
-            taken += part
-            self.position += len(part)
-        return taken
+    first, passed = divmod(start, len(prompts))
+    for epoch in count(first):
+        order = random.Random(f"{seed} {epoch}").sample(prompts, len(prompts))
+        yield from order[passed if epoch == first else 0 :]
 
 
 def _embedded_rows(split: str) -> Iterator[tuple[str, object]]:

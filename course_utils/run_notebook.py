@@ -18,11 +18,11 @@ from tqdm import tqdm
 
 from course_utils.config import load_config
 from course_utils.disk import writing
-from course_utils.export import ExportError, export_all
+from course_utils.export import ExportError
 from course_utils.metrics import read_metrics
 from course_utils.plain_error import PlainError
 from course_utils.run_folder import last_run
-from course_utils.train import SOLUTIONS, add_exercises, summary
+from course_utils.train import add_exercises, exercises_folder, summary
 
 
 def follow(output_dir: str, total: int, already: Path | None, done: threading.Event) -> None:
@@ -99,9 +99,7 @@ def main() -> None:
     args = parser.parse_intermixed_args()
     logging.getLogger("papermill").setLevel(logging.ERROR)
     try:
-        if args.exercises == SOLUTIONS:
-            export_all(Path(), SOLUTIONS)
-        folder = execute(args.notebook, args.config, args.exercises, args.overrides)
+        folder = execute(args.notebook, args.config, exercises_folder(args), args.overrides)
     except (PlainError, ExportError, OSError) as error:
         sys.exit(f"error: {error}")
     except papermill.PapermillExecutionError as error:

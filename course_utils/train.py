@@ -70,7 +70,7 @@ def summary(folder: Path) -> str:
 
 
 def add_exercises(parser: argparse.ArgumentParser) -> None:
-    """--exercises FOLDER or --solutions, both as `exercises`."""
+    """--exercises FOLDER or --solutions."""
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--exercises",
@@ -79,12 +79,16 @@ def add_exercises(parser: argparse.ArgumentParser) -> None:
         help="folder of your exported exercises (default: %(default)s)",
     )
     which.add_argument(
-        "--solutions",
-        action="store_const",
-        dest="exercises",
-        const=SOLUTIONS,
-        help=f"the solutions in notebooks/, exported to {SOLUTIONS} first",
+        "--solutions", action="store_true", help=f"the solutions in notebooks/, exported to {SOLUTIONS} first"
     )
+
+
+def exercises_folder(args: argparse.Namespace) -> str:
+    """The folder that --exercises or --solutions means. ExportError: a solution cannot be exported."""
+    if not args.solutions:
+        return args.exercises
+    export_all(Path(), SOLUTIONS)
+    return SOLUTIONS
 
 
 def main() -> None:
@@ -94,9 +98,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="any setting, e.g. ppo.learning_rate=5e-7")
     args = parser.parse_intermixed_args()
     try:
-        if args.exercises == SOLUTIONS:
-            export_all(Path(), SOLUTIONS)
-        run(args.config, args.exercises, args.overrides)
+        run(args.config, exercises_folder(args), args.overrides)
     except (PlainError, ExportError, OSError) as error:  # OSError: such as a full disk
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

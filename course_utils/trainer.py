@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -40,7 +41,7 @@ from course_utils.memory import check_gpu
 from course_utils.metrics import MetricsLog, explained_variance, masked_mean, read_metrics
 from course_utils.optimizer import make_optimizer, make_scheduler
 from course_utils.plain_error import PlainError
-from course_utils.problems import Prompt, PromptStream, load_problems, make_prompts
+from course_utils.problems import Prompt, load_problems, make_prompts, prompt_stream
 from course_utils.results import check_advantages, check_unchanged, check_update_metrics, checking_losses
 from course_utils.reward import Score, score
 from course_utils.rollout import collate, collect, pad_prompts, score_logprobs, texts_of, whole_texts
@@ -108,14 +109,14 @@ class Trainer:
         if self.step == self.cfg.training.total_ppo_steps != checkpoint.step_of(self.folder / "final"):
             self._finish()
         while self.step < self.cfg.training.total_ppo_steps:
-            metrics, before = self.ppo_step(self.step + 1) | before, {}
-            self.step += 1
+            metrics, before = self.ppo_step() | before, {}
             self._record(metrics)
             yield metrics
         self.accelerator.end_training()
 
-    def ppo_step(self, step: int) -> dict:
-        """One rollout and the update epochs on it."""
+    def ppo_step(self) -> dict:
+        """The next step: one rollout and the update epochs on it."""
+        step = self.step + 1
         # A seed for each step: a resumed run draws what an uninterrupted one would have drawn.
         set_seed(self.cfg.training.seed + 1000 * step + self.accelerator.process_index)
         self._running, self._where = step, f"PPO step {step}, rollout"
@@ -133,19 +134,20 @@ class Trainer:
         seconds = time.perf_counter() - start
         metrics |= {f"time/{name}_share": spent / seconds for name, spent in clock.spent.items()}
         tokens = buffer["response_attention_mask"].sum().item()
+        self.step = step
         return metrics | {"time/step_seconds": seconds, "time/tokens_per_second": tokens / seconds}
 
     def rollout(self, step: int) -> tuple[dict[str, Tensor], list[Score]]:
         """Samples cfg.ppo.rollout_samples responses, shared out over the processes, and scores them."""
-        cfg, mine = self.cfg, slice(self.accelerator.process_index, None, self.accelerator.num_processes)
-        prompts = PromptStream(self.prompts, cfg.training.seed, (step - 1) * cfg.ppo.rollout_samples).take(
-            cfg.ppo.rollout_samples
-        )
+        cfg, count = self.cfg, self.cfg.ppo.rollout_samples
+        prompts = list(islice(prompt_stream(self.prompts, cfg.training.seed, (step - 1) * count), count))
         noise = torch.Generator().manual_seed(cfg.training.seed + 1000 * step)
-        uniforms = torch.rand(len(prompts), cfg.generation.max_new_tokens, generator=noise)
+        uniforms = torch.rand(count, cfg.generation.max_new_tokens, generator=noise)
         buffer = self._fitting(
             "batch_size",
-            lambda: collect(self.unwrapped, prompts[mine], self.tokenizer, self.cfg, uniforms[mine], self.device),
+            lambda: collect(
+                self.unwrapped, self._mine(prompts), self.tokenizer, cfg, self._mine(uniforms), self.device
+            ),
         )
         buffer = self._gather(buffer)
         bad = ~(buffer["logprobs"].isfinite() & buffer["values"].isfinite()).all(1)
@@ -181,7 +183,7 @@ class Trainer:
         kl = (buffer["logprobs"] - buffer["ref_logprobs"]) * mask
         given = buffer["rewards"], ppo.kl_coeff * kl, buffer["values"], mask
         before = [tensor.clone() for tensor in given]
-        with naming_the_exercise(), exit_is_an_error():
+        with naming_the_exercise():
             result = self.exercises.compute_gae_advantages(*given, ppo.gamma, ppo.lam)
         check_unchanged("compute_gae_advantages", before, given)
         buffer["advantages"], buffer["returns"] = check_advantages(result, mask.shape)
@@ -205,7 +207,7 @@ class Trainer:
         first_read = buffer["prompt_input_ids"].shape[1] - 2
         for epoch in range(1, self.cfg.ppo.epochs + 1):
             self._where = f"PPO step {self._running}, epoch {epoch}"
-            with naming_the_exercise(), exit_is_an_error(), self.unwrapped.read_from(first_read):
+            with naming_the_exercise(), self.unwrapped.read_from(first_read):
                 metrics = self._fitting(
                     "mini_batch_size",
                     lambda: self.exercises.run_ppo_update_epoch(
@@ -239,7 +241,7 @@ class Trainer:
         )
 
     def save(self, name: str) -> Path:
-        """Writes a checkpoint of the finished steps; on the main process only.
+        """Writes a checkpoint of the finished steps. All processes call it, and the main one writes.
 
         Raises:
             TrainingError: the model computes NaN or Inf, so that nobody could go on from it.
@@ -339,11 +341,12 @@ class Trainer:
             ) from error
 
     def _share(self, buffer: dict[str, Tensor]) -> dict[str, Tensor]:
-        """This process's rows."""
-        return {
-            name: tensor[self.accelerator.process_index :: self.accelerator.num_processes]
-            for name, tensor in buffer.items()
-        }
+        """This process's rows of a buffer."""
+        return {name: self._mine(rows) for name, rows in buffer.items()}
+
+    def _mine(self, rows):
+        """This process's rows of a tensor or a list."""
+        return rows[self.accelerator.process_index :: self.accelerator.num_processes]
 
     def _scored(self, model: policy.ActorCritic, buffer: dict[str, Tensor]) -> Tensor:
         """Log-probs (N, R) of the responses under `model`, each process scoring its share."""
@@ -474,7 +477,7 @@ def make_accelerator(cfg: Config) -> Accelerator:
                 f"tracking={name} needs the package: pip install {name}; or set tracking=none and "
                 "wandb.report_to_wandb=false: metrics.jsonl is always written"
             )
-    on_cpu = wanted == "cpu"
+    on_cpu = wanted == "cpu" or not torch.cuda.is_available()  # or Accelerate would take a Mac's GPU, never tried here
     if torch.cuda.is_available() and on_cpu != (PartialState(cpu=on_cpu).device.type == "cpu"):
         # Or Accelerate would stay on the device of an earlier run in this process, and say so only of a GPU.
         AcceleratorState._reset_state(reset_partial_state=True)
@@ -530,22 +533,6 @@ def describe_rollout(buffer: dict[str, Tensor], scores: list[Score], kl: Tensor)
         "rollout/value_mean": masked_mean(buffer["values"], mask).item(),
         "rollout/explained_variance": explained_variance(buffer["values"], buffer["returns"], mask),
     }
-
-
-class ExitCalled(Exception):
-    """exit() or sys.exit() where a result was expected."""
-
-
-@contextmanager
-def exit_is_an_error() -> Iterator[None]:
-    """A block of exported functions, inside naming_the_exercise(): exit() in one would end the run without a word."""
-    try:
-        yield
-    except SystemExit as error:
-        wrong = ExitCalled(
-            f"SystemExit({error.code!r}) would end the whole run; raise an error that says what is wrong"
-        )
-        raise wrong.with_traceback(error.__traceback__) from error  # which leads to the line
 
 
 class Clock:

@@ -182,7 +182,7 @@ COEFFICIENTS = ("reward.correct reward.well_formed ppo.kl_coeff ppo.vf_coeff ppo
         "generation.top_k=-1",
         "generation.min_new_tokens=-1",
         "training.seed=-1",
-        "training.seed=4294967296",
+        "training.seed=2147483648",
         "training.device=gpu",
         "training.device=cuda:x",
         "training.resume=always",
@@ -225,6 +225,11 @@ def test_schedule_cannot_end_above_its_peak():
     words = "ppo.min_lr=0.001 must not exceed ppo.learning_rate=0.0004"
     assert words in refusal("ppo.scheduler=cosine_with_min_lr", *rates)
     load_config(DEBUG, ["ppo.scheduler=linear", *rates])  # does not look at min_lr
+
+
+def test_a_polynomial_schedule_cannot_begin_below_its_end():
+    words = "ppo.learning_rate=1e-08 must exceed 1e-07"
+    assert words in refusal("ppo.scheduler=polynomial", "ppo.learning_rate=1e-8")
 
 
 def test_all_faults_are_told_at_once():

@@ -469,6 +469,13 @@ def test_it_ends_with_the_table_and_the_report(course, cli):
     assert "about masking" in (course.folder / "report.html").read_text()
 
 
+@pytest.mark.parametrize("number", ["0", "-1", "two", "1.5"])
+def test_a_number_of_workers_that_is_none_is_refused(cli, capsys, number):
+    with pytest.raises(SystemExit):
+        cli("grade", f"--workers={number}")
+    assert f"'{number}' is not a whole number above 0" in capsys.readouterr().err
+
+
 def test_what_could_not_be_graded_is_named_and_the_exit_code_is_1(course, cli):
     course.hand_in("anna", "entropy", "kill")
     (course.folder / "submitted/a<b/04_gae").mkdir(parents=True)

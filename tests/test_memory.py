@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from transformers import AutoConfig, GPT2Config, LlamaConfig, Qwen2Config
@@ -55,7 +56,7 @@ def one_step(response, *more):
         "dataset.max_prompt_length=50", "dataset.eval_samples=1", "ppo.rollout_samples=12", "ppo.batch_size=12",
         "ppo.mini_batch_size=12", f"dataset.max_gen_length={response}", f"generation.min_new_tokens={response}",
         f"training.output_dir={folder / 'run'}", *more])
-    Trainer(cfg, exercises).ppo_step(1)
+    Trainer(cfg, exercises).ppo_step()
     return cfg
 
 cases, folder, exercises = json.loads(sys.argv[1]), Path(sys.argv[2]), load_exercises(Path(sys.argv[3]))
@@ -174,6 +175,25 @@ def test_a_gpu_that_is_too_small_is_said_before_anything_is_loaded(small_config)
     assert len(said) == 1 and "batches are halved" in said[0]
     with pytest.raises(ConfigError, match="model.lora=16"):
         check_gpu(shape, cfg, 0.99 * memory.kept, said.append)
+
+
+@pytest.mark.parametrize("architecture", ["mamba", "rwkv", "gemma3"])
+def test_a_model_of_another_build_has_an_estimate(architecture):
+    """Without attention there is no cache that grows; one that reads pictures has a part for text."""
+    small = {"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 64}
+    text = small | {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 64}
+    seen = small | {"num_attention_heads": 2, "intermediate_size": 64}
+    sizes = {"text_config": text, "vision_config": seen} if architecture == "gemma3" else small
+    shape = AutoConfig.for_model(architecture, **sizes)
+    memory = estimate(shape, load_config(ROOT / "configs/config_debug.yaml"))
+    assert 0 < memory.kept < memory.peak < 1e9
+
+
+def test_what_cannot_be_estimated_stops_no_run(small_config, monkeypatch):
+    monkeypatch.setattr("course_utils.memory.estimate", Mock(side_effect=AttributeError("no attribute 'heads'")))
+    cfg, said = small_config(), []
+    check_gpu(load_shape(cfg), cfg, 1e9, said.append)
+    assert said == ["how much memory embedded needs is not estimated: no attribute 'heads'"]
 
 
 def test_a_config_that_is_wrong_is_said_without_a_traceback(monkeypatch):

@@ -5,6 +5,7 @@ from copy import deepcopy
 import torch
 
 from course_utils.exercises import load_exercises
+from course_utils.loss_scale import LossScale
 from course_utils.one_response import one_response
 from course_utils.trainer import Trainer
 
@@ -15,7 +16,8 @@ def test_a_response_with_its_numbers_and_a_trainer_that_stays_as_it_is(solutions
     )
     steps = trainer.train()
     next(steps)
-    parts = trainer.unwrapped, trainer.optimizer, trainer.lr_scheduler
+    trainer.unwrapped.loss_scale = LossScale(trainer.unwrapped)  # as in float16
+    parts = trainer.unwrapped, trainer.optimizer, trainer.lr_scheduler, trainer.unwrapped.loss_scale
     before = deepcopy([part.state_dict() for part in parts])
     response = one_response(trainer)
     for part, state in zip(parts, before):

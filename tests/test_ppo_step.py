@@ -127,8 +127,8 @@ class Counted:
         self.job, self.metrics = job, []
         ppo_step = Trainer.ppo_step
 
-        def noted(trainer, step):
-            self.metrics.append(ppo_step(trainer, step))
+        def noted(trainer):
+            self.metrics.append(ppo_step(trainer))
             return self.metrics[-1]
 
         monkeypatch.setattr(Trainer, "ppo_step", noted)

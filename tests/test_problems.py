@@ -2,7 +2,7 @@
 
 import os
 import re
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 
 import datasets
@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from course_utils.config import DatasetConfig, RewardConfig
 from course_utils.embedded import problems as embedded
-from course_utils.problems import DataError, Problem, Prompt, PromptStream, load_problems, make_prompts
+from course_utils.problems import DataError, Problem, Prompt, load_problems, make_prompts, prompt_stream
 from course_utils.reward import score
 
 GSM8K = Path(os.environ.get("GSM8K_DIR", Path(__file__).parents[2] / "shared" / "gsm8k"))
@@ -265,35 +265,23 @@ def test_long_prompts_are_skipped_and_counted(tokenizer):
 # --- order --------------------------------------------------------------------------------------------------
 
 
-def stream(size: int, seed: int = 1, position: int = 0) -> PromptStream:
-    return PromptStream([Prompt(Problem(str(i), "#### 1"), [i]) for i in range(size)], seed, position)
-
-
-def numbers(prompts: list[Prompt]) -> list[int]:
-    return [prompt.input_ids[0] for prompt in prompts]
+def stream(size: int, take: int, seed: int = 1, start: int = 0) -> list[int]:
+    prompts = [Prompt(Problem(str(i), "#### 1"), [i]) for i in range(size)]
+    return [prompt.input_ids[0] for prompt in islice(prompt_stream(prompts, seed, start), take)]
 
 
 def test_each_epoch_has_all_prompts_in_a_new_order():
-    order = numbers(stream(50).take(150))
+    order = stream(50, 150)
     epochs = [order[:50], order[50:100], order[100:]]
     assert all(sorted(epoch) == list(range(50)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in [*epochs, range(50)]}) == 4
 
 
 def test_order_depends_on_the_seed_alone():
-    assert numbers(stream(50, seed=1).take(50)) == numbers(stream(50, seed=1).take(50))
-    assert numbers(stream(50, seed=1).take(50)) != numbers(stream(50, seed=2).take(50))
+    assert stream(50, 50, seed=1) == stream(50, 50, seed=1)
+    assert stream(50, 50, seed=1) != stream(50, 50, seed=2)
 
 
-def test_no_prompts_taken_none_moved():
-    prompts = stream(5)
-    assert prompts.take(0) == [] and prompts.position == 0
-
-
-@given(size=st.integers(1, 20), counts=st.lists(st.integers(0, 50), max_size=5), last=st.integers(1, 30))
-def test_resuming_at_a_position_goes_on_the_same(size, counts, last):
-    whole, parts = stream(size), stream(size)
-    taken = [number for count in counts for number in numbers(parts.take(count))]
-    assert parts.position == sum(counts)
-    resumed = stream(size, position=parts.position)
-    assert taken + numbers(resumed.take(last)) == numbers(whole.take(sum(counts) + last))
+@given(size=st.integers(1, 20), start=st.integers(0, 50), take=st.integers(0, 30))
+def test_resuming_at_a_number_goes_on_the_same(size, start, take):
+    assert stream(size, start) + stream(size, take, start=start) == stream(size, start + take)

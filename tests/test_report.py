@@ -3,7 +3,7 @@
 import re
 from html.parser import HTMLParser
 
-from autograder.report import Graded, aligned, class_report, class_table, learner_table, printable
+from autograder.report import Graded, aligned, class_report, class_table, learner_table, one_line
 from autograder.verdict import Result, Verdict
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=y>'\"&"
@@ -127,8 +127,9 @@ def test_nothing_of_a_submission_is_html():
 
 def test_names_that_a_file_or_a_terminal_cannot_show():
     odd = "a\x1b[31m\u202eb\udcffc\nd"
-    assert printable(odd) == "a\ufffd[31m\ufffdb\ufffdc d"
-    assert len(printable("x" * 1000)) == 300
+    assert one_line(odd) == "a\ufffd[31m\ufffdb\ufffdc d"
+    assert one_line("x =\t10\u00a0%\r\n") == "x = 10\u00a0%"
+    assert len(one_line("x" * 1000)) == 300
     for text in (class_table([graded(odd, "gae")]), class_report([graded(odd, "gae", attempts=(odd,))], "")):
         text.encode()
         assert "\x1b" not in text and "\u202e" not in text

@@ -4,6 +4,7 @@ import copy
 import json
 import os
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
@@ -333,6 +334,13 @@ def test_other_names_are_reported_in_one_line_and_stop_nobody(tmp_path, student)
     found, (line,) = find(tmp_path)
     assert found == [("ada", KEY)]
     assert line.isascii() and "\n" not in line and "is not graded" in line
+
+
+def test_a_disk_that_cannot_be_read_is_said(tmp_path, monkeypatch):
+    """An error in the middle of a file has no name of a file with it."""
+    hand_in(tmp_path, "ada", KEY)
+    monkeypatch.setattr(submission, "_bytes", Mock(side_effect=OSError(5, "Input/output error")))
+    assert read(tmp_path, "ada", KEY).problem == "The file cannot be read: Input/output error."
 
 
 def test_a_folder_that_cannot_be_read_is_reported(tmp_path, monkeypatch):

@@ -202,7 +202,7 @@ def test_the_command_line_trains_and_goes_on(small_run, solutions, tmp_path, mon
 )
 def test_solutions_are_exported_first_and_what_stops_that_is_one_clear_message(command, runs, given, monkeypatch):
     called = []
-    monkeypatch.setattr(command, "export_all", lambda *given: called.append(given))
+    monkeypatch.setattr(train, "export_all", lambda *given: called.append(given))
     monkeypatch.setattr(command, runs, lambda *given: called.append(given) or Path("run"))
     monkeypatch.setattr(command, "summary", str)
     arguments = [*map(str, given), "--config", "mine.yaml", "--solutions", "ppo.epochs=1"]
@@ -210,9 +210,13 @@ def test_solutions_are_exported_first_and_what_stops_that_is_one_clear_message(c
     command.main()
     assert called == [(Path(), train.SOLUTIONS), (*given, "mine.yaml", train.SOLUTIONS, ["ppo.epochs=1"])]
     for error in (ExportError("unfinished"), OSError("no space")):
-        monkeypatch.setattr(command, "export_all", Mock(side_effect=error))
+        monkeypatch.setattr(train, "export_all", Mock(side_effect=error))
         with pytest.raises(SystemExit, match=f"^error: {error}$"):
             command.main()
+    arguments[-2:] = ["--exercises", train.SOLUTIONS]  # what is there already, by whomever
+    monkeypatch.setattr(sys, "argv", ["command", *arguments])
+    command.main()
+    assert called[2:] == [(*given, "mine.yaml", train.SOLUTIONS, [])]
 
 
 @pytest.mark.parametrize(

@@ -46,8 +46,8 @@ class WatchedTrainer(Trainer):
         self.entropy = -masked_mean(buffer["logprobs"], buffer["response_attention_mask"]).item()
         return buffer, scores
 
-    def ppo_step(self, step: int) -> dict:
-        return super().ppo_step(step) | {"rollout/entropy": self.entropy}  # nats a token, on the sampled tokens
+    def ppo_step(self) -> dict:
+        return super().ppo_step() | {"rollout/entropy": self.entropy}  # nats a token, on the sampled tokens
 
 
 def short_run(key: str, function: Callable, *overrides: str) -> Iterator[dict]:
@@ -60,9 +60,8 @@ def short_run(key: str, function: Callable, *overrides: str) -> Iterator[dict]:
         exercises = replace(load_exercises(STAND_INS), **{EXERCISES[key].function: function})
         with _losses_put_back(exercises.run_ppo_update_epoch):
             trainer = WatchedTrainer(cfg, exercises)
-            for step in range(1, cfg.training.total_ppo_steps + 1):
-                yield trainer.ppo_step(step)
-                trainer.step = step
+            for _ in range(cfg.training.total_ppo_steps):
+                yield trainer.ppo_step()
 
 
 @contextmanager
