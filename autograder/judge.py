@@ -72,20 +72,24 @@ def judge_exercise(process: Worker, key: str, source: str, secret: bytes) -> Ver
     answers = questioning.answers(cases)
     problems = {}  # criterion -> what is wrong in its first failed case, without a full stop
     for case, (told, tensors) in zip(cases, answers):
-        if case.behind in problems:
+        if case.requires in problems:
             continue
         if problem := told.get("failed") or _guarded(NO_RESULT, case.problem, told, tensors, REFERENCES[key], source):
             problems.setdefault(case.criterion, bounded(str(problem)))
     if hasattr(rubric, "across"):
         problems = _guarded({"minibatches": NO_RESULT}, rubric.across, cases, answers) | problems
-    hints = {case.criterion: f"See hint {case.hint}." for case in cases}
     # Failed criteria first: there another mistake most often answers otherwise, and need not be asked the rest.
     pairs = sorted(zip(cases, answers), key=lambda pair: pair[0].criterion not in problems)
     found = _guarded(None, recognise, key, *map(list, zip(*pairs))) if problems else None
     return Verdict(
         key,
         tuple(
-            Result(name, name not in problems, expected, f"{problems[name]}. {hints[name]}" if name in problems else "")
+            Result(
+                name,
+                name not in problems,
+                expected,
+                f"{problems[name]}. See hint {rubric.HINTS[name]}." if name in problems else "",
+            )
             for name, expected in criteria(key).items()
         ),
         found.name if found else "",

@@ -92,7 +92,7 @@ def epoch(
             logits, values = actor(tokens[rows], attention[rows])
             logits, values = logits[:, prompt.shape[1] - 1 : -1], values[:, prompt.shape[1] - 1 : -1]
             chosen = logits.log_softmax(-1).gather(-1, buffer["response_input_ids"][rows].unsqueeze(-1)).squeeze(-1)
-            seen.append({"log_probs_new": chosen, "values_new": values, "logits_new": logits, "mask": mask[rows]})
+            seen.append({"log_probs_new": chosen, "values_new": values, "logits_new": logits})
             loss, clip_frac, kl = policy_of(
                 chosen, buffer["logprobs"][rows], buffer["advantages"][rows], mask[rows], cfg["clip_ratio"]
             )

@@ -3,7 +3,6 @@
 from autograder.misconceptions.misconception import Misconception
 
 SLICES = "logits[:, first:-1], values[:, first:-1]"
-TOTAL = "total = policy + ppo.vf_coeff * value + ppo.entropy_coeff * entropy"
 RANDOM_ORDER = 'torch.randperm(len(collated_buffer["response_input_ids"]))'
 WEIGHED = "(total * len(rows) / group_size).backward()"
 CLIPPED = "        norm = nn.utils.clip_grad_norm_(actor_model.parameters(), ppo.max_grad_norm)\n"

@@ -89,20 +89,18 @@ class Call:
     situation: str  # in words, without numbers: "with other numbers on the padding"
     args: dict  # in the order of the function's arguments
     compare: tuple[str, ...]  # results, by name, and "gradient"
-    hint: int  # to open where it fails, whatever the reason
     wrt: str = ""  # the argument that the first result is differentiated by
     at: dict[str, Tensor] = field(default_factory=dict)  # result -> where (B, R) it is compared
     tolerance: float = 1e-4
     unchanged: bool = False  # whether inputs changed in place count here
     typed: bool = False  # whether results of another type than float32 count here
     no_gradient: tuple[str, ...] = ()
-    seed: int = 0
-    behind: str = ""  # as an Epoch's
+    requires: str = ""  # as an Epoch's
 
     def request(self) -> tuple[dict, dict[str, Tensor]]:
         tensors = {name: value.clone() for name, value in self.args.items() if isinstance(value, Tensor)}
         args = [name if name in tensors else float(value) for name, value in self.args.items()]
-        return {"kind": "call", "args": args, "wrt": [self.wrt] if self.wrt else [], "seed": self.seed}, tensors
+        return {"kind": "call", "args": args, "wrt": [self.wrt] if self.wrt else [], "seed": 0}, tensors
 
     def wanted(self, reference) -> dict[str, Tensor]:
         """The reference's results in float64, and the gradient of the first by self.wrt."""
@@ -148,13 +146,11 @@ class Call:
         return ""
 
     def _wrong(self, name: str, yours: Tensor | None, wanted: Tensor, part: dict) -> str:
-        what = f"the gradient by {self.wrt}" if name == "gradient" else name
+        what = f"gradient by {self.wrt}" if name == "gradient" else name
         if yours is None:
-            return (
-                f"there is no gradient by {self.wrt}"
-                if name == "gradient"
-                else (f"{what} must be a tensor, not {numberless(part.get('kind'), 60)},")
-            )
+            if name == "gradient":
+                return f"there is no {what}"
+            return f"{what} must be a tensor, not {numberless(part.get('kind'), 60)},"
         if yours.shape != wanted.shape:
             return f"{what} has the shape {tuple(yours.shape)} instead of {tuple(wanted.shape)}"
         at = self.at.get(name)
@@ -162,7 +158,7 @@ class Call:
             return f"{what} must be finite, on the padding too,"
         if at is not None:
             yours, wanted = yours[at.bool()], wanted[at.bool()]
-        return "" if close(yours, wanted, self.tolerance) else f"{what} is wrong"
+        return "" if close(yours, wanted, self.tolerance) else f"wrong {what}"
 
 
 class Telling(Call):

@@ -6,28 +6,27 @@ from torch import Tensor
 from autograder.rubrics import PADDED, Call, Draw, mask_of
 from course_utils.worked_example import worked_example
 
+HINTS = {"worked_example": 2, "masking": 2, "stability": 2, "gradient": 3}
+
 
 def cases(draw: Draw) -> list[Call]:
     example = worked_example()
     by_hand = dict(logits_new=example.logits_new, response_mask=example.response_mask)
     found = [
-        Call("worked_example", "in the worked example", by_hand, ("loss",), 2, unchanged=True),
+        Call("worked_example", "in the worked example", by_hand, ("loss",), unchanged=True),
         Call(
             "worked_example",
             "for other responses of unequal length",
             _args(draw, mask_of(7, 3, 1, 5), 11),
             ("loss",),
-            2,
             unchanged=True,
         ),
-        Call("worked_example", "for a larger vocabulary", _args(draw, mask_of(4, 4), 300), ("loss",), 2),
+        Call("worked_example", "for a larger vocabulary", _args(draw, mask_of(4, 4), 300), ("loss",)),
     ]
     for lengths in PADDED:
         args = _args(draw, lengths, 9)
         args["logits_new"] = draw.padded(args["logits_new"], lengths)
-        found.append(
-            Call("masking", "with other numbers on the padding", args, ("loss", "gradient"), 2, wrt="logits_new")
-        )
+        found.append(Call("masking", "with other numbers on the padding", args, ("loss", "gradient"), wrt="logits_new"))
     huge = draw.either(2, 3, 8) * 1e4
     huge[0, 0] = -1e4  # all alike: the entropy is ln 8
     huge[0, 1, 1:], huge[0, 1, 0] = 0.0, 1e4
@@ -37,7 +36,6 @@ def cases(draw: Draw) -> list[Call]:
             "for logits of ±10,000",
             dict(logits_new=huge, response_mask=mask_of(3, 3)),
             ("loss", "gradient"),
-            2,
             wrt="logits_new",
             tolerance=2e-3,
         )
@@ -47,7 +45,7 @@ def cases(draw: Draw) -> list[Call]:
         response_mask=mask_of(3, 3),
     )
     words = "for logits near ±10,000 that differ by little"
-    found.append(Call("stability", words, near, ("loss", "gradient"), 2, wrt="logits_new", tolerance=2e-3))
+    found.append(Call("stability", words, near, ("loss", "gradient"), wrt="logits_new", tolerance=2e-3))
     shifted = _args(draw, mask_of(3, 2), 7)
     shifted["logits_new"] = shifted["logits_new"] + draw.either(2, 3, 1) * draw.uniform(60, 100, 2, 3, 1)
     found.append(
@@ -56,7 +54,6 @@ def cases(draw: Draw) -> list[Call]:
             "for logits that are all far from 0",
             shifted,
             ("loss", "gradient"),
-            2,
             wrt="logits_new",
             typed=True,
         )
@@ -64,14 +61,14 @@ def cases(draw: Draw) -> list[Call]:
     sure = torch.zeros(1, 1, 50_000)
     sure[..., int(draw.whole(0, 49_999, 1))] = draw.number(28, 32)
     args, words = dict(logits_new=sure, response_mask=mask_of(1)), "for a token that is nearly sure, of many"
-    found.append(Call("stability", words, args, ("loss",), 2, tolerance=1e-3))
+    found.append(Call("stability", words, args, ("loss",), tolerance=1e-3))
     for dtype in (torch.bfloat16, torch.float16):
         alike = dict(logits_new=torch.zeros(1, 1, 1000, dtype=dtype), response_mask=mask_of(1))  # rounding shows
-        found.append(Call("stability", "for logits in half precision that are all alike", alike, ("loss",), 2))
+        found.append(Call("stability", "for logits in half precision that are all alike", alike, ("loss",)))
         args = _args(draw, mask_of(5, 2), 200)
         args["logits_new"] = args["logits_new"].to(dtype)
         words = f"for {str(dtype).removeprefix('torch.')} logits"
-        found.append(Call("stability", words, args, ("loss",), 2, typed=True))
+        found.append(Call("stability", words, args, ("loss",), typed=True))
     for lengths in (mask_of(4, 4), mask_of(3, 1)):
         found.append(
             Call(
@@ -79,7 +76,6 @@ def cases(draw: Draw) -> list[Call]:
                 "for the logits of response tokens",
                 _args(draw, lengths, 6),
                 ("gradient",),
-                3,
                 wrt="logits_new",
             )
         )

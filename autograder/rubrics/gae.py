@@ -6,6 +6,8 @@ from torch import Tensor
 from autograder.rubrics import Call, Draw, close, mask_of
 from course_utils.worked_example import worked_example
 
+HINTS = {"token_rewards": 1, "recursion": 2, "whitening": 3, "masking": 2, "no_gradient": 3}
+
 
 def cases(draw: Draw) -> list[Call]:
     example = worked_example()
@@ -19,14 +21,14 @@ def cases(draw: Draw) -> list[Call]:
     )
     found = []
     for lengths in (mask_of(5, 5), mask_of(6, 2, 4, 1)):
-        found.append(_returns("token_rewards", "with γ = λ = 1", _args(draw, lengths, 1.0, 1.0), 1))
+        found.append(_returns("token_rewards", "with γ = λ = 1", _args(draw, lengths, 1.0, 1.0)))
     wide = _args(draw, mask_of(4, 3, 2), 1.0, 1.0)  # rewards below 0 and above 1, penalties of more than a nat
     wide |= {"final_rewards": torch.tensor([-20.0, 30.0, 0.0]), "kl_penalties": wide["kl_penalties"] * 15}
-    found.append(_returns("token_rewards", "with rewards below 0 and above 1", wide, 1))
+    found.append(_returns("token_rewards", "with rewards below 0 and above 1", wide))
     later = _args(draw, mask_of(6, 2, 4, 1), draw.number(0.6, 0.95), 1.0)  # from its own last token, not the batch's
     later |= {"values": torch.zeros(4, 6), "kl_penalties": torch.zeros(4, 6)}
-    found.append(_returns("token_rewards", "with γ below 1", later, 1))
-    found.append(_returns("recursion", "in the worked example", by_hand, 2))
+    found.append(_returns("token_rewards", "with γ below 1", later))
+    found.append(_returns("recursion", "in the worked example", by_hand))
     for gamma, lam in (
         (draw.number(0.6, 0.95), draw.number(0.3, 0.9)),
         (draw.number(0.6, 0.95), 0.0),
@@ -35,34 +37,34 @@ def cases(draw: Draw) -> list[Call]:
         (0.0, 0.5),
     ):
         args = _of_values(_args(draw, mask_of(6, 3, 4), gamma, lam))
-        found.append(_returns("recursion", "with other γ and λ", args, 2))
+        found.append(_returns("recursion", "with other γ and λ", args))
     paid = _args(draw, mask_of(5, 5), draw.number(0.6, 0.95), draw.number(0.3, 0.9))
     paid["kl_penalties"] = torch.zeros(2, 5)
-    found.append(_returns("recursion", "with a reward at the end, and other γ and λ", paid, 2))
+    found.append(_returns("recursion", "with a reward at the end, and other γ and λ", paid))
     large = _of_values(_args(draw, mask_of(6, 3, 4), 0.9, 0.5))
     large["values"] = large["values"] * 30
-    found.append(_returns("recursion", "with large values", large, 2))
+    found.append(_returns("recursion", "with large values", large))
     for lengths in (mask_of(5, 5, 5), mask_of(6, 2, 4, 1), mask_of(4, 0, 5)):
         args = _of_values(_args(draw, lengths, 1.0, 1.0))
         args["values"] = (args["values"] * 64).round() / 64  # exact in float32, as the 0 below has to be
         args["values"][0, 1] = 0  # a raw advantage of 0 is one too
-        found.append(Call("whitening", "of several responses", args, ("advantages",), 3))
+        found.append(Call("whitening", "of several responses", args, ("advantages",)))
     outlier = _of_values(_args(draw, mask_of(20, 20), 1.0, 1.0))
     outlier["values"][0, 3] = 100  # more than six standard deviations from the mean
-    found.append(Call("whitening", "of which one is far from all others", outlier, ("advantages",), 3))
+    found.append(Call("whitening", "of which one is far from all others", outlier, ("advantages",)))
     small = _of_values(_args(draw, mask_of(5, 3, 4), 1.0, 1.0))  # as of a task that is nearly solved
     deviation = small["values"][small["response_mask"].bool()].std(correction=0)
     small["values"] = small["values"] / deviation / 500  # an eps of 1e-8 beside it or in its root is as good
-    found.append(Call("whitening", "that differ by little", small, ("advantages",), 3, tolerance=2e-3))
+    found.append(Call("whitening", "that differ by little", small, ("advantages",), tolerance=2e-3))
     for gamma, lam in ((draw.number(0.6, 0.95), draw.number(0.3, 0.9)), (1.0, 0.0)):
         args = _args(draw, mask_of(6, 3, 4), gamma, lam)
-        found.append(Whitening("whitening", "with other γ and λ", args, ("advantages",), 3))
+        found.append(Whitening("whitening", "with other γ and λ", args, ("advantages",)))
     one = _args(draw, mask_of(1), 1.0, 1.0)
-    found.append(Call("whitening", "of a batch of one token", one, ("advantages",), 3))
+    found.append(Call("whitening", "of a batch of one token", one, ("advantages",)))
     for lengths in (mask_of(6, 2, 4), mask_of(1, 1, width=3), mask_of(4, 0, 5)):
         args = _of_values(_poisoned(draw, lengths, 1.0, 0.5))  # with λ = 1 the returns would be 0
-        found.append(_returns("masking", "with other numbers on the padding", args, 2))
-        found.append(Call("masking", "on the padding", args, ("advantages",), 2, at={"advantages": 1 - lengths}))
+        found.append(_returns("masking", "with other numbers on the padding", args))
+        found.append(Call("masking", "on the padding", args, ("advantages",), at={"advantages": 1 - lengths}))
     lengths = mask_of(4, 2, 0, 1)
     args = _poisoned(draw, lengths, 0.9, 0.8)
     args["final_rewards"][3] = 0  # in which column it is paid is asked elsewhere
@@ -77,7 +79,6 @@ def cases(draw: Draw) -> list[Call]:
                 "of a response of one token",
                 args,
                 ("returns",),
-                3,
                 wrt=argument,
                 at={"returns": lengths * of_one_token},
                 unchanged=True,
@@ -94,7 +95,7 @@ class Whitening(Call):
 
     def problem(self, told: dict, tensors: dict[str, Tensor], reference, source: str) -> str:
         problem = super().problem(told, tensors, reference, source)
-        if not problem.startswith("advantages is wrong"):
+        if not problem.startswith("wrong advantages"):
             return problem
         mask = self.args["response_mask"].bool()
         advantages, returns = (tensors[f"out{index}"][mask].double() for index in (0, 1))
@@ -103,8 +104,8 @@ class Whitening(Call):
         return "" if close(advantages, white, 1e-3) else problem
 
 
-def _returns(criterion: str, situation: str, args: dict, hint: int) -> Call:
-    return Call(criterion, situation, args, ("returns",), hint, at={"returns": args["response_mask"]})
+def _returns(criterion: str, situation: str, args: dict) -> Call:
+    return Call(criterion, situation, args, ("returns",), at={"returns": args["response_mask"]})
 
 
 def _args(draw: Draw, mask: Tensor, gamma: float, lam: float) -> dict:

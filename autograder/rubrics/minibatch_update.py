@@ -12,8 +12,8 @@ from torch import Tensor
 
 from autograder import reference, worker
 from autograder.rubrics import Draw, close, error_in_words, mask_of, numberless, untouched
-from course_utils.checks.minibatch_update import rotated
-from course_utils.exercises import UPDATE_METRICS
+from course_utils.checks.minibatch_update import OF_THE_BUFFER, shuffle_problem
+from course_utils.exercises import LOSSES, UPDATE_METRICS
 
 PPO = {
     "mini_batch_size": 8,
@@ -24,16 +24,11 @@ PPO = {
     "entropy_coeff": 0.0,
     "max_grad_norm": 1e6,
 }
-GIVEN = {  # loss -> argument -> what of the buffer it must be
-    "compute_policy_loss": {"log_probs_old": "logprobs", "advantages": "advantages"},
-    "compute_value_loss": {"values_old": "values", "returns": "returns"},
-    "compute_entropy_loss": {},
-}
 HINTS = {"forward": 2, "losses": 1, "minibatches": 2, "step": 2, "metrics": 3}
 PREDICTED = (
-    ("compute_value_loss", "values_new", "values_new"),
-    ("compute_entropy_loss", "logits_new", "logits_new"),
-    ("compute_policy_loss", "log_probs_new", "log_probs_new"),
+    ("compute_value_loss", "values_new"),
+    ("compute_entropy_loss", "logits_new"),
+    ("compute_policy_loss", "log_probs_new"),
 )
 
 
@@ -87,7 +82,7 @@ def cases(draw: Draw) -> list["Epoch"]:
     ):
         buffer = _buffer(draw, mask_of(*([3] * responses)))
         weighed = changes | {"entropy_coeff": 0.2}
-        found.append(Epoch(criterion, _actor(draw), buffer, weighed, seed=draw.seed(), behind="losses"))
+        found.append(Epoch(criterion, _actor(draw), buffer, weighed, seed=draw.seed(), requires="losses"))
     for size, steps in ((2, 2), (3, 1)):
         found.append(
             Epoch(
@@ -103,7 +98,7 @@ def cases(draw: Draw) -> list["Epoch"]:
         likelier[name] = likelier[name] - 8  # than they were, almost all tokens: approx_kl is below 0
     found.append(Epoch("metrics", _actor(draw), likelier, {}))
     weighed = {"vf_coeff": 0.5, "entropy_coeff": 0.2}
-    found.append(Epoch("metrics", _actor(draw), _buffer(draw, mask_of(3, 3, 3)), weighed, behind="losses"))
+    found.append(Epoch("metrics", _actor(draw), _buffer(draw, mask_of(3, 3, 3)), weighed, requires="losses"))
     return found
 
 
@@ -116,33 +111,14 @@ def across(cases: list["Epoch"], answers: list[tuple[dict, dict]]) -> dict[str, 
             "minibatches": "it changes cfg.ppo, adds to the buffer or takes from it, or leaves gradients switched off; "
             "the next epoch needs all of it as it was"
         }
-    told = [(case, said, rows) for case, (said, x) in zip(cases, answers) if case.shuffled and (rows := case.order(x))]
-    problem = _of_the_shuffle(*map(list, zip(*told))) if len(told) == 3 else ""
+    eighteen = [case for case in cases if case.shuffled]
+    told = [(case.order(x), said.get("drawn_next")) for case, (said, x) in zip(cases, answers) if case.shuffled]
+    cut, drawn_next = map(list, zip(*told))
+    if not all(cut):
+        return {}
+    lengths = [eighteen[0].buffer[f"{name}_attention_mask"].sum(1) for name in ("prompt", "response")]
+    problem = shuffle_problem(cut, lengths, drawn_next, eighteen[0].drawn_next())
     return {"minibatches": problem} if problem else {}
-
-
-def _of_the_shuffle(cases: list["Epoch"], told: list[dict], cut: list[list[list[int]]]) -> str:
-    """What is wrong with the mini-batches of the three epochs of eighteen, the first two with the same random numbers;
-    "" if nothing is."""
-    orders, drawn_next = [sum(rows, []) for rows in cut], [said.get("drawn_next") for said in told]
-    masks = [cases[0].buffer[f"{name}_attention_mask"] for name in ("prompt", "response")]
-    lengths = [mask.sum(1)[orders[0]].tolist() for mask in masks]
-    if orders[0] == orders[2] or any(map(rotated, orders)):
-        return "the responses come in the same order each time: shuffle them"
-    if orders[0] != orders[1]:
-        return "the same seed gives two orders: shuffle with torch.randperm, which training.seed controls"
-    if set(map(frozenset, cut[0])) == set(map(frozenset, cut[2])):
-        return "the same responses are in a mini-batch each time: shuffle them first, then cut"
-    if any(all(max(order[:part]) < part for order in orders) for part in (6, 9, 12)):
-        return "the responses are shuffled within parts: shuffle all of them, then cut"
-    if any(found in (sorted(found), sorted(found, reverse=True)) for found in lengths):
-        return "the responses come sorted by their length: take them as they were shuffled"
-    if drawn_next[0] in (drawn_next[2], cases[0].drawn_next()):
-        return (
-            "it leaves torch's random numbers where they were, or sets a seed, which is the trainer's: the next epoch "
-            "takes the same order"
-        )
-    return ""
 
 
 @dataclass
@@ -156,12 +132,7 @@ class Epoch:
     seed: int = 0
     shuffled: bool = False
     drawn: int = 0  # random numbers since the seed was set
-    behind: str = ""  # a criterion; where it failed already, its mistake would cost this epoch's too
-
-    @property
-    def hint(self) -> int:
-        """To open where it fails, whatever the reason."""
-        return HINTS[self.criterion]
+    requires: str = ""  # a criterion: where that has failed, this epoch is not judged, or one mistake would cost two
 
     @property
     def ppo(self) -> dict:
@@ -264,11 +235,8 @@ class Epoch:
 
     def _forward(self, told, tensors, replay, order) -> str:
         mask = self.buffer["response_attention_mask"][order[-1]].bool()
-        for loss, argument, name in PREDICTED:
-            yours, wanted = (
-                tensors.get(f"stand_in_{loss.removeprefix('compute_')}.{argument}"),
-                replay["seen"][-1][name],
-            )
+        for loss, argument in PREDICTED:
+            yours, wanted = tensors.get(f"{loss}.{argument}"), replay["seen"][-1][argument]
             if yours is None or yours.shape != wanted.shape:
                 return f"{argument} of {loss} must have the shape {tuple(wanted.shape)}: the R positions P−1 to P+R−2"
             if not close(yours[mask], wanted[mask], 1e-4):
@@ -280,13 +248,12 @@ class Epoch:
 
     def _losses(self, told, tensors, replay, order) -> str:
         mask = self.buffer["response_attention_mask"][order[-1]].bool()
-        for loss, arguments in GIVEN.items():
-            stand_in = f"stand_in_{loss.removeprefix('compute_')}"
-            for argument, name in {**arguments, "response_mask": "response_attention_mask"}.items():
-                yours, wanted = tensors.get(f"{stand_in}.{argument}"), self.buffer[name][order[-1]]
-                at = mask | (argument == "response_mask")  # the mask everywhere, the rest on it
-                if yours is None or yours.shape != wanted.shape or not close(yours[at], wanted[at], 0):
-                    return f'{argument} of {loss} must be the buffer\'s "{name}" of this mini-batch'
+        masks = ((loss, "response_mask", "response_attention_mask") for loss in LOSSES)
+        for loss, argument, name in (*OF_THE_BUFFER, *masks):
+            yours, wanted = tensors.get(f"{loss}.{argument}"), self.buffer[name][order[-1]]
+            at = mask | (argument == "response_mask")  # the mask everywhere, the rest on it
+            if yours is None or yours.shape != wanted.shape or not close(yours[at], wanted[at], 0):
+                return f'{argument} of {loss} must be the buffer\'s "{name}" of this mini-batch'
         for loss, argument in (("compute_policy_loss", "clip_ratio"), ("compute_value_loss", "clip_range_value")):
             if told["given"][loss].get(argument, {}).get("value") != self.ppo[argument]:
                 return f"{argument} of {loss} must be cfg.ppo.{argument}"
@@ -317,7 +284,7 @@ class Epoch:
                 return f"{name} must be a float, not {numberless(metric.get('kind'), 60)}"
             if not close(torch.tensor(metric["value"]), torch.tensor(wanted), 1e-3):
                 return (
-                    f"{name} is wrong: the mean over the mini-batches, each counting once; for params/grad_norm "
+                    f"{name} must be the mean over the mini-batches, each counting once; for params/grad_norm "
                     "over the steps, before clipping"
                 )
         return ""

@@ -6,7 +6,7 @@ linear ones that keep what they were given, so that every gradient is a fraction
 """
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from itertools import pairwise
 from types import SimpleNamespace
@@ -509,28 +509,40 @@ def _far_epoch(function: Callable) -> Epoch:
 def expect_shuffled(function: Callable) -> None:
     """AssertionError: its mini-batches are not a shuffle of all responses, another in each epoch, by torch's seed."""
     cut, drawn_next = zip(*(_mini_batches(function, drawn) for drawn in (0, 0, 7)))
-    orders = [sum(rows, []) for rows in cut]
-    assert not any(map(rotated, orders)) and orders[0] != orders[2], (
-        "the responses come in the same order each time: shuffle them with torch.randperm. See hint 2."
-    )
-    assert orders[0] == orders[1], (
-        "the same seed gives two orders: shuffle with torch.randperm, which training.seed controls. See hint 2."
-    )
-    assert set(map(frozenset, cut[0])) != set(map(frozenset, cut[2])), (
-        "the same responses are in a mini-batch each time: shuffle them first, then cut. See hint 2."
-    )
-    assert any(max(order[:6]) > 5 for order in orders), (
-        "the responses are shuffled within parts: shuffle all of them, then cut. See hint 2."
-    )
-    lengths = [LENGTHS[row] for row in orders[0]]
-    assert lengths not in (sorted(lengths), sorted(lengths, reverse=True)), (
-        "the responses come sorted by their length: take them as they were shuffled. See hint 2."
-    )
     torch.manual_seed(0)
-    assert drawn_next[0] not in (drawn_next[2], torch.rand(1).item()), (
-        "it leaves torch's random numbers where they were, or sets a seed, which is the trainer's: the next epoch "
-        "takes the same order. See hint 2."
-    )
+    problem = shuffle_problem(cut, [torch.tensor(LENGTHS)], drawn_next, torch.rand(1).item())
+    assert not problem, f"{problem}. See hint 2."
+
+
+def shuffle_problem(cut: Sequence, lengths: Iterable[Tensor], drawn_next: Sequence, undrawn: object) -> str:
+    """What is wrong with the rows of each mini-batch in three epochs, `cut`, of which the first two began with the same
+    random numbers; "" if nothing is.
+
+    Args:
+        lengths: (N,) each, by which the responses may have been sorted.
+        drawn_next: the random number after each epoch.
+        undrawn: what it is after the first where that draws none.
+    """
+    orders = [sum(rows, []) for rows in cut]
+    count = len(orders[0])
+    if orders[0] == orders[2] or any(map(rotated, orders)):
+        return "the responses come in the same order each time: shuffle them with torch.randperm"
+    if orders[0] != orders[1]:
+        return "the same seed gives two orders: shuffle with torch.randperm, which training.seed controls"
+    if set(map(frozenset, cut[0])) == set(map(frozenset, cut[2])):
+        return "the same responses are in a mini-batch each time: shuffle them first, then cut"
+    if any(all(max(order[:part]) < part for order in orders) for part in (count // 3, count // 2, 2 * count // 3)):
+        return "the responses are shuffled within parts: shuffle all of them, then cut"
+    for by_row in lengths:
+        found = by_row[orders[0]].tolist()
+        if found in (sorted(found), sorted(found, reverse=True)):
+            return "the responses come sorted by their length: take them as they were shuffled"
+    if drawn_next[0] in (drawn_next[2], undrawn):
+        return (
+            "it leaves torch's random numbers where they were, or sets a seed, which is the trainer's: the next epoch "
+            "takes the same order"
+        )
+    return ""
 
 
 def rotated(order: list[int]) -> bool:
