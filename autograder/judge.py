@@ -116,8 +116,11 @@ class Questioning:
 
     def __init__(self, process: Worker, key: str, source: str):
         self.process, self.key, self.source = process, key, source
-        self.loaded, self.failed, self.refused = False, {}, ""  # criterion -> what happened; why no case is asked
-        self.timed_out, self.until = False, time.monotonic() + EXERCISE_SECONDS  # whether in any case
+        self.loaded = False  # whether a child is there that has loaded the module
+        self.failed: dict[str, str] = {}  # criterion -> what happened
+        self.refused = ""  # why no further case is asked
+        self.timed_out = False  # whether any case had no answer in time
+        self.until = time.monotonic() + EXERCISE_SECONDS
 
     def answers(self, cases: list) -> list[tuple[dict, dict]]:
         found = [self._answer(case) for case in cases]
@@ -210,10 +213,10 @@ def recognise(key: str, cases: list, answers: list[tuple[dict, dict]]) -> miscon
         return None
     own_orders = [_own_order(case, tensors) for case, (_, tensors) in zip(cases, answers)]
     torch_drew = _torch_drew(cases, answers)
-    shuffled = [[]] * len(cases)
+    torchs = [[]] * len(cases)
     answers = [_on_tokens(key, case, answer) for case, answer in zip(cases, answers)]
     drawn = all(not own or own == case.drawn_order() for case, own in zip(cases, own_orders))
-    for orders in [shuffled] if drawn else [shuffled, own_orders]:  # by torch.randperm; as the submission did
+    for orders in [torchs] if drawn else [torchs, own_orders]:  # by torch.randperm; as the submission did
         for wrong, function in _bank(key):
             if wrong.name == ANOTHER_GENERATOR and torch_drew:
                 continue
@@ -230,7 +233,7 @@ def _torch_drew(cases: list, answers: list[tuple[dict, dict]]) -> bool:
     others had been drawn before."""
     shuffled = [pair for pair in zip(cases, answers) if getattr(pair[0], "shuffled", False)]
     drawn = [told.get("drawn_next") for _, (told, _) in shuffled]
-    return len(set(map(str, drawn))) > 1 and all(case.drawn_next() != next for (case, _), next in zip(shuffled, drawn))
+    return len(set(map(str, drawn))) > 1 and all(case.drawn_next() != own for (case, _), own in zip(shuffled, drawn))
 
 
 def _own_order(case, tensors: dict) -> list[int]:

@@ -208,7 +208,7 @@ def _distribution(graded: Sequence[Graded]) -> str:
                 (
                     key,
                     len(points),
-                    statistics.mean(points).__round__(1),
+                    round(statistics.mean(points), 1),
                     statistics.median(points),
                     sum(score == most for score, most in scores),
                     bars,

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from autograder.grade import cores
 from course_utils.export import export_all
 from course_utils.metrics import read_metrics
 
@@ -109,7 +110,7 @@ def main() -> None:
             for processes, threads in CONTENDERS:
                 line = {
                     "date": str(date.today()),
-                    "cores": os.cpu_count(),
+                    "cores": cores(),
                     "processes": processes,
                     "threads": threads,
                     "rollouts": 128,

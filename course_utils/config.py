@@ -207,6 +207,12 @@ def save_config(cfg: Config, path: str | Path) -> None:
     write_file(OmegaConf.to_yaml(OmegaConf.structured(cfg)), Path(path))
 
 
+def trackers(cfg: Config) -> list[str]:
+    """Where metrics go beside metrics.jsonl: what `tracking` names, and wandb where it is switched on apart."""
+    named = [cfg.tracking, *(["wandb"] if cfg.wandb.report_to_wandb else [])]
+    return [name for name in dict.fromkeys(named) if name != "none"]
+
+
 def check_context(cfg: Config, context_length: int) -> None:
     """Raises ConfigError if the longest prompt and response exceed the model's context, all in tokens."""
     prompt, response = cfg.dataset.max_prompt_length, cfg.generation.max_new_tokens

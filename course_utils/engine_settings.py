@@ -6,7 +6,7 @@ that says what is left out. What the engine needs besides, to compute the same P
 
 from math import ceil
 
-from course_utils.config import Config, ConfigError
+from course_utils.config import Config, ConfigError, trackers
 
 Options = dict[str, object]
 Answers = dict[str, Options | str]
@@ -28,7 +28,6 @@ def verl(cfg: Config, _prompts: int) -> tuple[Answers, Options]:
     model, rollout, ref = "actor_rollout_ref.model", "actor_rollout_ref.rollout", "actor_rollout_ref.ref"
     ppo, training, sampling = cfg.ppo, cfg.training, cfg.generation
     updates, longest = updates_in_a_step(cfg), cfg.dataset.max_prompt_length + sampling.max_new_tokens
-    trackers = [name for name in (cfg.tracking, "wandb" if cfg.wandb.report_to_wandb else "none") if name != "none"]
     lora = {
         f"{model}.lora_rank": cfg.model.lora,
         f"{model}.lora_alpha": 2 * cfg.model.lora,
@@ -140,7 +139,7 @@ def verl(cfg: Config, _prompts: int) -> tuple[Answers, Options]:
         "wandb.report_to_wandb": "is in trainer.logger",
         "wandb.project": {"trainer.project_name": cfg.wandb.project},
         "wandb.name": {"trainer.experiment_name": cfg.wandb.name or "ppo"},
-        "tracking": {"trainer.logger": ["console", *dict.fromkeys(trackers)]},
+        "tracking": {"trainer.logger": ["console", *trackers(cfg)]},
     }
     return answers, {
         "algorithm.adv_estimator": "gae",
@@ -165,7 +164,6 @@ def openrlhf(cfg: Config, prompts: int) -> tuple[Answers, Options]:
     ppo, training, sampling = cfg.ppo, cfg.training, cfg.generation
     episodes = ceil(training.total_ppo_steps * ppo.rollout_samples / prompts)  # the last rollout of one is smaller
     updates = prompts // responses_in_an_update(cfg) * episodes * ppo.epochs  # as the engine counts them
-    use_wandb = cfg.wandb.report_to_wandb or cfg.tracking == "wandb"
     answers: Answers = {
         "model.name": both(cfg.model.name, "actor.model_name_or_path", "critic.model_name_or_path"),
         "model.tokenizer_name": "the model's own tokenizer is used",
@@ -224,7 +222,7 @@ def openrlhf(cfg: Config, prompts: int) -> tuple[Answers, Options]:
         "generation.top_k": "samples among all tokens",
         "generation.top_p": {"rollout.top_p": sampling.top_p},
         "generation.do_sample": "always samples",
-        "wandb.report_to_wandb": {"logger.wandb.key": WANDB_KEY} if use_wandb else {},
+        "wandb.report_to_wandb": {"logger.wandb.key": WANDB_KEY} if "wandb" in trackers(cfg) else {},
         "wandb.project": {"logger.wandb.project": cfg.wandb.project},
         "wandb.name": {"logger.wandb.run_name": cfg.wandb.name} if cfg.wandb.name else {},
         "tracking": "has no trackio"
@@ -240,7 +238,7 @@ def openrlhf(cfg: Config, prompts: int) -> tuple[Answers, Options]:
         "data.label_key": "label",
         "data.apply_chat_template": True,
         "reward.remote_url": REWARD,
-        **both(0, "eval.temperature"),
+        "eval.temperature": 0,
         "eval.n_samples_per_prompt": 1,
         "eval.split": "train",
         **both(

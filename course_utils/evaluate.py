@@ -25,9 +25,9 @@ class Evaluation:
         return f"{self.accuracy:.1%} [{self.low:.1%}, {self.high:.1%}] of {self.count}"
 
 
-def wilson_interval(right: float, count: int, z: float = 1.96) -> tuple[float, float]:
-    """The score interval of a proportion right/count (Wilson 1927), 95 % for z = 1.96; sound near 0 and 1 too."""
-    share = right / count
+def wilson_interval(right: float, count: int) -> tuple[float, float]:
+    """The 95 % score interval of a proportion right/count (Wilson 1927); sound near 0 and 1 too."""
+    share, z = right / count, 1.96
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z * sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
     return centre - half, centre + half

@@ -1,5 +1,6 @@
 """AdamW, in 8 bits where that is to be had, and its learning-rate schedule."""
 
+from collections.abc import Callable
 from functools import partial
 from math import ceil
 
@@ -10,7 +11,9 @@ from course_utils.config import Config
 from course_utils.policy import ActorCritic
 
 
-def make_optimizer(cfg: Config, actor: ActorCritic, device: torch.device, note=print) -> torch.optim.Optimizer:
+def make_optimizer(
+    cfg: Config, actor: ActorCritic, device: torch.device, note: Callable[[str], None]
+) -> torch.optim.Optimizer:
     """AdamW without weight decay; the value head, which starts at zero, may have a learning rate of its own."""
     rate = cfg.ppo.learning_rate
     groups = [
@@ -25,7 +28,7 @@ def make_optimizer(cfg: Config, actor: ActorCritic, device: torch.device, note=p
             from bitsandbytes.optim import AdamW8bit as adam
         except ImportError:
             note("ppo.use_8bit_adam needs bitsandbytes (pip install bitsandbytes): going on with 32-bit AdamW")
-    return adam(groups, lr=rate, weight_decay=0.0)
+    return adam(groups, lr=rate, weight_decay=0.0)  # a schedule to min_lr reads the default rate, not the groups'
 
 
 def make_scheduler(cfg: Config, optimizer: torch.optim.Optimizer):

@@ -13,7 +13,7 @@ from course_utils.config import Config
 from course_utils.run_folder import MAY_DIFFER, flat
 
 RECORD = Path(__file__).with_suffix(".jsonl")
-# For what is learned. How long a run is decides over its learning rates.
+# Settings that do not change what is learned. The number of steps does: the schedule of the learning rate has it.
 NO_MATTER = {*MAY_DIFFER, "dataset.eval_samples", "ppo.batch_size", "training.seed"} - {"training.total_ppo_steps"}
 
 

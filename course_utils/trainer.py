@@ -33,7 +33,7 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor
 
 from course_utils import checkpoint, policy
-from course_utils.config import Config, ConfigError, save_config
+from course_utils.config import Config, ConfigError, save_config, trackers
 from course_utils.disk import write_file
 from course_utils.evaluate import Evaluation, evaluate
 from course_utils.exercises import UPDATE_METRICS, Exercises, naming_the_exercise
@@ -331,8 +331,8 @@ class Trainer:
             )
         except Exception as error:  # wandb's where nobody has logged in, or without network; they share no class
             names = " or ".join(map(str, self.accelerator.log_with))
-            uses_wandb = self.cfg.tracking == "wandb" or wandb.report_to_wandb
-            login = "Run `wandb login` once, or set WANDB_MODE=offline in the environment. " if uses_wandb else ""
+            login = "Run `wandb login` once, or set WANDB_MODE=offline in the environment. "
+            login = login if "wandb" in trackers(self.cfg) else ""
             with suppress(OSError):  # a folder that holds something is kept
                 self.folder.rmdir()
             raise ConfigError(
@@ -470,8 +470,7 @@ def make_accelerator(cfg: Config) -> Accelerator:
         )
     if ":" in wanted:
         torch.cuda.set_device(wanted)
-    trackers = [name for name in (cfg.tracking, "wandb" if cfg.wandb.report_to_wandb else "none") if name != "none"]
-    for name in trackers:
+    for name in trackers(cfg):
         if name not in map(str, get_available_trackers()):
             raise ConfigError(
                 f"tracking={name} needs the package: pip install {name}; or set tracking=none and "
@@ -484,7 +483,7 @@ def make_accelerator(cfg: Config) -> Accelerator:
     accelerator = Accelerator(
         cpu=on_cpu,
         mixed_precision="no",  # whatever accelerate's own settings say: model.torch_dtype is what counts
-        log_with=trackers or None,
+        log_with=trackers(cfg) or None,
         project_dir=cfg.training.output_dir,
         # Or each process would hold all gradients twice, of which the estimate of memory knows nothing.
         kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],

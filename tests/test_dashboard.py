@@ -5,7 +5,8 @@ import re
 import pytest
 
 from course_utils.figures import dashboard
-from course_utils.figures.dashboard import Dashboard, describe, draw, new_figure, save_training_figure
+from course_utils.figures.dashboard import HEIGHT, Dashboard, describe, draw, save_training_figure
+from course_utils.figures.show import new_figure
 from course_utils.metrics import moving_average
 
 HISTORY = [
@@ -44,7 +45,7 @@ def test_moving_average_by_hand():
 
 
 def test_a_flat_curve_keeps_away_from_the_upper_edge():
-    figure = new_figure()
+    figure = new_figure(HEIGHT)
     draw(figure, [HISTORY[0] | {"loss/entropy": 0.086}, HISTORY[1] | {"loss/entropy": 0.082}])
     for axes in figure.axes:
         if axes.get_title().strip() in ("Entropy", "Clip fraction"):
@@ -58,7 +59,7 @@ def test_every_curve_is_drawn_with_and_without_evaluations(tmp_path):
     for history, drawn in ((HISTORY, []), (evaluated, [[0.5]]), (before, [[0.2, 0.5]])):
         save_training_figure(history, tmp_path / "training.png")
         assert (tmp_path / "training.png").stat().st_size > 10_000
-        figure = new_figure()
+        figure = new_figure(HEIGHT)
         draw(figure, history)
         panels = {axes.get_title().strip(): axes for axes in figure.axes}
         curves = {title: [list(line.get_ydata()) for line in axes.lines] for title, axes in panels.items()}
@@ -77,7 +78,7 @@ def test_every_curve_is_drawn_with_and_without_evaluations(tmp_path):
 
 
 def test_no_text_is_smaller_than_eight_points():
-    figure = new_figure()
+    figure = new_figure(HEIGHT)
     draw(figure, HISTORY)
     figure.draw_without_rendering()
     texts = [text for axes in figure.axes for text in axes.findobj(lambda x: hasattr(x, "get_fontsize"))]

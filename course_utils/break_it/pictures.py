@@ -37,7 +37,7 @@ def gallery(key: str) -> None:
 def draw_gallery(key: str) -> tuple[Figure, str]:
     """A panel for each mistake, and the same in words."""
     runs, mistakes = recorded(key), MISTAKES[key]
-    figure = new_figure(9, 3.1)
+    figure = new_figure(3.1)
     for axes, (name, mistake) in zip(figure.subplots(1, len(mistakes), squeeze=False)[0], mistakes.items()):
         _draw_runs(axes, runs[RIGHT], mistake.metric, BLUE, "right")
         _draw_runs(axes, runs[name], mistake.metric, ORANGE, "with the mistake", "--")
@@ -116,7 +116,7 @@ def metrics_to_show(key: str, name: str) -> list[str]:
 def draw_live(key: str, history: list[dict], metrics: list[str]) -> tuple[Figure, str]:
     """A panel for each of the two metrics: the right runs as recorded, and what `history` holds."""
     live = {"live": {metric: [line[metric] for line in history] for metric in metrics}}
-    figure = new_figure(9, 3.3)
+    figure = new_figure(3.3)
     for axes, metric in zip(figure.subplots(1, 2), metrics):
         _draw_runs(axes, recorded(key)[RIGHT], metric, BLUE, "right, recorded")
         _draw_runs(axes, live, metric, ORANGE, "with your mistake, now", "o--")

@@ -2,10 +2,11 @@
 
 import hashlib
 import inspect
+import json
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from course_utils.config import Config, load_config
@@ -35,7 +36,8 @@ def settings_of(key: str, *more: str) -> Config:
 
 def fingerprint(key: str) -> str:
     """Tells whether recorded runs were made with the settings and the model of now."""
-    return hashlib.sha256(RUN.read_bytes() + f"{OVERRIDES.get(key)!r} {weights_sha256()}".encode()).hexdigest()[:16]
+    settings = json.dumps(asdict(settings_of(key)), sort_keys=True)
+    return hashlib.sha256(f"{settings} {weights_sha256()}".encode()).hexdigest()[:16]
 
 
 class WatchedTrainer(Trainer):

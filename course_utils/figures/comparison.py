@@ -22,7 +22,7 @@ def draw_comparison(history: list[dict]) -> tuple[Figure, str]:
     """Six curves of a run over those of the reference run, and what there is to see in words."""
     reference = reference_run()
     last_step = max(line["step"] for line in [*reference.history, *history])  # a resumed run may be the longer one
-    figure = new_figure(9, 5)
+    figure = new_figure(5)
     for axes, (title, hint, metric) in zip(figure.subplots(2, 3).flat, PANELS):
         if title == "Reward":
             _draw_band(axes, reference)

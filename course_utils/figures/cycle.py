@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from course_utils.figures.show import BLUE, ORANGE, new_figure, show
+from course_utils.figures.show import BLUE, ORANGE, WIDTH, new_figure, show
 
 PLACES = {  # by the number of the notebook
     1: "the policy loss",
@@ -16,7 +16,7 @@ PLACES = {  # by the number of the notebook
     5: "the mini-batch update",
     6: "the whole cycle",
 }
-WIDTH, HEIGHT = 9, 3.75  # inches, as are all coordinates
+HEIGHT = 3.75  # inches, as are all coordinates
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def cycle_map(here: int) -> None:
 
 def draw_cycle(here: int) -> tuple[Figure, str]:
     """The map and its description. `here` is the number of a notebook; 6 is about all of the cycle."""
-    figure = new_figure(WIDTH, HEIGHT)
+    figure = new_figure(HEIGHT)
     figure.set_layout_engine("none")  # the boxes know their places
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, WIDTH), ylim=(0, HEIGHT))

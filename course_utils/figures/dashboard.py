@@ -11,8 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from course_utils.figures.show import BLUE, GREEN, GREY, ORANGE, PURPLE, image
-from course_utils.figures.show import new_figure as figure_of_size
+from course_utils.figures.show import BLUE, GREEN, GREY, ORANGE, PURPLE, image, new_figure
 from course_utils.metrics import moving_average
 
 
@@ -40,8 +39,7 @@ PANELS = (
 )
 
 
-def new_figure() -> Figure:
-    return figure_of_size(9, 6.6)
+HEIGHT = 6.6  # inches
 
 
 def draw(figure: Figure, history: list[dict]) -> None:
@@ -112,7 +110,7 @@ def describe(history: list[dict]) -> str:
 
 def save_training_figure(history: list[dict], path: Path) -> None:
     """Writes training.png; its description is in the file's metadata."""
-    figure = new_figure()
+    figure = new_figure(HEIGHT)
     draw(figure, history)
     figure.savefig(path, dpi=130, metadata={"Description": describe(history)})
 
@@ -129,7 +127,7 @@ class Dashboard:
     """
 
     def __init__(self, total: int, history: Sequence[dict] = ()):
-        self.total, self.history, self.figure = total, list(history), new_figure()
+        self.total, self.history, self.figure = total, list(history), new_figure(HEIGHT)
         self.stopped = False
         self._handle = display(HTML(""), display_id=True)
         self._draw()

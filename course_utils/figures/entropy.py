@@ -34,7 +34,7 @@ BARS = 6  # tokens that have a bar of their own
 
 def draw_decisions(rollout: RealRollout, row: int) -> tuple[Figure, str]:
     """The entropy of each token of one response, and the rewards of all responses by their first token."""
-    figure = new_figure(9, 3.6)
+    figure = new_figure(3.6)
     left, right = figure.subplots(1, 2, width_ratios=(2.3, 1))
     return figure, f"Left: {_draw_entropies(left, rollout, row)} Right: {_draw_openings(right, rollout)}"
 
@@ -104,7 +104,7 @@ def draw_temperature(rollout: RealRollout, row: int, temperature: float, token: 
     tokens = [_printable(text) for text in rollout.tokens[row]]
     position = min(int(token), len(tokens)) - 1
     logits = rollout.logits[row, : len(tokens)]
-    figure = new_figure(9, 3.6)
+    figure = new_figure(3.6)
     left, right = figure.subplots(1, 2)
     bars = _draw_bars(left, logits[position], temperature, rollout.tokens[row][position])
     curve = _draw_curve(right, logits, position, temperature)
@@ -117,7 +117,7 @@ def draw_temperature(rollout: RealRollout, row: int, temperature: float, token: 
 
 def draw_three_temperatures(rollout: RealRollout, row: int) -> tuple[Figure, str]:
     """Token 1, a decision, and token 3, a forced one, each cold, as sampled and hot."""
-    figure = new_figure(9, 5.4)
+    figure = new_figure(5.4)
     words = []
     for line, position in zip(figure.subplots(2, 3), (0, 2)):
         drawn, logits = rollout.tokens[row][position], rollout.logits[row, position]

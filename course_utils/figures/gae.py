@@ -45,7 +45,7 @@ def draw_prospects(rollout: RealRollout, row: int) -> tuple[Figure, str]:
     names = ["(question)", *map(visible, tokens)]
     steps = [after - before for before, after in zip(prospects, prospects[1:])]
     worst = min(range(len(steps)), key=steps.__getitem__)
-    figure = new_figure(9, 3.4)
+    figure = new_figure(3.4)
     axes = figure.subplots()
     axes.bar(range(len(names)), prospects, color=[ORANGE if i == worst + 1 else BLUE for i in range(len(names))])
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8, parse_math=False)
@@ -150,7 +150,7 @@ def _name_of(lam: float) -> str:
 def _draw_heat_maps(title: str, panels: list[tuple[str, list[str], list[float]]]) -> tuple[Figure, str]:
     """A heat map for each (name, tokens, values), one below the other."""
     lines = [ceil(len(tokens) / LINE) for _, tokens, _ in panels]
-    figure = new_figure(9, 0.4 + sum(0.35 + 0.42 * n for n in lines))
+    figure = new_figure(0.4 + sum(0.35 + 0.42 * n for n in lines))
     figure.suptitle(title, fontsize=11)
     for axes, panel in zip(figure.subplots(len(panels), 1, height_ratios=lines, squeeze=False).flat, panels):
         _draw_heat_map(axes, *panel)

@@ -58,7 +58,7 @@ def draw_positions(rollout: RealRollout, row: int = RIGHT) -> tuple[Figure, str]
     those one position late. The model has not been updated, so it should be 1."""
     tokens = rollout.tokens[row]
     exact, late = _ratios(rollout, row)
-    figure = new_figure(height=3.6)
+    figure = new_figure(3.6)
     axes = figure.add_subplot()
     axes.axhline(1, color=GREY, linewidth=1)
     axes.plot(exact, "o", color=BLUE, label="output before the token: predicts it")
@@ -144,7 +144,7 @@ def draw_three_updates(update: OneUpdate) -> tuple[Figure, str]:
 
 def _draw_updates(update: OneUpdate, learning_rates: tuple[float, ...], height: float) -> tuple[Figure, str]:
     """A line of panels for each learning rate, the right response on the left and the wrong one on the right."""
-    figure = new_figure(height=height)
+    figure = new_figure(height)
     widths = [max(9, len(tokens)) for tokens in update.tokens]
     lines = figure.subplots(len(learning_rates), 2, sharex="col", sharey=True, width_ratios=widths, squeeze=False)
     words = []

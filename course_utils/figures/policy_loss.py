@@ -140,7 +140,7 @@ def draw_ratios(repeated: Repeated) -> tuple[Figure, str]:
     ratios = repeated.ratios.numpy()
     steps, ceiling = len(ratios) - 1, 1 / repeated.old_probs.min().item()
     held = ratios.max() < 2  # then the band is what there is to see, and the ceiling far above it
-    figure = new_figure(9, 3.4)
+    figure = new_figure(3.4)
     axes = figure.subplots()
     axes.axhspan(1 - CLIP, 1 + CLIP, color=GREY, alpha=0.5, linewidth=0, label=f"1 ± ε, with ε = {CLIP}")
     if not held:
@@ -174,7 +174,7 @@ def draw_ratios(repeated: Repeated) -> tuple[Figure, str]:
 
 def draw_objective(ratio: float, clip_ratio: float) -> tuple[Figure, str]:
     """One token's objective over its ratio, for an advantage of +1 and of −1, with the token at `ratio`."""
-    figure = new_figure(9, 3.9)
+    figure = new_figure(3.9)
     words = []
     for axes, advantage in zip(figure.subplots(1, 2), (1, -1)):
         words.append(_draw_sign(axes, advantage, ratio, clip_ratio))
@@ -193,7 +193,7 @@ def draw_objective(ratio: float, clip_ratio: float) -> tuple[Figure, str]:
 
 def draw_three_ratios() -> tuple[Figure, str]:
     """draw_objective three times, at the ratios of the questions: what the sliders show, without them."""
-    figure = new_figure(9, 5.4)
+    figure = new_figure(5.4)
     words = []
     for column, (ratio, clip_ratio) in zip(figure.subplots(2, 3).T, CASES):
         signs = [_draw_sign(axes, advantage, ratio, clip_ratio) for axes, advantage in zip(column, (1, -1))]

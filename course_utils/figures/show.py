@@ -14,11 +14,12 @@ from matplotlib.figure import Figure
 # Blue and orange are those of Okabe and Ito 2008, "Color Universal Design". Their green and purple look like grey to
 # some: these differ in lightness too.
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#24B266", "#882255", "#999999"
+WIDTH = 9  # inches, of every figure: that of a notebook
 
 
-def new_figure(width: float = 9, height: float = 3.4) -> Figure:
-    """An empty figure, in inches; white on every theme, so that what is drawn can be read on all of them."""
-    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+def new_figure(height: float) -> Figure:
+    """An empty figure, its height in inches; white on every theme, so that what is drawn can be read on all of them."""
+    return Figure(figsize=(WIDTH, height), layout="constrained", facecolor="white")
 
 
 def image(figure: Figure, description: str) -> str:

@@ -41,7 +41,7 @@ def draw_critics(rollout: RealRollout, loss: Callable | None = None) -> tuple[Fi
     tokens = rollout.tokens[shown]
     panels = [(_half_squared_error, "plain squared error", ORANGE), (loss, f"your loss, c = {CLIP:g}", BLUE)]
     panels = panels if loss else panels[:1]
-    figure = new_figure(9, 3.9 * len(panels))
+    figure = new_figure(3.9 * len(panels))
     words = []
     for axes, (panel_loss, name, colour) in zip(
         figure.subplots(len(panels), 1, sharey=True, squeeze=False).flat, panels
@@ -92,7 +92,7 @@ def _half_squared_error(values: Tensor, _old, returns: Tensor, *_rest) -> tuple[
 
 def draw_flat_zones() -> tuple[Figure, str]:
     """The loss of one token for a return above the range, inside it and below it, and above a wider range."""
-    figure = new_figure(9, 3.8)
+    figure = new_figure(3.8)
     words = []
     for axes, (target, clip) in zip(figure.subplots(1, len(CASES), sharey=True), CASES):
         _draw_curves(axes, OLD, target, clip)
@@ -106,7 +106,7 @@ def draw_flat_zones() -> tuple[Figure, str]:
 
 def draw_value_clip(value: float, old: float, target: float, clip: float) -> tuple[Figure, str]:
     """The loss of one token, with the new value as a point on it and the step that its gradient asks for."""
-    figure = new_figure(9, 3.8)
+    figure = new_figure(3.8)
     axes = figure.subplots()
     _draw_curves(axes, old, target, clip)
     loss, slope = _loss(value, old, target, clip), _slope(value, old, target, clip)
