@@ -21,9 +21,8 @@ from nbgrader.exchange.default import ExchangeCollect
 from nbgrader.utils import ignore_patterns
 
 from autograder.foreign_folder import MAX_FILES, Copy, extent, names_in, opened, permit
-from autograder.submission import DAYS, MAX_RECEIPT, moment, no_student, small_text
+from autograder.submission import DAYS, MAX_RECEIPT, SECRET, TIMESTAMP, moment, no_student, small_text, written
 
-TIMESTAMP, SECRET = "timestamp.txt", "submission_secret.txt"
 MAX_TOLD = 100  # lines on folders that are no submissions: anybody can make a million names
 
 
@@ -208,7 +207,7 @@ def _stopping_nobody(tell: Callable[[Exception], None]) -> Iterator[None]:
 
 def _write_timestamp(path: Path, when: datetime, mode: int) -> None:
     """In words of our own: nbgrader stops on one that it cannot read, on the formgrader's pages too."""
-    path.write_text(f"{when:%Y-%m-%d %H:%M:%S.%f} UTC")
+    path.write_text(written(when))
     permit(str(path), mode)
 
 

@@ -20,7 +20,7 @@ from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError
 from tornado.log import app_log
 
 from autograder.master import ROOT, Master, master, points, rebuilt
-from autograder.submission import Receipt, Submission, modified, moment, receipt
+from autograder.submission import SECRET, TIMESTAMP, Receipt, Submission, modified, moment, receipt
 from autograder.verdict import Verdict
 from course_utils.plain_error import PlainError
 from course_utils.whole_file import write_whole
@@ -83,7 +83,7 @@ class CourseGradebook:
         if not (folder / exercise.file).is_file():
             return True
         handed_in = moment(receipt(self.submitted, student, key).timestamp)
-        graded = moment(_existing(folder / "timestamp.txt"))
+        graded = moment(_existing(folder / TIMESTAMP))
         return bool(handed_in and graded and handed_in > graded)
 
     def record(self, student: str, submission: Submission, verdict: Verdict) -> None:
@@ -166,8 +166,8 @@ class CourseGradebook:
         # Without a timestamp generate_feedback warns, and without a secret release_feedback stops for the whole
         # class. A secret of our own names a file that nobody asks for.
         files = {
-            "timestamp.txt": paper.timestamp or modified(self.submitted, student, submission.key),
-            "submission_secret.txt": paper.secret or _existing(folder / "submission_secret.txt") or secrets.token_hex(),
+            TIMESTAMP: paper.timestamp or modified(self.submitted, student, submission.key),
+            SECRET: paper.secret or _existing(folder / SECRET) or secrets.token_hex(),
             exercise.file: nbformat.writes(rebuilt(submission.key, submission.cell_sources, verdict)),
         }
         folder.mkdir(parents=True, exist_ok=True)

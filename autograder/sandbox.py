@@ -75,7 +75,30 @@ def command(sandboxed: bool) -> list[str]:
             "Debian or Ubuntu: apt install bubblewrap; on other Linuxes the package has the same name. "
             "macOS has none: grade on Linux. --no-sandbox runs the submissions unprotected."
         )
-    course, site = WORKER.resolve().parents[1], Path(sysconfig.get_path("purelib")).resolve()
+    site = Path(sysconfig.get_path("purelib")).resolve()
+    mounts, hidden = _mounts(site)
+    isolated = (
+        "--unshare-all --unshare-user --disable-userns --die-with-parent --new-session "
+        "--as-pid-1 "  # or bubblewrap's own process would be it, and its memory open to the submission
+        "--uid 65534 --gid 65534 --cap-drop ALL --clearenv --proc /proc --dev /dev"
+    )
+    return [
+        bubblewrap,
+        *isolated.split(),
+        *("--size", str(16 * MEGABYTE), "--tmpfs", "/tmp"),  # first: Python's files may lie somewhere in /tmp
+        *mounts,
+        *("--ro-bind", str(WORKER), "/worker.py"),
+        *(argument for path in (*hidden, "/proc", "/dev", "/") for argument in ("--remount-ro", path)),
+        *("--chdir", "/tmp", "--setenv", "OMP_NUM_THREADS", "1"),
+        *(str(Path(sys.base_prefix) / "bin" / Path(sys.executable).resolve().name), "-I", "-B", "-c"),
+        f"import sys; sys.path.append({str(site)!r}); sys.argv = ['/worker.py']; "
+        "exec(compile(open('/worker.py').read(), '/worker.py', 'exec'))",
+    ]
+
+
+def _mounts(site: Path) -> tuple[list[str], list[str]]:
+    """bubblewrap's options for what can be read of this Python, and the folders that are hidden in it."""
+    course = WORKER.resolve().parents[1]
     # Not all of a prefix: nbgrader keeps its exchange in /usr/local/share, and a container its course in /usr/src.
     libraries = [Path(prefix, name) for prefix in (sys.base_prefix, "/usr", "/usr/local") for name in LIBRARIES]
     readable = {str(path.resolve()) for path in (*libraries, Path(sysconfig.get_path("stdlib")), site) if path.exists()}
@@ -93,52 +116,7 @@ def command(sandboxed: bool) -> list[str]:
             bound += ["--symlink", os.readlink(path), path]
         elif Path(path).exists():
             bound += ["--ro-bind", path, path]
-    return [
-        bubblewrap,
-        "--unshare-all",
-        "--unshare-user",
-        "--disable-userns",
-        "--die-with-parent",
-        "--as-pid-1",  # or bubblewrap's own process would be it, and its memory open to the submission
-        "--new-session",
-        "--uid",
-        "65534",
-        "--gid",
-        "65534",
-        "--cap-drop",
-        "ALL",
-        "--clearenv",
-        "--proc",
-        "/proc",
-        "--dev",
-        "/dev",
-        "--size",
-        str(16 * MEGABYTE),
-        "--tmpfs",
-        "/tmp",  # first: Python's files may lie somewhere in /tmp
-        *bound,
-        "--ro-bind",
-        str(WORKER),
-        "/worker.py",
-        *(argument for path in sorted(hidden) for argument in ("--remount-ro", path)),
-        "--remount-ro",
-        "/proc",
-        "--remount-ro",
-        "/dev",
-        "--remount-ro",
-        "/",
-        "--chdir",
-        "/tmp",
-        "--setenv",
-        "OMP_NUM_THREADS",
-        "1",
-        str(Path(sys.base_prefix) / "bin" / Path(sys.executable).resolve().name),
-        "-I",
-        "-B",
-        "-c",
-        f"import sys; sys.path.append({str(site)!r}); sys.argv = ['/worker.py']; "
-        "exec(compile(open('/worker.py').read(), '/worker.py', 'exec'))",
-    ]
+    return bound, sorted(hidden)
 
 
 class Worker:

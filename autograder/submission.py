@@ -30,7 +30,8 @@ MAX_NOTEBOOK = 5_000_000  # bytes; with a few pictures in it, one of the course 
 MAX_SOURCE = 30_000  # characters of a solution cell: Python may read one for a second; the course's longest has 4,000
 MAX_MARKS = 30  # combining marks on one letter: more have no meaning (Unicode Standard Annex 15, section 13)
 MAX_CELLS = 1000  # the course's longest notebook has 48
-MAX_RECEIPT = 1_000  # bytes of timestamp.txt and of submission_secret.txt
+TIMESTAMP, SECRET = "timestamp.txt", "submission_secret.txt"  # what nbgrader's submit leaves beside the notebooks
+MAX_RECEIPT = 1_000  # bytes of each
 MAX_STUDENT = 128  # characters: the width of the gradebook's column
 DATE = re.compile(r"\d{4}-\d\d-\d\d(?!\d)")
 ZONE = re.compile(r"[A-Za-z]\w*([/+-]\w+)*|[+-]?\d+")  # Europe/Berlin, CET, +0100
@@ -143,8 +144,8 @@ def receipt(submitted: Path, student: str, key: str) -> Receipt:
         _require_folder(folder)
     except (Unreadable, OSError):
         return Receipt("", "")
-    timestamp = small_text(folder / "timestamp.txt", MAX_RECEIPT)
-    secret = small_text(folder / "submission_secret.txt", MAX_RECEIPT)
+    timestamp = small_text(folder / TIMESTAMP, MAX_RECEIPT)
+    secret = small_text(folder / SECRET, MAX_RECEIPT)
     return Receipt(timestamp if moment(timestamp) else "", secret if secret.isprintable() else "")
 
 
@@ -171,12 +172,16 @@ def moment(timestamp: str) -> datetime | None:
     return found if DAYS[0] <= found <= DAYS[1] else None
 
 
+def written(when: datetime) -> str:
+    """A moment, UTC without a zone, as timestamp.txt has it."""
+    return f"{when:%Y-%m-%d %H:%M:%S.%f} UTC"
+
+
 def modified(submitted: Path, student: str, key: str) -> str:
     """When the assignment's folder was last changed, as a timestamp.txt would say it."""
     seconds = os.lstat(submitted / student / master(key).assignment).st_mtime
     first, last = (day.replace(tzinfo=timezone.utc).timestamp() for day in DAYS)
-    changed = datetime.fromtimestamp(min(max(seconds, first), last), timezone.utc)
-    return changed.strftime("%Y-%m-%d %H:%M:%S.%f UTC")
+    return written(datetime.fromtimestamp(min(max(seconds, first), last), timezone.utc))
 
 
 # ---------------------------------------------------------------- the file

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from course_utils.exercises import EXERCISES
+
 VOCABULARY = ("<eos>", "####", "4", "2")
 
 
@@ -76,3 +78,10 @@ def _log(rows: list[list[float]]) -> Tensor:
     for row, probs in zip(padded, rows, strict=True):
         row[: len(probs)] = torch.tensor(probs).log()
     return padded
+
+
+def arguments_of(key: str) -> dict[str, Tensor | float]:
+    """What the example gives the function of exercise 1 to 4, by name and in order. Exercise 4 comes before the update:
+    its values are the old ones."""
+    example = worked_example()
+    return {name: getattr(example, "values_old" if name == "values" else name) for name in EXERCISES[key].arguments}

@@ -4,21 +4,13 @@ import torch
 from torch import Tensor
 
 from autograder.rubrics import Call, Draw, close, mask_of
-from course_utils.worked_example import worked_example
+from course_utils.worked_example import arguments_of
 
 HINTS = {"token_rewards": 1, "recursion": 2, "whitening": 3, "masking": 2, "no_gradient": 3}
 
 
 def cases(draw: Draw) -> list[Call]:
-    example = worked_example()
-    by_hand = dict(
-        final_rewards=example.final_rewards,
-        kl_penalties=example.kl_penalties,
-        values=example.values_old,
-        response_mask=example.response_mask,
-        gamma=example.gamma,
-        lam=example.lam,
-    )
+    by_hand = arguments_of("gae")
     found = []
     for lengths in (mask_of(5, 5), mask_of(6, 2, 4, 1)):
         found.append(_returns("token_rewards", "with γ = λ = 1", _args(draw, lengths, 1.0, 1.0)))

@@ -25,6 +25,13 @@ PPO = {
     "max_grad_norm": 1e6,
 }
 HINTS = {"forward": 2, "losses": 1, "minibatches": 2, "step": 2, "metrics": 3}
+ADVICE = {  # where the actor has moved otherwise
+    "losses": "The total is policy + vf_coeff · value + entropy_coeff · entropy loss",
+    "minibatches": "Every response of an accumulation group counts the same, in the last, smaller group too, which is "
+    "stepped like the others",
+    "step": "After each group, the last one too: clip the norm of all gradients, optimizer.step(), "
+    "lr_scheduler.step(), zero_grad(), or the next epoch begins with old gradients or an old learning rate",
+}
 PREDICTED = (
     ("compute_value_loss", "values_new"),
     ("compute_entropy_loss", "logits_new"),
@@ -217,7 +224,13 @@ class Epoch:
         size = self.ppo["mini_batch_size"]
         if self.criterion == "minibatches" and (any(len(rows) != size for rows in order[:-1]) or len(order[-1]) > size):
             return "a mini-batch has mini_batch_size responses, only the last one may have fewer"
-        return getattr(self, f"_{self.criterion}")(told, tensors, self._replay(order), order)
+        replay = self._replay(order)
+        if self.criterion == "forward":
+            return self._forward(tensors, replay["seen"][-1], order[-1])
+        if self.criterion == "metrics":
+            return self._metrics(told, replay["metrics"])
+        problem = self._given(told, tensors, order[-1]) if self.criterion == "losses" else ""
+        return problem or self._moved(tensors, replay["parameters"])
 
     def _replay(self, order: list[list[int]]) -> dict:
         given = {
@@ -233,10 +246,10 @@ class Epoch:
             worker.one_step_more(actor, worker.descent(actor, self.rates[steps], self.kept))
         return replay | {"parameters": {name: p.detach() for name, p in actor.named_parameters()}}
 
-    def _forward(self, told, tensors, replay, order) -> str:
-        mask = self.buffer["response_attention_mask"][order[-1]].bool()
+    def _forward(self, tensors: dict[str, Tensor], seen: dict[str, Tensor], rows: list[int]) -> str:
+        mask = self.buffer["response_attention_mask"][rows].bool()
         for loss, argument in PREDICTED:
-            yours, wanted = tensors.get(f"{loss}.{argument}"), replay["seen"][-1][argument]
+            yours, wanted = tensors.get(f"{loss}.{argument}"), seen[argument]
             if yours is None or yours.shape != wanted.shape:
                 return f"{argument} of {loss} must have the shape {tuple(wanted.shape)}: the R positions P−1 to P+R−2"
             if not close(yours[mask], wanted[mask], 1e-4):
@@ -246,39 +259,22 @@ class Epoch:
                 )
         return ""
 
-    def _losses(self, told, tensors, replay, order) -> str:
-        mask = self.buffer["response_attention_mask"][order[-1]].bool()
+    def _given(self, told: dict, tensors: dict[str, Tensor], rows: list[int]) -> str:
+        mask = self.buffer["response_attention_mask"][rows].bool()
         masks = ((loss, "response_mask", "response_attention_mask") for loss in LOSSES)
         for loss, argument, name in (*OF_THE_BUFFER, *masks):
-            yours, wanted = tensors.get(f"{loss}.{argument}"), self.buffer[name][order[-1]]
+            yours, wanted = tensors.get(f"{loss}.{argument}"), self.buffer[name][rows]
             at = mask | (argument == "response_mask")  # the mask everywhere, the rest on it
             if yours is None or yours.shape != wanted.shape or not close(yours[at], wanted[at], 0):
                 return f'{argument} of {loss} must be the buffer\'s "{name}" of this mini-batch'
         for loss, argument in (("compute_policy_loss", "clip_ratio"), ("compute_value_loss", "clip_range_value")):
             if told["given"][loss].get(argument, {}).get("value") != self.ppo[argument]:
                 return f"{argument} of {loss} must be cfg.ppo.{argument}"
-        return self._moved(tensors, replay, "The total is policy + vf_coeff · value + entropy_coeff · entropy loss")
+        return ""
 
-    def _minibatches(self, told, tensors, replay, order) -> str:
-        return self._moved(
-            tensors,
-            replay,
-            "Every response of an accumulation group counts the same, in the last, "
-            "smaller group too, which is stepped like the others",
-        )
-
-    def _step(self, told, tensors, replay, order) -> str:
-        return self._moved(
-            tensors,
-            replay,
-            "After each group, the last one too: clip the norm of all gradients, "
-            "optimizer.step(), lr_scheduler.step(), zero_grad(), or the next epoch begins with old gradients or an old "
-            "learning rate",
-        )
-
-    def _metrics(self, told, tensors, replay, order) -> str:
+    def _metrics(self, told: dict, metrics: list[float]) -> str:
         given = told.get("metrics", {})
-        for name, wanted in zip(UPDATE_METRICS, replay["metrics"]):
+        for name, wanted in zip(UPDATE_METRICS, metrics):
             metric = given.get(name, {"kind": "missing"})
             if metric.get("kind") != "float":
                 return f"{name} must be a float, not {numberless(metric.get('kind'), 60)}"
@@ -289,11 +285,10 @@ class Epoch:
                 )
         return ""
 
-    def _moved(self, tensors, replay, advice: str) -> str:
-        same = all(
-            name in tensors and close(tensors[name], wanted, 1e-4) for name, wanted in replay["parameters"].items()
-        )
-        return "" if same else f"the actor's parameters after the epoch are not the right ones. {advice}"
+    def _moved(self, tensors: dict[str, Tensor], parameters: dict[str, Tensor]) -> str:
+        if all(name in tensors and close(tensors[name], wanted, 1e-4) for name, wanted in parameters.items()):
+            return ""
+        return f"the actor's parameters after the epoch are not the right ones. {ADVICE[self.criterion]}"
 
 
 def _actor(draw: Draw, flat: bool = True) -> dict:

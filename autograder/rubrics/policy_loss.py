@@ -4,20 +4,13 @@ import torch
 from torch import Tensor
 
 from autograder.rubrics import PADDED, Call, Draw, mask_of
-from course_utils.worked_example import worked_example
+from course_utils.worked_example import arguments_of
 
 HINTS = {"worked_example": 2, "clipping": 1, "masking": 2, "gradient": 3, "metrics": 2}
 
 
 def cases(draw: Draw) -> list[Call]:
-    example = worked_example()
-    by_hand = dict(
-        log_probs_new=example.log_probs_new,
-        log_probs_old=example.log_probs_old,
-        advantages=example.advantages,
-        response_mask=example.response_mask,
-        clip_ratio=example.clip_ratio,
-    )
+    by_hand = arguments_of("policy_loss")
     lengths = mask_of(7, 3, 1, 5)
     found = [
         Call("worked_example", "in the worked example", by_hand, ("loss",), unchanged=True, typed=True),

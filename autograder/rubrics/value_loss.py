@@ -4,20 +4,13 @@ import torch
 from torch import Tensor
 
 from autograder.rubrics import PADDED, Call, Draw, Telling, mask_of
-from course_utils.worked_example import worked_example
+from course_utils.worked_example import arguments_of
 
 HINTS = {"worked_example": 2, "clipping": 1, "masking": 2, "gradient": 3, "metrics": 2}
 
 
 def cases(draw: Draw) -> list[Call]:
-    example = worked_example()
-    by_hand = dict(
-        values_new=example.values_new,
-        values_old=example.values_old,
-        returns=example.returns,
-        response_mask=example.response_mask,
-        clip_range_value=example.clip_range_value,
-    )
+    by_hand = arguments_of("value_loss")
     found = [
         Call("worked_example", "in the worked example", by_hand, ("loss",), unchanged=True, typed=True),
         Call(

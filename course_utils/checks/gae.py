@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from course_utils.checks import expect
-from course_utils.worked_example import worked_example as new_example
+from course_utils.worked_example import arguments_of
 
 
 def token_rewards(function: Callable) -> None:
@@ -211,17 +211,8 @@ def no_gradient(function: Callable) -> None:
 CRITERIA = (token_rewards, recursion, whitening, masking, no_gradient)
 
 
-def _arguments(**changes) -> tuple[Tensor, Tensor, Tensor, Tensor, float, float]:
-    example = new_example()
-    given = {
-        "final_rewards": example.final_rewards,
-        "kl_penalties": example.kl_penalties,
-        "values": example.values_old,
-        "response_mask": example.response_mask,
-        "gamma": example.gamma,
-        "lam": example.lam,
-    }
-    return tuple((given | changes).values())
+def _arguments(**changes) -> tuple:
+    return tuple((arguments_of("gae") | changes).values())
 
 
 def _call(function: Callable, *args) -> tuple[Tensor, ...]:

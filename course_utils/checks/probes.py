@@ -12,7 +12,7 @@ from torch import Tensor
 
 from course_utils.checks.behaviour import Fact, of_call, of_value
 from course_utils.checks.epoch_probe import minibatch_update
-from course_utils.worked_example import worked_example
+from course_utils.worked_example import arguments_of
 
 MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0]])
 POISON = torch.tensor([[0.0, 0, 0, 0], [0, 0, 8, -6], [0, 7, -5, 9]])  # stands where MASK is 0
@@ -32,10 +32,9 @@ def policy_loss(function: Callable) -> list[Fact]:
     new = old + sixty_fourths(2, 3, 4, low=-1, high=1)
     advantages = sixty_fourths(16, 3, 4, low=-2, high=2)
     far = torch.tensor([[3.5, -0.25, 0.25, -1.5]])  # log-ratios: large, on both sides of a range that others leave
-    e = worked_example()
     return [
         *of_call(function, _poisoned(new, 0.5), _poisoned(old, -0.25), _poisoned(advantages), MASK, 0.25, trained=0),
-        *of_call(function, e.log_probs_new, e.log_probs_old, e.advantages, e.response_mask, e.clip_ratio),
+        *of_call(function, *arguments_of("policy_loss").values()),
         *of_call(function, far - 4, far * 0 - 4, torch.tensor([[-1.0, 0.5, 2.0, 0.75]]), MASK[:1], 0.25, trained=0),
     ]
 
@@ -44,10 +43,9 @@ def value_loss(function: Callable) -> list[Fact]:
     old = sixty_fourths(4, 3, 4, low=-1, high=1)
     new = old + sixty_fourths(5, 3, 4, low=-1, high=1)
     returns, zero = sixty_fourths(6, 3, 4, low=-2, high=2), torch.zeros(1, 1)
-    e = worked_example()
     return [
         *of_call(function, _poisoned(new), _poisoned(old, -1), _poisoned(returns, 2), MASK, 0.5, trained=0),
-        *of_call(function, e.values_new, e.values_old, e.returns, e.response_mask, e.clip_range_value),
+        *of_call(function, *arguments_of("value_loss").values()),
         # Around a finite return clipping never acts, as each clipped error is the smaller: only inf tells them apart.
         *of_call(function, zero, zero, zero + math.inf, torch.ones(1, 1, dtype=torch.long), 0.5),
     ]

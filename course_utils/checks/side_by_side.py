@@ -16,7 +16,7 @@ from course_utils.checks.minibatch_parts import PPO
 from course_utils.checks.minibatch_update import Epoch, LinearLosses, worked_buffer
 from course_utils.figures.show import ORANGE
 from course_utils.figures.token_explorer import diverging
-from course_utils.worked_example import VOCABULARY, worked_example
+from course_utils.worked_example import VOCABULARY, arguments_of, worked_example
 
 NOTHING = math.nan  # on padding, which has no target
 NO_MASK = (
@@ -63,46 +63,31 @@ def side_by_side(function: Callable) -> str:
 
 
 def _policy_loss(function: Callable) -> Iterable[Grid]:
-    example = worked_example()
     yield _token_by_token(
         "the loss of each token alone",
-        lambda mask: function(
-            example.log_probs_new, example.log_probs_old, example.advantages, mask, example.clip_ratio
-        )[0],
+        lambda mask: function(*(arguments_of("policy_loss") | {"response_mask": mask}).values())[0],
         [[-0.9, -0.375, -1.25, 0.3125], [0.8, 1.5, NOTHING, NOTHING]],
     )
 
 
 def _value_loss(function: Callable) -> Iterable[Grid]:
-    example = worked_example()
     yield _token_by_token(
         "the loss of each token alone, half the larger error",
-        lambda mask: function(example.values_new, example.values_old, example.returns, mask, example.clip_range_value)[
-            0
-        ],
+        lambda mask: function(*(arguments_of("value_loss") | {"response_mask": mask}).values())[0],
         [[0.005, 0.045, 0.005, 0.005], [0.01125, 0.00125, NOTHING, NOTHING]],
     )
 
 
 def _entropy(function: Callable) -> Iterable[Grid]:
-    example = worked_example()
     yield _token_by_token(
         "the loss of each token alone, minus its entropy in nats",
-        lambda mask: function(example.logits_new, mask),
+        lambda mask: function(worked_example().logits_new, mask),
         [[-bits * math.log(2) for bits in row] for row in ENTROPY],
     )
 
 
 def _gae(function: Callable) -> Iterable[Grid]:
-    example = worked_example()
-    advantages, returns = function(
-        example.final_rewards,
-        example.kl_penalties,
-        example.values_old,
-        example.response_mask,
-        example.gamma,
-        example.lam,
-    )
+    advantages, returns = function(*arguments_of("gae").values())
     yield Grid("advantages, whitened", advantages, [[0.75, 0.75, 1.25, -0.25], [-1.0, -1.5, 0.0, 0.0]])
     yield Grid("returns", returns, [[0.3, 0.4, 0.7, 0.9], [0.15, -0.05, NOTHING, NOTHING]])
 
