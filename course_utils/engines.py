@@ -10,7 +10,8 @@ course's reward; and prints train.sh, which names what the engine has no counter
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 from shlex import quote
@@ -19,10 +20,6 @@ from course_utils.config import Config, ConfigError, RewardConfig, load_config
 from course_utils.engine_settings import Answers, Options, Shell, openrlhf, verl
 from course_utils.plain_error import PlainError
 from course_utils.problems import Problem, load_problems
-
-ENGINES = {"verl": verl, "openrlhf": openrlhf}
-COMMANDS = {"verl": "python3 -m verl.trainer.main_ppo", "openrlhf": "python3 -m openrlhf.cli.train_ppo_ray"}
-CHECKED = {"verl": "verl 0.9.1", "openrlhf": "OpenRLHF 0.11.2"}
 
 REWARD = '''"""The course's reward, as verl (compute_score) and OpenRLHF (reward_func) ask for it."""
 import torch
@@ -70,7 +67,7 @@ def export(engine: str, cfg: Config, folder: Path) -> str:
             f"ppo.rollout_samples={cfg.ppo.rollout_samples} must not exceed the {len(train)} problems: "
             "other engines take no problem twice in a rollout"
         )
-    answers, besides = ENGINES[engine](cfg, len(train))
+    answers, besides = ENGINES[engine].settings(cfg, len(train))
     script = train_script(engine, cfg, answers, besides)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "train.sh").write_text(script, encoding="utf-8")
@@ -102,7 +99,7 @@ def train_script(engine: str, cfg: Config, answers: Answers, besides: Options) -
     options = [option for answer in answers.values() if isinstance(answer, dict) for option in answer.items()]
     lines = [
         "#!/usr/bin/env bash",
-        f"# PPO as in course_utils, by {CHECKED[engine]}. In its environment:",
+        f"# PPO as in course_utils, by {ENGINES[engine].version}. In its environment:",
         "#   pip install omegaconf && pip install --no-deps -e <the folder of this course>",
         "# What these settings became:",
         *(f"#   {key}={attrgetter(key)(cfg)!r}: {text}" for key, text in left),
@@ -110,7 +107,7 @@ def train_script(engine: str, cfg: Config, answers: Answers, besides: Options) -
         "GPUS=${GPUS:-1}",
         'HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)',
         "",
-        " \\\n    ".join([COMMANDS[engine], *SPELT[engine]([*options, *besides.items()])]),
+        " \\\n    ".join([ENGINES[engine].command, *ENGINES[engine].spelt([*options, *besides.items()])]),
     ]
     return "\n".join(lines) + "\n"
 
@@ -141,7 +138,18 @@ def in_shell(value: object) -> str:
     return f'"{value}"' if isinstance(value, Shell) else quote(str(value))
 
 
-SPELT = {"verl": overrides, "openrlhf": flags}
+@dataclass(frozen=True)
+class Engine:
+    version: str  # that the settings were checked with
+    command: str
+    settings: Callable[[Config, int], tuple[Answers, Options]]
+    spelt: Callable[[list[tuple[str, object]]], Iterator[str]]  # options for the command line
+
+
+ENGINES = {
+    "verl": Engine("verl 0.9.1", "python3 -m verl.trainer.main_ppo", verl, overrides),
+    "openrlhf": Engine("OpenRLHF 0.11.2", "python3 -m openrlhf.cli.train_ppo_ray", openrlhf, flags),
+}
 
 
 def main() -> None:

@@ -2,10 +2,9 @@
 
 import errno
 from collections.abc import Iterator
+from dataclasses import asdict
 from itertools import chain, count, takewhile
 from pathlib import Path
-
-from omegaconf import OmegaConf
 
 from course_utils.checkpoint import latest, step_of
 from course_utils.config import KEYS, Config, ConfigError, read_yaml
@@ -74,7 +73,7 @@ def _refuse_other_settings(cfg: Config, folder: Path) -> None:
     before = _settings_of(folder)
     if before is None:
         return
-    now = flat(OmegaConf.to_container(OmegaConf.structured(cfg)))
+    now = flat(asdict(cfg))
     changed = [
         f"{key}: {before.get(key)} -> {now.get(key)}"
         for key in sorted(before | now)
