@@ -39,7 +39,7 @@ class CourseCollect(ExchangeCollect):
             record = {"username": username, "filename": filename, "timestamp": datetime.min}
             with self._open(record):
                 pass
-            handed_in = moment(rest.rpartition("+")[0]) or moment(rest)  # behind the date is a secret, or nothing
+            handed_in = moment(rest.rpartition("+")[0]) or moment(rest)  # after the date comes a secret, or nothing
             if handed_in is None:
                 raise ValueError("the date in its name is none that a gradebook can show")
             return record | {"timestamp": handed_in}

@@ -106,7 +106,7 @@ class Copy:
         if inner and (depth == MAX_DEPTH or len(os.fsencode(path)) > MAX_PATH):
             self.not_whole(RecursionError(f"it has more than {MAX_DEPTH} folders in one another, or very long names"))
             return
-        for name in inner:  # behind all files: deep in a folder lies nothing that is graded
+        for name in inner:  # after all files: deep in a folder lies nothing that is graded
             try:
                 with opened(name, source) as below, opened(name, target) as copy:
                     self._require_owner(name, os.fstat(below))

@@ -108,7 +108,7 @@ def _guarded(otherwise, function: Callable, *args):
 
 
 class Questioning:
-    """Puts the cases of an exercise to the worker, and begins again behind a case that ended it.
+    """Puts the cases of an exercise to the worker, and begins again after a case that ended it.
 
     Such a case has cost its criterion, so the criterion's other cases are not asked: a submission that hangs everywhere
     takes CASE_SECONDS for each criterion and no more. One that makes each answer wait has EXERCISE_SECONDS for all.

@@ -217,7 +217,7 @@ def run_epoch(function, case: dict, tensors: dict[str, Tensor]) -> tuple[dict, d
 
 @torch.enable_grad()
 def one_step_more(actor: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """A step behind the epoch, of the sum of all parameters. It takes along what the epoch has left behind, gradients
+    """A step after the epoch, of the sum of all parameters. It takes along what the epoch has left behind, gradients
     that were not set back and the scheduler's last step, so both show in the parameters."""
     sum(parameter.sum() for parameter in actor.parameters()).backward()
     optimizer.step()

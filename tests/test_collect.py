@@ -454,7 +454,7 @@ def test_what_cannot_be_replaced_stays_and_stops_nobody(students, monkeypatch, c
 
 
 def test_a_zone_without_letters_is_a_time_too(students):
-    """nbgrader looks for the date behind the third + from the end, and finds the end of a name in Istanbul."""
+    """nbgrader looks for the date after the third + from the end, and finds the end of a name in Istanbul."""
     students.submit("zoe", "zoe+01_policy_loss+2026-11-22 13:00:00.000000 +03+r4nd0m")
     assert students.collect() == [("ada", KEY), ("zoe", KEY)]
 

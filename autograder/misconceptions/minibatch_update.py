@@ -207,7 +207,7 @@ MISCONCEPTIONS = (
     ),
     Misconception(
         "stepped twice",
-        "The optimizer steps again behind zero_grad. There is nothing left to learn from, and with gradients of 0 a "
+        "The optimizer steps again after zero_grad(). There is nothing left to learn from, and with gradients of 0 a "
         "momentum goes on moving the weights: step once a group.",
         (("        optimizer.zero_grad()\n", "        optimizer.zero_grad()\n        optimizer.step()\n"),),
     ),

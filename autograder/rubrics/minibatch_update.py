@@ -154,7 +154,7 @@ class Epoch:
 
     @property
     def one_step_more(self) -> bool:
-        """Whether the worker takes a step behind the epoch, which shows what the epoch has left behind."""
+        """Whether the worker takes a step after the epoch, which shows what the epoch has left behind."""
         return self.criterion == "step"
 
     @property
@@ -198,7 +198,7 @@ class Epoch:
         return torch.randperm(len(self.buffer["rewards"]), generator=self._generator()).tolist()
 
     def drawn_next(self) -> list[float]:
-        """What the worker draws behind an epoch that has drawn nothing."""
+        """What the worker draws after an epoch that has drawn nothing."""
         return torch.rand(4, generator=self._generator()).tolist()
 
     def _generator(self) -> torch.Generator:

@@ -307,7 +307,7 @@ class TableActor(nn.Module):
         for row in range(len(self.logits)):
             if torch.equal(ids, self._whole(row, "input_ids")):
                 wanted = self._whole(row, "attention_mask")
-                end = int(wanted.nonzero().max()) + 1  # behind the last token a causal model is asked nothing
+                end = int(wanted.nonzero().max()) + 1  # after the last token a causal model is asked nothing
                 assert torch.equal(mask[:end].long(), wanted[:end]), (
                     "attention_mask must be prompt_attention_mask followed by response_attention_mask. See hint 2."
                 )
@@ -552,7 +552,7 @@ def rotated(order: list[int]) -> bool:
 
 def _mini_batches(function: Callable, drawn: int) -> tuple[list[list[int]], float]:
     """The responses in each mini-batch of an epoch of twelve, so many random numbers after the seed was set, and the
-    random number behind it."""
+    random number after it."""
     torch.manual_seed(0)
     torch.rand(drawn)
     buffer, actor = _buffer(12)
