@@ -3,31 +3,54 @@
 nbgrader's own follows symbolic links, with the instructor's rights: a link to the instructor's source notebook would
 come out as a submission with the right answers. It warns of a folder that belongs to another student than the one in
 its name, and collects it all the same. And one folder that is too large, or has a name that it does not expect, ends
-the collection for the whole class. Here links stay links, which submission.py then refuses; what another account made
-is left where it is unless check_owner is off, and whatever is wrong with a submission is only its own affair.
+the collection for the whole class. Here links stay links, which submission.py then refuses; a folder that another
+account made is left where it is unless check_owner is off, as is always what another account has put into it; and
+whatever is wrong with a submission is only its own affair.
 
 Whoever made a folder in the exchange can change it while it is collected. So it is opened once, without following a
 link, and its owner and all that is copied are those of the open folder.
 """
 
+import errno
 import os
 import shutil
+import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from nbgrader.exchange.default import ExchangeCollect
 from nbgrader.utils import ignore_patterns
 
-from autograder.foreign_folder import MAX_FILES, Copy, extent, names_in, opened, permit
-from autograder.submission import DAYS, MAX_RECEIPT, SECRET, TIMESTAMP, moment, no_student, small_text, written
+from autograder.foreign_folder import MAX_FILES, Copy, extent, opened, permit
+from autograder.master import ASSIGNMENTS, master
+from autograder.submission import (
+    COLLECTING,
+    DAYS,
+    MAX_RECEIPT,
+    SECRET,
+    TIMESTAMP,
+    moment,
+    no_student,
+    small_text,
+    written,
+)
 
-MAX_TOLD = 100  # lines on folders that are no submissions: anybody can make a million names
+MAX_TOLD = 100  # lines on what an account has put there that is no submission: it can be a million names
 
 
 class CourseCollect(ExchangeCollect):
     """ExchangeCollect with its options."""
+
+    def start(self) -> None:
+        """Collects. ExchangeError: there is no exchange, or the disk is full or may not be written."""
+        self.refused: Counter[int] = Counter()  # user id -> how many of its folders are not collected
+        super().start()
+        for uid, count in self.refused.items():
+            if count > MAX_TOLD:
+                self.log.warning("Not collected: %s more of %s", f"{count - MAX_TOLD:,}", _owner(uid))
 
     def _path_to_record(self, path: str) -> dict:
         """nbgrader's {username, filename, timestamp}; the username is "" where the folder cannot be a submission."""
@@ -49,8 +72,8 @@ class CourseCollect(ExchangeCollect):
 
     @contextmanager
     def _open(self, record: dict) -> Iterator[int]:
-        """The descriptor of a submission's folder. OSError: it is none. ValueError: it, or what is in it, is somebody
-        else's."""
+        """The descriptor of a submission's folder. OSError: it is none. ValueError: it, or what counts in it, is
+        somebody else's."""
         with opened(os.path.join(self.inbound_path, record["filename"])) as folder:
             uid = os.fstat(folder).st_uid
             if self.check_owner and (owner := _owner(uid)) != record["username"]:
@@ -58,67 +81,85 @@ class CourseCollect(ExchangeCollect):
                     f"it belongs to {owner}. Where all students' servers run as one user, set "
                     "c.ExchangeCollect.check_owner = False"
                 )
-            for name in filter(_counts, names_in(folder, MAX_FILES)):  # moved in, or several may write the folder
-                other = os.stat(name, dir_fd=folder, follow_symlinks=False).st_uid
-                if other != uid:
-                    raise ValueError(f"{ascii(name)} in it belongs to {_owner(other)}")
+            for name in self._that_count:  # moved in, or several may write the folder
+                with suppress(FileNotFoundError):
+                    other = os.stat(name, dir_fd=folder, follow_symlinks=False).st_uid
+                    if other != uid:
+                        raise ValueError(f"{name} in it belongs to {_owner(other)}")
             yield folder
 
-    def _not_collected(self, path: str, error: Exception) -> None:
-        self.refused += 1
-        if self.refused <= MAX_TOLD:
-            self.log.warning("Not collected: %s: %s", ascii(path), error)
+    @property
+    def _that_count(self) -> list[str]:
+        """The names of the files that a grade can depend on."""
+        key = ASSIGNMENTS.get(self.coursedir.assignment_id)
+        return [TIMESTAMP, SECRET, *([master(key).file] if key else [])]
 
-    def start(self) -> None:
-        self.refused = 0
-        super().start()
-        if self.refused > MAX_TOLD:
-            self.log.warning("%s more are not collected", f"{self.refused - MAX_TOLD:,}")
+    def _not_collected(self, path: str, error: Exception) -> None:
+        try:
+            uid = os.lstat(os.path.join(self.inbound_path, path)).st_uid
+        except OSError:  # it is gone
+            uid = -1
+        self.refused[uid] += 1
+        if self.refused[uid] <= MAX_TOLD:
+            self.log.warning("Not collected: %s: %s", ascii(path), error)
 
     def copy_files(self) -> None:
         """As nbgrader's own, but that what is wrong with one submission ends nothing else, and that an older copy stays
-        where nothing can be opened that would take its place."""
+        until a newer one is whole beside it."""
         records = [record for record in self.src_records if record["username"]]
         if not records:
             self.log.warning("No submissions of %s to collect", self.coursedir.assignment_id)
         submitted = Path(self.coursedir.format_path(self.coursedir.submitted_directory, "", ""))
-        with _one_at_a_time(submitted, self.log.warning):
-            for record in records:
-                try:
-                    with self._open(record) as folder:
-                        self._collect(record, folder)
-                except (OSError, ValueError) as error:
-                    self._not_collected(record["filename"], error)
+        try:
+            with one_at_a_time(submitted, self.log.warning), _scratch(submitted) as scratch:
+                for record in records:
+                    try:
+                        self._collect(record, Path(tempfile.mkdtemp(dir=scratch)))
+                    except (OSError, ValueError) as error:
+                        if of_the_disk(error):
+                            raise
+                        self._not_collected(record["filename"], error)
+        except OSError as error:
+            self.fail(f"{submitted}: {error.strerror}. What is in it is whole: put that right, and collect again.")
 
-    def _collect(self, record: dict, folder: int) -> None:
-        """Copies a submission unless it is there already."""
+    def _collect(self, record: dict, scratch: Path) -> None:
+        """Copies a submission, unless it is there already, into `scratch`, and then to its place."""
         student, assignment = record["username"], self.coursedir.assignment_id
         dest = Path(self.coursedir.format_path(self.coursedir.submitted_directory, student, assignment))
-        if dest.is_dir():
-            there = self.coursedir.get_existing_timestamp(dest)
+        updating = dest.is_dir()
+        if dest.is_symlink():
+            raise OSError(f"{dest} is a symbolic link")
+        if updating:
+            there = moment(small_text(dest / TIMESTAMP, MAX_RECEIPT))
             newer = there is None or record["timestamp"] > there
             if not (self.update and newer or self.before_duedate and record["timestamp"] != there):
                 why = "No newer one" if self.update else "There already, and --update was not given"
                 self.log.info("%s: %s %s", why, student, assignment)
                 return
-            self.log.info("Updating %s %s", student, assignment)
-            if not os.access(dest.parent, os.W_OK):
-                raise PermissionError(f"{dest.parent} may not be changed by this account")
-            shutil.rmtree(dest)
-        else:
-            self.log.info("Collecting %s %s", student, assignment)
+        with self._open(record) as folder:
+            handed_in = self._copy(record, folder, scratch / "new")
+        if not handed_in:
+            what = "the older one stays" if updating else "collect --update again"
+            self.log.warning("%s %s has no receipt yet: it is being handed in, %s", student, assignment, what)
+        if updating and not handed_in:
+            return
+        self.log.info("%s %s %s", "Updating" if updating else "Collecting", student, assignment)
         if not dest.parent.exists():
             dest.parent.mkdir(parents=True)
             permit(str(dest.parent), self._modes[0])
-        self._copy(record, folder, dest)
+        if updating:
+            dest.rename(scratch / "old")
+        (scratch / "new").rename(dest)
+        shutil.rmtree(scratch, ignore_errors=True)
 
     @property
     def _modes(self) -> tuple[int, int]:
         """What folders and files are permitted at least, whatever they came with."""
         return (0o2770, 0o660) if self.coursedir.groupshared else (0o700, 0o600)
 
-    def _copy(self, record: dict, folder: int, dest: Path) -> None:
-        """Copies an open folder as far as its limits go. Of one that is too large, notebooks and receipt only."""
+    def _copy(self, record: dict, folder: int, new: Path) -> bool:
+        """Copies an open folder as far as its limits go; of one that is too large, notebooks and receipt only. Whether
+        it was handed in, with all of its receipt, before and after the copy."""
         source = os.path.join(self.inbound_path, record["filename"])
         too_large, before = self._too_large(source, folder), _receipt(folder)
         unwanted = ignore_patterns(self.coursedir.ignore, self.coursedir.include)
@@ -126,30 +167,32 @@ class CourseCollect(ExchangeCollect):
         def left_out(below: str, names: list[str]) -> set[str]:
             out = {TIMESTAMP} if below == "" else set()
             if too_large:
-                out |= {name for name in names if not _counts(name)}
+                out |= {name for name in names if not name.endswith(".ipynb") and name != SECRET}
             return out.union(unwanted(os.path.join(source, below), [*set(names) - out]))
 
         problems = []
 
         def not_whole(error: Exception) -> None:
+            if of_the_disk(error):
+                raise error
             problems.append(error)
             self.log.warning("%s is not collected whole: %s", ascii(source), str(error)[:500])
 
+        new.mkdir()
         limits = 1000 * self.coursedir.max_dir_size, 1000 * self.coursedir.max_file_size  # bytes
-        timestamp = dest / TIMESTAMP
-        with _stopping_nobody(not_whole):
-            dest.mkdir()
-            _write_timestamp(timestamp, DAYS[0], self._modes[1])  # should this be killed, --update takes it anew
-            with opened(str(dest)) as target:
-                owner = os.fstat(folder).st_uid
-                Copy(owner, *limits, self._modes, left_out, not_whole).folder(folder, target)
-        with _stopping_nobody(not_whole):
-            # nbgrader's submit writes the receipt last: it may not be through, or have come through meanwhile.
-            whole = not problems and all(before) and before == _receipt(folder)
-            handed_in = moment(before[0]) or record["timestamp"]
-            if not whole:  # --update takes it anew
-                handed_in = max(DAYS[0], handed_in - timedelta(microseconds=1))
-            _write_timestamp(timestamp, handed_in, self._modes[1])
+        with opened(str(new)) as target:
+            copy = Copy(os.fstat(folder).st_uid, *limits, self._modes, left_out, not_whole)
+            try:
+                copy.folder(folder, target)
+            except Exception as error:
+                not_whole(error)
+        handed_in = all(before) and before == _receipt(folder)  # nbgrader's submit writes the receipt last
+        when = moment(before[0]) or record["timestamp"]
+        if problems or not handed_in:  # --update takes it anew
+            when = max(DAYS[0], when - timedelta(microseconds=1))
+        (new / TIMESTAMP).write_text(written(when))  # in words of our own: nbgrader stops on what it cannot read
+        permit(str(new / TIMESTAMP), self._modes[1])
+        return handed_in
 
     def _too_large(self, source: str, folder: int) -> bool:
         """By nbgrader's option or by the number of its files; also where it cannot be told, as in a folder that shows
@@ -168,19 +211,19 @@ class CourseCollect(ExchangeCollect):
         return True
 
 
-def _counts(name: str) -> bool:
-    """Whether a grade can depend on the file of this name."""
-    return name.endswith(".ipynb") or name in (TIMESTAMP, SECRET)
-
-
 def _receipt(folder: int) -> tuple[str, str]:
     """What the open folder's timestamp.txt and secret say, each "" where it says nothing."""
     timestamp, secret = (small_text(Path(name), MAX_RECEIPT, folder) for name in (TIMESTAMP, SECRET))
     return timestamp if moment(timestamp) else "", secret
 
 
+def of_the_disk(error: Exception) -> bool:
+    """Whether it would meet every other submission too: no room, or a disk that may not be written."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
 @contextmanager
-def _one_at_a_time(folder: Path, tell: Callable[[str], None]) -> Iterator[None]:
+def one_at_a_time(folder: Path, tell: Callable[[str], None]) -> Iterator[None]:
     """A block that waits until no other process is in it: of two at once, one would delete what the other copies."""
     import fcntl  # not on Windows, where nbgrader has no exchange
 
@@ -188,6 +231,9 @@ def _one_at_a_time(folder: Path, tell: Callable[[str], None]) -> Iterator[None]:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            tell("Another collect is at work: waiting for its end")
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         except OSError as error:  # as on some network file systems
             tell(f"{folder} cannot be locked ({error.strerror}): see to it that nobody else collects now")
@@ -197,18 +243,16 @@ def _one_at_a_time(folder: Path, tell: Callable[[str], None]) -> Iterator[None]:
 
 
 @contextmanager
-def _stopping_nobody(tell: Callable[[Exception], None]) -> Iterator[None]:
-    """A block whose errors are told and end nothing else: what is wrong with one submission is its own affair."""
+def _scratch(submitted: Path) -> Iterator[Path]:
+    """A folder on the same disk, from which a copy can be moved to its place. What is left, the next collection
+    deletes."""
+    for left in submitted.glob(f"{COLLECTING}*"):  # by one that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    scratch = Path(tempfile.mkdtemp(prefix=COLLECTING, dir=submitted))
     try:
-        yield
-    except Exception as error:
-        tell(error)
-
-
-def _write_timestamp(path: Path, when: datetime, mode: int) -> None:
-    """In words of our own: nbgrader stops on one that it cannot read, on the formgrader's pages too."""
-    path.write_text(written(when))
-    permit(str(path), mode)
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _owner(uid: int) -> str:

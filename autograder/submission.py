@@ -32,6 +32,7 @@ MAX_MARKS = 30  # combining marks on one letter: more have no meaning (Unicode S
 MAX_CELLS = 1000  # the course's longest notebook has 48
 TIMESTAMP, SECRET = "timestamp.txt", "submission_secret.txt"  # what nbgrader's submit leaves beside the notebooks
 MAX_RECEIPT = 1_000  # bytes of each
+COLLECTING = ".collecting-"  # begins the name of a folder of collect.py's own
 MAX_STUDENT = 128  # characters: the width of the gradebook's column
 DATE = re.compile(r"\d{4}-\d\d-\d\d(?!\d)")
 ZONE = re.compile(r"[A-Za-z]\w*([/+-]\w+)*|[+-]?\d+")  # Europe/Berlin, CET, +0100
@@ -77,7 +78,8 @@ def find(submitted: Path) -> tuple[list[tuple[str, str]], list[str]]:
     found, refused = [], []
     for student in sorted(os.listdir(submitted)) if submitted.is_dir() else []:
         folder = submitted / student
-        if student == ".ipynb_checkpoints" or not (folder.is_dir() or folder.is_symlink()):
+        ours = student == ".ipynb_checkpoints" or student.startswith(COLLECTING)
+        if ours or not (folder.is_dir() or folder.is_symlink()):
             continue
         if why := no_student(student):
             refused.append(f"{ascii(str(folder))} is not graded: {why}")
@@ -99,10 +101,10 @@ def no_student(name: str) -> str:
         name.encode()
     except UnicodeEncodeError:
         return "its name is not UTF-8. Rename it to the student's id."
-    if name.strip() == "" or not name.isprintable() or name != name.strip() or set(name) & set("<>\\*?[]"):
-        return (  # of the last four nbgrader makes patterns
-            "a student's id has no control characters, none of < > \\ * ? [ ] and no space at its ends. Rename it to "
-            "the student's id."
+    if name.strip() == "" or not name.isprintable() or name != name.strip() or set(name) & set('<>\\*?[],;"'):
+        return (  # of * ? [ ] nbgrader makes patterns, and its grades.csv quotes none of the last three
+            "a student's id has no control characters, none of < > \\ * ? [ ] , ; \" and no space at its ends. Rename "
+            "it to the student's id."
         )
     if name[0] in ".=+-@":  # hidden; the others begin a formula in the spreadsheet that opens grades.csv
         return "a student's id has none of . = + - @ in front. Rename it to the student's id."

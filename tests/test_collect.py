@@ -3,21 +3,24 @@
 import os
 import subprocess
 import threading
+from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 from nbgrader.apps.baseapp import NbGrader
 from nbgrader.coursedir import CourseDirectory
+from nbgrader.exchange import ExchangeError
 
 from autograder import collect, foreign_folder
 from autograder.collect import CourseCollect
-from autograder.submission import find, read, receipt
+from autograder.submission import COLLECTING, find, read, receipt
 from tests.class_of_students import new_course
 from tests.course import hand_in
 
 KEY = "policy_loss"
 STAMP = "2026-11-22 10:00:00.000000 UTC"
 JUST_BEFORE = "2026-11-22 09:59:59.999999 UTC"
+LATER = "2026-11-22 11:00:00.000000 UTC"
 
 
 class Class:
@@ -212,7 +215,7 @@ def test_a_folder_that_changes_before_its_turn_takes_no_earlier_ones_place(stude
 
 def test_nobody_hands_in_under_anothers_name(students, monkeypatch, capsys):
     """Bob's later folder with Ada's name in it, which nbgrader's own would take for her last one."""
-    forged = students.submit("ada", "ada+01_policy_loss+2026-11-22 11:00:00.000000 UTC+r4nd0m")
+    forged = students.submit("ada", f"ada+01_policy_loss+{LATER}+r4nd0m")
     give(forged, 54321)
     monkeypatch.setattr(collect, "_owner", lambda uid: "bob" if uid == 54321 else "ada")
     assert students.collect(check_owner=True) == [("ada", KEY)]
@@ -254,11 +257,11 @@ def test_what_belongs_to_somebody_else_is_not_collected(students, tmp_path, owne
 def test_a_folder_in_which_somebody_else_wrote_takes_no_submissions_place(students, capsys, name):
     """As one of Ada's that her team may write, moved into the exchange under her name."""
     students.collect()
-    later = students.submit("ada", "ada+01_policy_loss+2026-11-22 11:00:00.000000 UTC+r4nd0m")
+    later = students.submit("ada", f"ada+01_policy_loss+{LATER}+r4nd0m")
     (later / "policy_loss.ipynb").write_text("{")
     os.chown(later / name, 54321, -1)
     students.collect(update=True)
-    assert f"'{name}' in it belongs to user id 54321" in capsys.readouterr().err
+    assert f"{name} in it belongs to user id 54321" in capsys.readouterr().err
     assert read(students.submitted, "ada", KEY).problem == ""
 
 
@@ -355,31 +358,62 @@ def test_a_damaged_submission_is_collected_as_far_as_it_goes(students, damage):
     assert students.collect() == [("ada", KEY), ("bob", KEY)]  # and once more
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
-def test_what_was_not_copied_whole_is_taken_anew(students, monkeypatch, error):
-    """By collect --update; and a student's own timestamp.txt, which may be none, is never left to nbgrader."""
-    (students.submit("eve") / "timestamp.txt").write_text("never")
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device"), OSError(5, "I/O error")])
+@pytest.mark.parametrize("older", [False, True])
+def test_what_was_not_copied_whole_is_taken_anew(students, monkeypatch, older, error):
+    """By collect --update. An older copy stays where it is the collection that ends."""
+    if older:
+        students.collect()
+        later = students.submit("ada", f"ada+01_policy_loss+{LATER}+r4nd0m")
+        (later / "timestamp.txt").write_text(LATER)
     with monkeypatch.context() as broken:
         broken.setattr(collect.Copy, "_file", lambda *_: (_ for _ in ()).throw(error))
-        if error is KeyboardInterrupt:
-            with pytest.raises(KeyboardInterrupt):
-                students.collect()
+        if error is KeyboardInterrupt or error.errno == 28:
+            with pytest.raises(KeyboardInterrupt if error is KeyboardInterrupt else ExchangeError):
+                students.collect(update=True)
+            assert find(students.submitted)[0] == [("ada", KEY)] * older
+            assert not older or read(students.submitted, "ada", KEY).problem == ""
         else:
-            students.collect()
-    texts = {path.read_text() for path in students.submitted.rglob("timestamp.txt")}
-    assert texts and texts <= {"1970-01-01 00:00:00.000000 UTC", JUST_BEFORE}
+            students.collect(update=True)
+            assert receipt(students.submitted, "ada", KEY).timestamp.endswith("59:59.999999 UTC")
+    assert [path.name for path in students.submitted.iterdir()] in ([], ["ada"])
     students.collect(update=True)
-    for student in ("ada", "eve"):
-        assert read(students.submitted, student, KEY).problem == ""
-    assert receipt(students.submitted, "ada", KEY).timestamp == STAMP
+    assert read(students.submitted, "ada", KEY).problem == ""
+    assert receipt(students.submitted, "ada", KEY).timestamp == (LATER if older else STAMP)
 
 
-def test_a_folder_that_is_being_handed_in_is_taken_anew(students):
+def test_a_students_own_timestamp_is_never_left_to_nbgrader(students):
+    (students.submit("eve") / "timestamp.txt").write_text("never")
+    students.collect()
+    assert receipt(students.submitted, "eve", KEY).timestamp == JUST_BEFORE
+
+
+def test_what_a_killed_collection_has_left_is_no_student_and_deleted_by_the_next(students):
+    (students.submitted / f"{COLLECTING}x/1/new").mkdir(parents=True)
+    assert find(students.submitted) == ([], [])
+    students.collect()
+    assert [path.name for path in students.submitted.iterdir()] == ["ada"]
+
+
+@pytest.mark.parametrize("state", ["before", "after"])
+def test_a_full_disk_ends_the_collection_in_one_line(students, monkeypatch, capsys, state):
+    """And not in a zero for each student after it."""
+    full = OSError(28, "No space left on device")
+    target = (collect.tempfile, "mkdtemp") if state == "before" else (collect.Copy, "folder")
+    monkeypatch.setattr(*target, Mock(side_effect=full))
+    with pytest.raises(ExchangeError):
+        students.collect()
+    assert "submitted: No space left on device. What is in it is whole" in capsys.readouterr().err
+    assert find(students.submitted)[0] == []
+
+
+def test_a_folder_that_is_being_handed_in_is_taken_anew(students, capsys):
     """nbgrader's submit copies the folder, and then writes the time and the secret."""
     folder = students.submit("eve")
     secret = (folder / "submission_secret.txt").read_text()
     (folder / "submission_secret.txt").unlink()
     students.collect()
+    assert "eve 01_policy_loss has no receipt yet" in capsys.readouterr().err
     (folder / "submission_secret.txt").write_text(secret)
     students.collect(update=True)
     assert receipt(students.submitted, "eve", KEY).secret == secret
@@ -411,14 +445,25 @@ def test_a_folder_whose_handing_in_ends_while_it_is_collected_is_taken_anew(stud
     assert receipt(students.submitted, "eve", KEY).timestamp == STAMP
 
 
-def test_of_two_collections_at_once_one_waits(students):
+def test_an_older_copy_stays_while_the_newer_is_handed_in(students):
+    students.collect()
+    later = students.submit("ada", f"ada+01_policy_loss+{LATER}+r4nd0m")
+    (later / "policy_loss.ipynb").unlink()
+    (later / "submission_secret.txt").unlink()
+    students.collect(update=True)
+    assert read(students.submitted, "ada", KEY).problem == ""
+    assert receipt(students.submitted, "ada", KEY).timestamp == STAMP
+
+
+def test_of_two_collections_at_once_one_waits(students, capsys):
     """Or one would delete what the other is copying."""
     students.submitted.mkdir()
-    with collect._one_at_a_time(students.submitted, pytest.fail):
+    with collect.one_at_a_time(students.submitted, pytest.fail):
         second = threading.Thread(target=students.collect, daemon=True)
         second.start()
         second.join(1)
         assert second.is_alive() and find(students.submitted)[0] == []
+        assert "Another collect is at work" in capsys.readouterr().err
     second.join(30)
     assert find(students.submitted)[0] == [("ada", KEY)]
 
@@ -426,7 +471,7 @@ def test_of_two_collections_at_once_one_waits(students):
 def test_a_folder_that_cannot_be_locked_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr("fcntl.flock", Mock(side_effect=OSError(9, "Bad file descriptor")))
     told = []
-    with collect._one_at_a_time(tmp_path, told.append):
+    with collect.one_at_a_time(tmp_path, told.append):
         pass
     assert "cannot be locked (Bad file descriptor)" in told[0]
 
@@ -437,7 +482,7 @@ def test_of_many_names_that_are_no_submissions_a_hundred_are_told(students, monk
         (students.inbound / f"eve+01_policy_loss+{number}").touch()
     assert students.collect() == [("ada", KEY)]
     said = capsys.readouterr().err
-    assert said.count("Not collected") == 2 and "3 more are not collected" in said
+    assert said.count("Not collected: '") == 2 and "Not collected: 3 more of " in said
 
 
 def test_what_cannot_be_replaced_stays_and_stops_nobody(students, monkeypatch, capsys):
@@ -445,12 +490,27 @@ def test_what_cannot_be_replaced_stays_and_stops_nobody(students, monkeypatch, c
     students.submit("bob")
     students.collect()
     for student in ("ada", "bob"):
-        students.submit(student, f"{student}+01_policy_loss+2026-11-22 11:00:00.000000 UTC+r4nd0m")
-    access, fixed = os.access, students.submitted / "ada"
-    monkeypatch.setattr(os, "access", lambda path, mode: path != fixed and access(path, mode))
+        students.submit(student, f"{student}+01_policy_loss+{LATER}+r4nd0m")
+    rename, fixed = Path.rename, students.submitted / "ada/01_policy_loss"
+
+    def refused(path, target):
+        if path == fixed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refused)
     students.collect(update=True)
-    assert "ada may not be changed by this account" in capsys.readouterr().err
+    assert "Permission denied" in capsys.readouterr().err
     assert read(students.submitted, "ada", KEY).problem == "" == read(students.submitted, "bob", KEY).problem
+
+
+def test_an_older_timestamp_that_is_none_is_replaced(students):
+    """As by a hand that knows another form of dates, on which nbgrader stops."""
+    students.submit("bob")
+    students.collect()
+    (students.submitted / "ada/01_policy_loss/timestamp.txt").write_text("am 22. November um 10")
+    assert students.collect(update=True) == [("ada", KEY), ("bob", KEY)]
+    assert receipt(students.submitted, "ada", KEY).timestamp == STAMP
 
 
 def test_a_zone_without_letters_is_a_time_too(students):
