@@ -180,7 +180,8 @@ class _Bars:
 
     counts: tuple[int, ...]
 
-    def svg(self, width: int = 16, height: int = 48) -> str:
+    def svg(self) -> str:
+        width, height = 16, 48  # pixels
         words = ", ".join(f"{count} with {points}" for points, count in enumerate(self.counts) if count)
         bars = [
             f'<rect x="{i * width + 1}" y="{height - height * n / max(self.counts):.1f}" width="{width - 2}" '

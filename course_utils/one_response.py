@@ -19,17 +19,16 @@ class OneResponse:
     quantities: dict[str, Tensor]  # name -> (R,)
 
 
-def one_response(trainer: Trainer, row: int | None = None) -> OneResponse:
-    """Response number `row` of the rollout that would come next, or the longest wrong one; and what the update on that
+def one_response(trainer: Trainer) -> OneResponse:
+    """The longest wrong response of the rollout that would come next, or the longest one; and what the update on that
     rollout would do to it. The trainer stays as it is. Takes as long as one PPO step."""
     buffer, scores = trainer.rollout(trainer.step + 1)
     trainer.begin_at_ratio_1(buffer)
     kl = trainer.add_advantages(buffer)  # (N, R), nats
     log_ratio = _after_update(trainer, buffer) - buffer["logprobs"]
     lengths = buffer["response_attention_mask"].sum(1)  # (N,)
-    if row is None:
-        wrong = [i for i, score in enumerate(scores) if not score.correct]
-        row = max(wrong or range(len(scores)), key=lambda i: lengths[i].item())
+    wrong = [i for i, score in enumerate(scores) if not score.correct]
+    row = max(wrong or range(len(scores)), key=lambda i: lengths[i].item())
     prompt = buffer["prompt_input_ids"][row][buffer["prompt_attention_mask"][row].bool()]
     length = lengths[row]
     quantities = {

@@ -27,6 +27,7 @@ from course_utils.rollout import texts_of
 TEMPERATURES = np.linspace(0.1, 5, 50)
 OPEN = 0.1  # nats: above it we call a token a decision
 BARS = 6  # tokens that have a bar of their own
+SAMPLES = 8  # responses to one question
 
 
 # ------------------------------------------------------------------ why: decisions and what they are worth
@@ -74,12 +75,12 @@ def _draw_openings(axes: Axes, rollout: RealRollout) -> str:
 # ------------------------------------------------------------------ why: a policy that is sure of itself
 
 
-def same_question(rollout: RealRollout, row: int, temperature: float, count: int = 8) -> list[tuple[float, str]]:
-    """Reward and text of `count` responses to one question of the rollout, sampled at this temperature."""
+def same_question(rollout: RealRollout, row: int, temperature: float) -> list[tuple[float, str]]:
+    """Reward and text of SAMPLES responses to one question of the rollout, sampled at this temperature."""
     problem = Problem(rollout.questions[row], f"#### {rollout.golds[row]}")
-    buffer = respond(embedded_actor(temperature), [prompt_of(problem)] * count, seed=0)
+    buffer = respond(embedded_actor(temperature), [prompt_of(problem)] * SAMPLES, seed=0)
     texts = texts_of(buffer, embedded_tokenizer())
-    return list(zip(rewards_of(texts, [problem] * count), texts))
+    return list(zip(rewards_of(texts, [problem] * SAMPLES), texts))
 
 
 def print_entropies(rollout: RealRollout, loss: Callable) -> None:

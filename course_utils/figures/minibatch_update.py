@@ -53,11 +53,11 @@ def _whitened(rewards: Tensor) -> Tensor:
 # ------------------------------------------------------------------ one position late
 
 
-def draw_positions(rollout: RealRollout, row: int = RIGHT) -> tuple[Figure, str]:
-    """The ratio to the log-probs of sampling at each token of a response, by outputs at the right positions and by
+def draw_positions(rollout: RealRollout) -> tuple[Figure, str]:
+    """The ratio to the log-probs of sampling at each token of the right response, by outputs at the right positions and by
     those one position late. The model has not been updated, so it should be 1."""
-    tokens = rollout.tokens[row]
-    exact, late = _ratios(rollout, row)
+    tokens = rollout.tokens[RIGHT]
+    exact, late = _ratios(rollout, RIGHT)
     figure = new_figure(3.6)
     axes = figure.add_subplot()
     axes.axhline(1, color=GREY, linewidth=1)

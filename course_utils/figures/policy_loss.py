@@ -30,6 +30,7 @@ from course_utils.rollout import texts_of
 # Found by looking: of some 150 direct guesses in 60 rollouts, two were right. Another model needs another seed.
 LUCKY_SEED = 28
 LEARNING_RATE = 0.002  # of plain gradient descent
+STEPS = 20
 CLIP = 0.2
 CASES = ((0.5, 0.2), (1.3, 0.2), (1.3, 0.5))  # ratio, clip ratio: what notebook 1 asks for before it shows it
 STYLES = (
@@ -60,7 +61,7 @@ class Repeated:
 
     tokens: list[str]  # R of them
     old_probs: Tensor  # (R,) when the response was written
-    ratios: Tensor  # (steps + 1, R): probability of each token over its old one
+    ratios: Tensor  # (STEPS + 1, R): probability of each token over its old one
     questions: list[str]  # other questions, which the model answered by a guess
     before: list[str]  # its most likely response to each of them
     after: list[str]
@@ -83,14 +84,14 @@ def show_updates(lucky: LuckyGuess, loss: Callable | None = None) -> None:
         _show_answers(repeated)
 
 
-def repeat_update(lucky: LuckyGuess, loss: Callable | None = None, steps: int = 20) -> Repeated:
-    """Takes `steps` steps of plain gradient descent, with an advantage of 1 at each token. `lucky` is not changed."""
+def repeat_update(lucky: LuckyGuess, loss: Callable | None = None) -> Repeated:
+    """Takes STEPS steps of plain gradient descent, with an advantage of 1 at each token. `lucky` is not changed."""
     actor, prompts = embedded_actor(), training_prompts(24, seed=7)
     before = _greedy(actor, prompts)
     guessed = [row for row, text in enumerate(before) if "<<" not in text]
     tokens = lucky.rollout.tokens[lucky.row]
     old = lucky.rollout.buffer["logprobs"][lucky.row, : len(tokens)]
-    ratios = _ascend(actor, lucky, old[None], loss, steps)
+    ratios = _ascend(actor, lucky, old[None], loss)
     after = _greedy(actor, [prompts[row] for row in guessed])
     return Repeated(
         tokens,
@@ -106,8 +107,8 @@ def _greedy(actor: ActorCritic, prompts: list[Prompt]) -> list[str]:
     return texts_of(respond(actor, prompts, seed=None), embedded_tokenizer())
 
 
-def _ascend(actor: ActorCritic, lucky: LuckyGuess, old: Tensor, loss: Callable | None, steps: int) -> Tensor:
-    """The ratios (steps + 1, R) before, between and after the steps, to the log-probs `old` (1, R); changes `actor`."""
+def _ascend(actor: ActorCritic, lucky: LuckyGuess, old: Tensor, loss: Callable | None) -> Tensor:
+    """The ratios (STEPS + 1, R) before, between and after the steps, to the log-probs `old` (1, R); changes `actor`."""
     buffer, row, length = lucky.rollout.buffer, slice(lucky.row, lucky.row + 1), old.shape[1]
     response = buffer["response_input_ids"][row, :length]  # (1, R)
     ids = torch.cat([buffer["prompt_input_ids"][row], response], dim=1)
@@ -115,12 +116,12 @@ def _ascend(actor: ActorCritic, lucky: LuckyGuess, old: Tensor, loss: Callable |
     ones = torch.ones_like(old)
     optimizer = torch.optim.SGD(actor.parameters(), lr=LEARNING_RATE)
     ratios = []
-    for step in range(steps + 1):
+    for step in range(STEPS + 1):
         logits, _ = actor(ids, mask, logits_to_keep=length + 1)
         new = logits[:, :-1].log_softmax(-1).gather(-1, response.unsqueeze(-1)).squeeze(-1)
         ratio = (new - old).exp()
         ratios.append(ratio.detach()[0])
-        if step < steps:
+        if step < STEPS:
             optimizer.zero_grad()
             (loss(new, old, ones, ones.long(), CLIP)[0] if loss else -ratio.mean()).backward()
             optimizer.step()
