@@ -54,8 +54,8 @@ def _whitened(rewards: Tensor) -> Tensor:
 
 
 def draw_positions(rollout: RealRollout) -> tuple[Figure, str]:
-    """The ratio to the log-probs of sampling at each token of the right response, by outputs at the right positions and by
-    those one position late. The model has not been updated, so it should be 1."""
+    """The ratio to the log-probs of sampling at each token of the right response, by outputs at the right positions and
+    by those one position late. The model has not been updated, so it should be 1."""
     tokens = rollout.tokens[RIGHT]
     exact, late = _ratios(rollout, RIGHT)
     figure = new_figure(3.6)
