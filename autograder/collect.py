@@ -24,7 +24,7 @@ from pathlib import Path
 from nbgrader.exchange.default import ExchangeCollect
 from nbgrader.utils import ignore_patterns
 
-from autograder.foreign_folder import MAX_FILES, Copy, extent, opened, permit
+from autograder.foreign_folder import MAX_FILES, NEW, Copy, extent, opened, permit
 from autograder.master import ASSIGNMENTS, master
 from autograder.submission import (
     COLLECTING,
@@ -39,6 +39,8 @@ from autograder.submission import (
 )
 
 MAX_TOLD = 100  # lines on what an account has put there that is no submission: it can be a million names
+MAX_PROBLEMS = 10  # lines on what of one submission is not copied
+NEW_COPY = "new"
 
 
 class CourseCollect(ExchangeCollect):
@@ -109,21 +111,30 @@ class CourseCollect(ExchangeCollect):
         records = [record for record in self.src_records if record["username"]]
         if not records:
             self.log.warning("No submissions of %s to collect", self.coursedir.assignment_id)
-        submitted = Path(self.coursedir.format_path(self.coursedir.submitted_directory, "", ""))
+        submitted, no_room = Path(self.coursedir.format_path(self.coursedir.submitted_directory, "", "")), ""
         try:
-            with one_at_a_time(submitted, self.log.warning), _scratch(submitted) as scratch:
+            self._require_folder(submitted)
+            with one_at_a_time(submitted, self.log.warning):
+                for left in submitted.glob(f"*/{COLLECTING}*"):  # by a collection that was killed
+                    clear(left)
                 for record in records:
                     try:
-                        self._collect(record, Path(tempfile.mkdtemp(dir=scratch)))
+                        self._collect(record)
                     except (OSError, ValueError) as error:
-                        if of_the_disk(error):
-                            raise
                         self._not_collected(record["filename"], error)
+                        no_room = error.strerror if of_the_disk(error) else no_room
         except OSError as error:
-            self.fail(f"{submitted}: {error.strerror}. What is in it is whole: put that right, and collect again.")
+            self.fail(f"{submitted}: {error.strerror}")
+        if no_room:
+            self.fail(f"{submitted}: {no_room}. Not all is collected: put that right, and collect again.")
 
-    def _collect(self, record: dict, scratch: Path) -> None:
-        """Copies a submission, unless it is there already, into `scratch`, and then to its place."""
+    def _require_folder(self, folder: Path) -> None:
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            permit(str(folder), self._modes[0])
+
+    def _collect(self, record: dict) -> None:
+        """Copies a submission, unless it is there already, beside its place, and then moves it there."""
         student, assignment = record["username"], self.coursedir.assignment_id
         dest = Path(self.coursedir.format_path(self.coursedir.submitted_directory, student, assignment))
         updating = dest.is_dir()
@@ -137,20 +148,20 @@ class CourseCollect(ExchangeCollect):
                 self.log.info("%s: %s %s", why, student, assignment)
                 return
         with self._open(record) as folder:
-            handed_in = self._copy(record, folder, scratch / "new")
-        if not handed_in:
-            what = "the older one stays" if updating else "collect --update again"
-            self.log.warning("%s %s has no receipt yet: it is being handed in, %s", student, assignment, what)
-        if updating and not handed_in:
-            return
-        self.log.info("%s %s %s", "Updating" if updating else "Collecting", student, assignment)
-        if not dest.parent.exists():
-            dest.parent.mkdir(parents=True)
-            permit(str(dest.parent), self._modes[0])
-        if updating:
-            dest.rename(scratch / "old")
-        (scratch / "new").rename(dest)
-        shutil.rmtree(scratch, ignore_errors=True)
+            self._require_folder(dest.parent)
+            scratch = Path(tempfile.mkdtemp(prefix=COLLECTING, dir=dest.parent))
+            try:
+                handed_in = self._copy(record, folder, scratch / NEW_COPY)
+                if not handed_in:
+                    what = "the older one stays" if updating else "collect --update again"
+                    self.log.warning("%s %s has no receipt yet: it is being handed in, %s", student, assignment, what)
+                if handed_in or not updating:
+                    self.log.info("%s %s %s", "Updating" if updating else "Collecting", student, assignment)
+                    if updating:
+                        dest.rename(scratch / assignment)
+                    (scratch / NEW_COPY).rename(dest)
+            finally:
+                clear(scratch)
 
     @property
     def _modes(self) -> tuple[int, int]:
@@ -159,7 +170,7 @@ class CourseCollect(ExchangeCollect):
 
     def _copy(self, record: dict, folder: int, new: Path) -> bool:
         """Copies an open folder as far as its limits go; of one that is too large, notebooks and receipt only. Whether
-        it was handed in, with all of its receipt, before and after the copy."""
+        it was handed in, with the same receipt before and after the copy."""
         source = os.path.join(self.inbound_path, record["filename"])
         too_large, before = self._too_large(source, folder), _receipt(folder)
         unwanted = ignore_patterns(self.coursedir.ignore, self.coursedir.include)
@@ -176,22 +187,25 @@ class CourseCollect(ExchangeCollect):
             if of_the_disk(error):
                 raise error
             problems.append(error)
-            self.log.warning("%s is not collected whole: %s", ascii(source), str(error)[:500])
+            if len(problems) <= MAX_PROBLEMS:
+                self.log.warning("%s is not collected whole: %s", ascii(source), str(error)[:500])
 
         new.mkdir()
         limits = 1000 * self.coursedir.max_dir_size, 1000 * self.coursedir.max_file_size  # bytes
-        with opened(str(new)) as target:
+        # The timestamp is ours, and made first: on a disk that takes TimeStamp.txt for the same, that would be a link.
+        with opened(str(new)) as target, open(os.open(TIMESTAMP, NEW, 0o666, dir_fd=target), "w") as timestamp:
+            permit(timestamp.fileno(), self._modes[1])
             copy = Copy(os.fstat(folder).st_uid, *limits, self._modes, left_out, not_whole)
             try:
                 copy.folder(folder, target)
             except Exception as error:
                 not_whole(error)
-        handed_in = all(before) and before == _receipt(folder)  # nbgrader's submit writes the receipt last
-        when = moment(before[0]) or record["timestamp"]
-        if problems or not handed_in:  # --update takes it anew
-            when = max(DAYS[0], when - timedelta(microseconds=1))
-        (new / TIMESTAMP).write_text(written(when))  # in words of our own: nbgrader stops on what it cannot read
-        permit(str(new / TIMESTAMP), self._modes[1])
+            # nbgrader's submit writes the time last but for the secret.
+            handed_in = bool(before[0]) and before == _receipt(folder)
+            when = moment(before[0]) or record["timestamp"]
+            if problems or not handed_in or not before[1]:  # --update takes it anew
+                when = max(DAYS[0], when - timedelta(microseconds=1))
+            timestamp.write(written(when))  # in words of our own: nbgrader stops on what it cannot read
         return handed_in
 
     def _too_large(self, source: str, folder: int) -> bool:
@@ -227,7 +241,6 @@ def one_at_a_time(folder: Path, tell: Callable[[str], None]) -> Iterator[None]:
     """A block that waits until no other process is in it: of two at once, one would delete what the other copies."""
     import fcntl  # not on Windows, where nbgrader has no exchange
 
-    folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
@@ -242,17 +255,13 @@ def one_at_a_time(folder: Path, tell: Callable[[str], None]) -> Iterator[None]:
         os.close(descriptor)
 
 
-@contextmanager
-def _scratch(submitted: Path) -> Iterator[Path]:
-    """A folder on the same disk, from which a copy can be moved to its place. What is left, the next collection
-    deletes."""
-    for left in submitted.glob(f"{COLLECTING}*"):  # by one that was killed
-        shutil.rmtree(left, ignore_errors=True)
-    scratch = Path(tempfile.mkdtemp(prefix=COLLECTING, dir=submitted))
-    try:
-        yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+def clear(scratch: Path) -> None:
+    """Deletes a folder of _collect's; an older copy in it goes back first, where no newer one has come to its place.
+    What cannot be deleted, the next collection tries again."""
+    for copy in scratch.iterdir():
+        if copy.name != NEW_COPY and not os.path.lexists(scratch.parent / copy.name):
+            copy.rename(scratch.parent / copy.name)
+    shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _owner(uid: int) -> str:

@@ -92,7 +92,7 @@ class Copy:
         if self.listed > MAX_NAMES:
             raise TooMuch(f"it has more than {MAX_NAMES:,} names")
         permit(target, self.of_folders)
-        names, inner = names_in(source), []
+        names, inner = names_in(source, MAX_NAMES + 1), []
         self.listed += len(names)
         for name in sorted({*names} - self.left_out(path, names)):
             if self.copied == MAX_FILES:

@@ -254,8 +254,7 @@ def _record(book: CourseGradebook, recorded: Recorded, student: str, one: Judged
         [
             one.verdict.to_json(),
             one.submission.cell_sources,
-            dataclasses.astuple(submission.receipt(book.submitted, student, key)),
-            submission.modified(book.submitted, student, key),
+            dataclasses.astuple(one.submission.receipt),
         ]
     )
     if not recorded.unchanged(student, key, made_of):

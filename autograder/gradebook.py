@@ -20,7 +20,7 @@ from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError
 from tornado.log import app_log
 
 from autograder.master import ROOT, Master, master, points, rebuilt
-from autograder.submission import SECRET, TIMESTAMP, Receipt, Submission, modified, moment, receipt
+from autograder.submission import DAYS, SECRET, TIMESTAMP, Submission, moment, receipt, written
 from autograder.verdict import Verdict
 from course_utils.plain_error import PlainError
 from course_utils.whole_file import write_whole
@@ -92,18 +92,17 @@ class CourseGradebook:
         The notebook is written last: where it is, the grades are. GradebookError: see there.
         """
         exercise = master(submission.key)
-        paper = receipt(self.submitted, student, submission.key)
         with self._in_words():
             self._require_assignment(exercise)
             self._require_student(student)
             with self.db.no_autoflush:  # nbgrader builds its rows bit by bit, and SQLAlchemy warns of each half
                 whole = self.gradebook.update_or_create_submission(
-                    exercise.assignment, student, timestamp=moment(paper.timestamp)
+                    exercise.assignment, student, timestamp=moment(submission.receipt.timestamp)
                 )
             notebook = self.gradebook.find_submission_notebook(exercise.notebook, exercise.assignment, student)
             self._grade(notebook, points(verdict))
             self._penalise(exercise, student, whole.total_seconds_late, notebook)
-            self._write(student, submission, verdict, paper)
+            self._write(student, submission, verdict)
 
     def _require_assignment(self, exercise: Master) -> None:
         """GradebookError: the gradebook was not made from these notebooks."""
@@ -159,14 +158,14 @@ class CourseGradebook:
             },
         )
 
-    def _write(self, student: str, submission: Submission, verdict: Verdict, paper: Receipt) -> None:
+    def _write(self, student: str, submission: Submission, verdict: Verdict) -> None:
         """The folder in autograded/: the notebook and what generate_feedback and release_feedback read beside it."""
-        exercise = master(submission.key)
+        exercise, paper = master(submission.key), submission.receipt
         folder = self.autograded / student / exercise.assignment
         # Without a timestamp generate_feedback warns, and without a secret release_feedback stops for the whole
         # class. A secret of our own names a file that nobody asks for.
         files = {
-            TIMESTAMP: paper.timestamp or modified(self.submitted, student, submission.key),
+            TIMESTAMP: paper.timestamp or paper.changed or written(DAYS[0]),
             SECRET: paper.secret or _existing(folder / SECRET) or secrets.token_hex(),
             exercise.file: nbformat.writes(rebuilt(submission.key, submission.cell_sources, verdict)),
         }

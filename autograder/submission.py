@@ -10,7 +10,7 @@ import os
 import re
 import stat
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from functools import cache
 from itertools import groupby
@@ -53,6 +53,7 @@ class Submission:
     module: str | None
     problem: str
     attempts: tuple[str, ...] = ()  # what was tried that has no effect, in words; never costs points
+    receipt: "Receipt" = field(default_factory=lambda: Receipt("", ""))
 
     def failed(self) -> Verdict:
         """The verdict on a submission with a problem: nothing passed."""
@@ -68,6 +69,7 @@ class Receipt:
 
     timestamp: str  # of the hand-in, as written; "" where there is none
     secret: str  # release_feedback derives from it the file's name for the student; "" where there is none
+    changed: str = ""  # when the folder was last changed, in the form of a timestamp; "" where that cannot be told
 
 
 # ---------------------------------------------------------------- the folders
@@ -115,6 +117,11 @@ def no_student(name: str) -> str:
 
 def read(submitted: Path, student: str, key: str) -> Submission:
     """The exercise `key` of this student in the course's folder of submissions. Raises nothing."""
+    paper = receipt(submitted, student, key)  # first: should a newer one come meanwhile, it is still newer than this
+    return replace(_read(submitted, student, key), receipt=paper)
+
+
+def _read(submitted: Path, student: str, key: str) -> Submission:
     folder = submitted / student / master(key).assignment
     try:
         _require_folder(folder)
@@ -143,12 +150,13 @@ def receipt(submitted: Path, student: str, key: str) -> Receipt:
     """timestamp.txt and submission_secret.txt, each "" where it is missing or of no use. Raises nothing."""
     folder = submitted / student / master(key).assignment
     try:
+        changed = modified(folder)
         _require_folder(folder)
     except (Unreadable, OSError):
         return Receipt("", "")
     timestamp = small_text(folder / TIMESTAMP, MAX_RECEIPT)
     secret = small_text(folder / SECRET, MAX_RECEIPT)
-    return Receipt(timestamp if moment(timestamp) else "", secret if secret.isprintable() else "")
+    return Receipt(timestamp if moment(timestamp) else "", secret if secret.isprintable() else "", changed)
 
 
 def small_text(path: Path, limit: int, inside: int | None = None) -> str:
@@ -179,9 +187,9 @@ def written(when: datetime) -> str:
     return f"{when:%Y-%m-%d %H:%M:%S.%f} UTC"
 
 
-def modified(submitted: Path, student: str, key: str) -> str:
-    """When the assignment's folder was last changed, as a timestamp.txt would say it."""
-    seconds = os.lstat(submitted / student / master(key).assignment).st_mtime
+def modified(folder: Path) -> str:
+    """When the folder was last changed, as a timestamp.txt would say it."""
+    seconds = os.lstat(folder).st_mtime
     first, last = (day.replace(tzinfo=timezone.utc).timestamp() for day in DAYS)
     return written(datetime.fromtimestamp(min(max(seconds, first), last), timezone.utc))
 

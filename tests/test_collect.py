@@ -3,6 +3,7 @@
 import os
 import subprocess
 import threading
+from contextlib import suppress
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -388,32 +389,94 @@ def test_a_students_own_timestamp_is_never_left_to_nbgrader(students):
     assert receipt(students.submitted, "eve", KEY).timestamp == JUST_BEFORE
 
 
-def test_what_a_killed_collection_has_left_is_no_student_and_deleted_by_the_next(students):
-    (students.submitted / f"{COLLECTING}x/1/new").mkdir(parents=True)
+def test_what_a_killed_collection_has_left_is_not_graded_and_goes_with_the_next(students):
+    (students.submitted / f"ada/{COLLECTING}x/new").mkdir(parents=True)
     assert find(students.submitted) == ([], [])
     students.collect()
-    assert [path.name for path in students.submitted.iterdir()] == ["ada"]
+    assert [path.name for path in (students.submitted / "ada").iterdir()] == ["01_policy_loss"]
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt, OSError(5, "Input/output error"), "killed"])
+def test_an_older_copy_comes_back_where_the_newer_does_not_reach_its_place(students, monkeypatch, end):
+    students.collect()
+    students.submit("ada", f"ada+01_policy_loss+{LATER}+r4nd0m")
+    rename = Path.rename
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "rename", lambda path, to: stop() if path.name == "new" else rename(path, to))
+        if end == "killed":
+            broken.setattr(collect, "clear", lambda _: None)
+
+        def stop():
+            raise KeyboardInterrupt if end == "killed" else end
+
+        with suppress(KeyboardInterrupt):
+            students.collect(update=True)
+    if end == "killed":
+        assert not (students.submitted / "ada/01_policy_loss").exists()
+        for path in students.inbound.iterdir():
+            path.rename(students.exchange / path.name)
+        students.collect()
+    assert [path.name for path in (students.submitted / "ada").iterdir()] == ["01_policy_loss"]
+    assert receipt(students.submitted, "ada", KEY).timestamp == STAMP
+    assert read(students.submitted, "ada", KEY).problem == ""
 
 
 @pytest.mark.parametrize("state", ["before", "after"])
-def test_a_full_disk_ends_the_collection_in_one_line(students, monkeypatch, capsys, state):
-    """And not in a zero for each student after it."""
-    full = OSError(28, "No space left on device")
-    target = (collect.tempfile, "mkdtemp") if state == "before" else (collect.Copy, "folder")
-    monkeypatch.setattr(*target, Mock(side_effect=full))
+def test_a_full_disk_costs_those_that_do_not_fit_and_ends_in_an_error(students, monkeypatch, capsys, state):
+    students.submit("bob")
+    what, name = (collect.tempfile, "mkdtemp") if state == "before" else (collect.Copy, "folder")
+    works = getattr(what, name)
+
+    def full_for_ada(*given, **named):
+        if any("ada" in str(value) for value in named.values()) or state == "after" and not calls:
+            calls.append(given)
+            raise OSError(28, "No space left on device")
+        return works(*given, **named)
+
+    calls = []
+    monkeypatch.setattr(what, name, full_for_ada)
     with pytest.raises(ExchangeError):
         students.collect()
-    assert "submitted: No space left on device. What is in it is whole" in capsys.readouterr().err
-    assert find(students.submitted)[0] == []
+    said = capsys.readouterr().err
+    assert "submitted: No space left on device. Not all is collected" in said and said.count("Not collected: '") == 1
+    assert len(find(students.submitted)[0]) == 1
 
 
-def test_a_folder_that_is_being_handed_in_is_taken_anew(students, capsys):
+def test_a_link_by_the_timestamps_name_in_other_letters_is_not_followed(students, tmp_path, monkeypatch):
+    """On a disk that takes small and large letters for the same."""
+    grades, symlink = tmp_path / "grades", os.symlink
+    grades.write_text("")
+    (students.submit("eve") / "TimeStamp.txt").symlink_to(grades)
+    monkeypatch.setattr(os, "symlink", lambda to, name, dir_fd: symlink(to, name.lower(), dir_fd=dir_fd))
+    students.collect()
+    assert grades.read_text() == "" and receipt(students.submitted, "eve", KEY).timestamp
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_copy_has_the_group_of_its_students_folder(students):
+    (students.submitted / "ada").mkdir(parents=True)
+    os.chown(students.submitted / "ada", -1, 54321)
+    (students.submitted / "ada").chmod(0o2770)
+    students.collect(groupshared=True)
+    assert (students.submitted / "ada/01_policy_loss/policy_loss.ipynb").stat().st_gid == 54321
+
+
+def test_without_secrets_the_later_hand_in_is_collected_too(students):
+    """As from a client that writes none."""
+    students.collect()
+    later = students.submit("ada", f"ada+01_policy_loss+{LATER}+r4nd0m")
+    (later / "timestamp.txt").write_text(LATER)
+    (later / "submission_secret.txt").unlink()
+    students.collect(update=True)
+    assert receipt(students.submitted, "ada", KEY).timestamp == "2026-11-22 10:59:59.999999 UTC"
+
+
+def test_a_folder_that_is_being_handed_in_is_taken_anew(students):
     """nbgrader's submit copies the folder, and then writes the time and the secret."""
     folder = students.submit("eve")
     secret = (folder / "submission_secret.txt").read_text()
     (folder / "submission_secret.txt").unlink()
     students.collect()
-    assert "eve 01_policy_loss has no receipt yet" in capsys.readouterr().err
     (folder / "submission_secret.txt").write_text(secret)
     students.collect(update=True)
     assert receipt(students.submitted, "eve", KEY).secret == secret
@@ -445,12 +508,13 @@ def test_a_folder_whose_handing_in_ends_while_it_is_collected_is_taken_anew(stud
     assert receipt(students.submitted, "eve", KEY).timestamp == STAMP
 
 
-def test_an_older_copy_stays_while_the_newer_is_handed_in(students):
+def test_an_older_copy_stays_while_the_newer_is_handed_in(students, capsys):
     students.collect()
     later = students.submit("ada", f"ada+01_policy_loss+{LATER}+r4nd0m")
-    (later / "policy_loss.ipynb").unlink()
-    (later / "submission_secret.txt").unlink()
+    for name in ("policy_loss.ipynb", "timestamp.txt", "submission_secret.txt"):
+        (later / name).unlink()
     students.collect(update=True)
+    assert "ada 01_policy_loss has no receipt yet" in capsys.readouterr().err
     assert read(students.submitted, "ada", KEY).problem == ""
     assert receipt(students.submitted, "ada", KEY).timestamp == STAMP
 

@@ -378,15 +378,16 @@ def test_find_takes_the_graded_assignments_only(tmp_path):
 def test_a_folder_of_the_far_future_or_past_has_a_date(tmp_path, monkeypatch, seconds, year):
     hand_in(tmp_path, "ada", KEY)
     monkeypatch.setattr(submission.os, "lstat", lambda _: SimpleNamespace(st_mtime=float(seconds)))
-    assert submission.modified(tmp_path, "ada", KEY).startswith(year)
+    assert submission.modified(tmp_path).startswith(year)
 
 
 def test_a_receipt_is_taken_as_far_as_it_can_be_used(tmp_path):
     folder = hand_in(tmp_path, "ada", KEY)
-    assert receipt(tmp_path, "ada", KEY) == submission.Receipt("", "")
+    assert receipt(tmp_path, "ada", KEY) == submission.Receipt("", "", submission.modified(folder))
     (folder / "timestamp.txt").write_text("2026-11-22 21:58:14.187512 UTC\n")
     (folder / "submission_secret.txt").write_text("s3cret")
-    assert receipt(tmp_path, "ada", KEY) == submission.Receipt("2026-11-22 21:58:14.187512 UTC", "s3cret")
+    found = receipt(tmp_path, "ada", KEY)
+    assert (found.timestamp, found.secret) == ("2026-11-22 21:58:14.187512 UTC", "s3cret")
     for forged in (
         "yesterday",
         "99999-99-99",
@@ -404,7 +405,20 @@ def test_a_receipt_is_taken_as_far_as_it_can_be_used(tmp_path):
     (folder / "timestamp.txt").unlink()
     (folder / "timestamp.txt").symlink_to("/etc/hostname")
     (folder / "submission_secret.txt").write_bytes(b"\xff")
-    assert receipt(tmp_path, "ada", KEY) == submission.Receipt("", "")
+    assert receipt(tmp_path, "ada", KEY) == submission.Receipt("", "", submission.modified(folder))
+    assert receipt(tmp_path, "bob", KEY) == submission.Receipt("", "", "")
+
+
+def test_a_newer_hand_in_that_comes_while_one_is_read_is_newer_than_the_receipt(tmp_path, monkeypatch):
+    folder, notebook = hand_in(tmp_path, "ada", KEY), submission._notebook
+    (folder / "timestamp.txt").write_text("2026-11-22 10:00:00 UTC")
+
+    def collected_meanwhile(raw, key):
+        (folder / "timestamp.txt").write_text("2026-11-23 10:00:00 UTC")
+        return notebook(raw, key)
+
+    monkeypatch.setattr(submission, "_notebook", collected_meanwhile)
+    assert read(tmp_path, "ada", KEY).receipt.timestamp == "2026-11-22 10:00:00 UTC"
 
 
 # ------------------------------------------------------------------ what was tried
