@@ -167,6 +167,17 @@ def test_is_new_until_graded_and_again_when_handed_in_later(course):
         assert book.is_new("ada", KEY)
 
 
+def test_a_later_hand_in_that_comes_while_one_is_judged_is_new_afterwards(course):
+    """The grade is that of the earlier one, and so is its time."""
+    handed_in = read(course.folder / "submitted", "ada", KEY)
+    (course.folder / "submitted/ada/01_policy_loss/timestamp.txt").write_text("2026-11-23 10:00:00 UTC")
+    with course.book() as book:
+        book.record("ada", handed_in, verdict(KEY, *ALL))
+    with course.book() as book:
+        assert book.gradebook.find_submission("01_policy_loss", "ada").timestamp == datetime(2026, 11, 22, 10)
+        assert book.is_new("ada", KEY)
+
+
 # ------------------------------------------------------------------ what stands in the way
 
 
