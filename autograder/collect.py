@@ -40,7 +40,7 @@ from autograder.submission import (
 
 MAX_TOLD = 100  # lines on what an account has put there that is no submission: it can be a million names
 MAX_PROBLEMS = 10  # lines on what of one submission is not copied
-NEW_COPY = "new"
+NEW_COPY, OLD_COPY = "+new", "+old"  # no assignment has a + in its name
 
 
 class CourseCollect(ExchangeCollect):
@@ -116,7 +116,10 @@ class CourseCollect(ExchangeCollect):
             self._require_folder(submitted)
             with one_at_a_time(submitted, self.log.warning):
                 for left in submitted.glob(f"*/{COLLECTING}*"):  # by a collection that was killed
-                    clear(left)
+                    try:
+                        clear(left)
+                    except OSError as error:  # of another account: only that student's affair
+                        self.log.warning("%s is left by an earlier collect: %s", left, error.strerror)
                 for record in records:
                     try:
                         self._collect(record)
@@ -151,15 +154,18 @@ class CourseCollect(ExchangeCollect):
             self._require_folder(dest.parent)
             scratch = Path(tempfile.mkdtemp(prefix=COLLECTING, dir=dest.parent))
             try:
+                permit(str(scratch), self._modes[0])
                 handed_in = self._copy(record, folder, scratch / NEW_COPY)
                 if not handed_in:
                     what = "the older one stays" if updating else "collect --update again"
                     self.log.warning("%s %s has no receipt yet: it is being handed in, %s", student, assignment, what)
                 if handed_in or not updating:
-                    self.log.info("%s %s %s", "Updating" if updating else "Collecting", student, assignment)
                     if updating:
                         dest.rename(scratch / assignment)
                     (scratch / NEW_COPY).rename(dest)
+                    if updating:
+                        (scratch / assignment).rename(scratch / OLD_COPY)
+                    self.log.info("%s %s %s", "Updated" if updating else "Collected", student, assignment)
             finally:
                 clear(scratch)
 
@@ -241,7 +247,7 @@ def one_at_a_time(folder: Path, tell: Callable[[str], None]) -> Iterator[None]:
     """A block that waits until no other process is in it: of two at once, one would delete what the other copies."""
     import fcntl  # not on Windows, where nbgrader has no exchange
 
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -259,7 +265,7 @@ def clear(scratch: Path) -> None:
     """Deletes a folder of _collect's; an older copy in it goes back first, where no newer one has come to its place.
     What cannot be deleted, the next collection tries again."""
     for copy in scratch.iterdir():
-        if copy.name != NEW_COPY and not os.path.lexists(scratch.parent / copy.name):
+        if copy.name not in (NEW_COPY, OLD_COPY) and not os.path.lexists(scratch.parent / copy.name):
             copy.rename(scratch.parent / copy.name)
     shutil.rmtree(scratch, ignore_errors=True)
 

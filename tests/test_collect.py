@@ -390,10 +390,44 @@ def test_a_students_own_timestamp_is_never_left_to_nbgrader(students):
 
 
 def test_what_a_killed_collection_has_left_is_not_graded_and_goes_with_the_next(students):
-    (students.submitted / f"ada/{COLLECTING}x/new").mkdir(parents=True)
+    (students.submitted / f"ada/{COLLECTING}x/+new").mkdir(parents=True)
     assert find(students.submitted) == ([], [])
     students.collect()
     assert [path.name for path in (students.submitted / "ada").iterdir()] == ["01_policy_loss"]
+
+
+def test_what_a_colleagues_killed_collection_has_left_stops_nobody(students, monkeypatch, capsys):
+    """It may be closed to this account."""
+    (students.submitted / f"ada/{COLLECTING}x").mkdir(parents=True)
+    monkeypatch.setattr(collect, "clear", Mock(side_effect=[PermissionError(13, "Permission denied"), None]))
+    assert students.collect() == [("ada", KEY)]
+    assert f"{COLLECTING}x is left by an earlier collect: Permission denied" in capsys.readouterr().err
+
+
+def test_a_group_can_clear_what_one_of_them_has_left(students, monkeypatch):
+    modes = []
+    monkeypatch.setattr(collect, "clear", lambda scratch: modes.append(scratch.stat().st_mode & 0o7777))
+    students.collect(groupshared=True)
+    assert modes == [0o2770]
+
+
+def test_half_an_older_copy_never_comes_back(students, monkeypatch):
+    """What could not be deleted once the newer one was in its place."""
+    students.collect()
+    students.submit("ada", f"ada+01_policy_loss+{LATER}+r4nd0m")
+    monkeypatch.setattr(collect.shutil, "rmtree", lambda *_, **__: None)
+    students.collect(update=True)
+    (students.submitted / "ada/01_policy_loss").rename(students.exchange / "away")
+    students.collect()
+    assert receipt(students.submitted, "ada", KEY).timestamp == STAMP  # of the later folder's own timestamp.txt
+    assert {path.name for path in students.submitted.glob(f"ada/{COLLECTING}*/*")} == {"+old"}
+
+
+def test_a_file_in_the_place_of_the_submissions_ends_in_an_error(students, capsys):
+    students.submitted.write_text("")
+    with pytest.raises(ExchangeError):
+        students.collect()
+    assert "submitted: Not a directory" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("end", [KeyboardInterrupt, OSError(5, "Input/output error"), "killed"])
@@ -402,7 +436,7 @@ def test_an_older_copy_comes_back_where_the_newer_does_not_reach_its_place(stude
     students.submit("ada", f"ada+01_policy_loss+{LATER}+r4nd0m")
     rename = Path.rename
     with monkeypatch.context() as broken:
-        broken.setattr(Path, "rename", lambda path, to: stop() if path.name == "new" else rename(path, to))
+        broken.setattr(Path, "rename", lambda path, to: stop() if path.name == "+new" else rename(path, to))
         if end == "killed":
             broken.setattr(collect, "clear", lambda _: None)
 
