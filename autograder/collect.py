@@ -115,11 +115,12 @@ class CourseCollect(ExchangeCollect):
         try:
             self._require_folder(submitted)
             with one_at_a_time(submitted, self.log.warning):
-                for left in submitted.glob(f"*/{COLLECTING}*"):  # by a collection that was killed
+                for student in submitted.iterdir():
                     try:
-                        clear(left)
+                        for left in student.glob(f"{COLLECTING}*"):  # by a collection that was killed
+                            clear(left)
                     except OSError as error:  # of another account: only that student's affair
-                        self.log.warning("%s is left by an earlier collect: %s", left, error.strerror)
+                        self.log.warning("%s is left by an earlier collect: %s", error.filename, error.strerror)
                 for record in records:
                     try:
                         self._collect(record)
@@ -264,9 +265,12 @@ def one_at_a_time(folder: Path, tell: Callable[[str], None]) -> Iterator[None]:
 def clear(scratch: Path) -> None:
     """Deletes a folder of _collect's; an older copy in it goes back first, where no newer one has come to its place.
     What cannot be deleted, the next collection tries again."""
+    if scratch.is_symlink():
+        return  # not ours
     for copy in scratch.iterdir():
-        if copy.name not in (NEW_COPY, OLD_COPY) and not os.path.lexists(scratch.parent / copy.name):
-            copy.rename(scratch.parent / copy.name)
+        if copy.name not in (NEW_COPY, OLD_COPY):
+            place = scratch.parent / copy.name
+            copy.rename(scratch / OLD_COPY if os.path.lexists(place) else place)
     shutil.rmtree(scratch, ignore_errors=True)
 
 

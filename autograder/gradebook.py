@@ -77,14 +77,14 @@ class CourseGradebook:
         self.gradebook.close()
 
     def is_new(self, student: str, key: str) -> bool:
-        """Whether it was handed in after what was graded last, or nothing was yet."""
+        """Whether it is another one than what was graded last, by its time, or nothing was graded yet."""
         exercise = master(key)
         folder = self.autograded / student / exercise.assignment
         if not (folder / exercise.file).is_file():
             return True
         handed_in = moment(receipt(self.submitted, student, key).timestamp)
         graded = moment(_existing(folder / TIMESTAMP))
-        return bool(handed_in and graded and handed_in > graded)
+        return bool(handed_in and graded and handed_in != graded)
 
     def record(self, student: str, submission: Submission, verdict: Verdict) -> None:
         """Writes one verdict. Manual grades stay.

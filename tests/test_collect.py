@@ -1,6 +1,7 @@
 """Collecting from an exchange folder in which students put what they like."""
 
 import os
+import shutil
 import subprocess
 import threading
 from contextlib import suppress
@@ -399,9 +400,19 @@ def test_what_a_killed_collection_has_left_is_not_graded_and_goes_with_the_next(
 def test_what_a_colleagues_killed_collection_has_left_stops_nobody(students, monkeypatch, capsys):
     """It may be closed to this account."""
     (students.submitted / f"ada/{COLLECTING}x").mkdir(parents=True)
-    monkeypatch.setattr(collect, "clear", Mock(side_effect=[PermissionError(13, "Permission denied"), None]))
+    denied = PermissionError(13, "Permission denied", f"ada/{COLLECTING}x")
+    monkeypatch.setattr(collect, "clear", Mock(side_effect=[denied, None]))
     assert students.collect() == [("ada", KEY)]
     assert f"{COLLECTING}x is left by an earlier collect: Permission denied" in capsys.readouterr().err
+
+
+def test_a_link_by_a_scratch_folders_name_is_not_followed(students, tmp_path):
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private/file").write_text("x")
+    (students.submitted / "ada").mkdir(parents=True)
+    (students.submitted / f"ada/{COLLECTING}x").symlink_to(tmp_path / "private")
+    students.collect()
+    assert (tmp_path / "private/file").exists() and not (students.submitted / "ada/file").exists()
 
 
 def test_a_group_can_clear_what_one_of_them_has_left(students, monkeypatch):
@@ -409,6 +420,20 @@ def test_a_group_can_clear_what_one_of_them_has_left(students, monkeypatch):
     monkeypatch.setattr(collect, "clear", lambda scratch: modes.append(scratch.stat().st_mode & 0o7777))
     students.collect(groupshared=True)
     assert modes == [0o2770]
+
+
+def test_an_older_copy_beside_a_newer_never_comes_back(students, monkeypatch):
+    """Killed once the newer one was in its place, and again in the deletion of the older."""
+    students.collect()
+    scratch = students.submitted / f"ada/{COLLECTING}x"
+    shutil.copytree(students.submitted / "ada/01_policy_loss", scratch / "01_policy_loss")
+    with monkeypatch.context() as killed:
+        killed.setattr(collect.shutil, "rmtree", lambda *_, **__: None)
+        students.collect()
+    (students.submitted / "ada/01_policy_loss").rename(students.exchange / "away")
+    for path in students.inbound.iterdir():
+        path.rename(students.exchange / path.name)
+    assert students.collect() == [] and not scratch.exists()
 
 
 def test_half_an_older_copy_never_comes_back(students, monkeypatch):
@@ -446,6 +471,7 @@ def test_an_older_copy_comes_back_where_the_newer_does_not_reach_its_place(stude
         with suppress(KeyboardInterrupt):
             students.collect(update=True)
     if end == "killed":
+        (students.submitted / "bob").write_text("no folder")
         assert not (students.submitted / "ada/01_policy_loss").exists()
         for path in students.inbound.iterdir():
             path.rename(students.exchange / path.name)
