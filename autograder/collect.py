@@ -164,8 +164,6 @@ class CourseCollect(ExchangeCollect):
                     if updating:
                         dest.rename(scratch / assignment)
                     (scratch / NEW_COPY).rename(dest)
-                    if updating:
-                        (scratch / assignment).rename(scratch / OLD_COPY)
                     self.log.info("%s %s %s", "Updated" if updating else "Collected", student, assignment)
             finally:
                 clear(scratch)
@@ -270,7 +268,7 @@ def clear(scratch: Path) -> None:
     for copy in scratch.iterdir():
         if copy.name not in (NEW_COPY, OLD_COPY):
             place = scratch.parent / copy.name
-            copy.rename(scratch / OLD_COPY if os.path.lexists(place) else place)
+            copy.rename(scratch / OLD_COPY if os.path.lexists(place) else place)  # which does not come back, even half
     shutil.rmtree(scratch, ignore_errors=True)
 
 
