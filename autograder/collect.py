@@ -27,7 +27,6 @@ from nbgrader.utils import ignore_patterns
 from autograder.foreign_folder import MAX_FILES, NEW, Copy, extent, opened, permit
 from autograder.master import ASSIGNMENTS, master
 from autograder.submission import (
-    COLLECTING,
     DAYS,
     MAX_RECEIPT,
     SECRET,
@@ -40,6 +39,7 @@ from autograder.submission import (
 
 MAX_TOLD = 100  # lines on what an account has put there that is no submission: it can be a million names
 MAX_PROBLEMS = 10  # lines on what of one submission is not copied
+COLLECTING = ".collecting-"  # begins the name of a folder of ours, beside the assignments
 NEW_COPY, OLD_COPY = "+new", "+old"  # no assignment has a + in its name
 
 

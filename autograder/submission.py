@@ -32,7 +32,6 @@ MAX_MARKS = 30  # combining marks on one letter: more have no meaning (Unicode S
 MAX_CELLS = 1000  # the course's longest notebook has 48
 TIMESTAMP, SECRET = "timestamp.txt", "submission_secret.txt"  # what nbgrader's submit leaves beside the notebooks
 MAX_RECEIPT = 1_000  # bytes of each
-COLLECTING = ".collecting-"  # begins the name of a folder of collect.py's own
 MAX_STUDENT = 128  # characters: the width of the gradebook's column
 DATE = re.compile(r"\d{4}-\d\d-\d\d(?!\d)")
 ZONE = re.compile(r"[A-Za-z]\w*([/+-]\w+)*|[+-]?\d+")  # Europe/Berlin, CET, +0100
@@ -80,8 +79,7 @@ def find(submitted: Path) -> tuple[list[tuple[str, str]], list[str]]:
     found, refused = [], []
     for student in sorted(os.listdir(submitted)) if submitted.is_dir() else []:
         folder = submitted / student
-        ours = student == ".ipynb_checkpoints" or student.startswith(COLLECTING)
-        if ours or not (folder.is_dir() or folder.is_symlink()):
+        if student == ".ipynb_checkpoints" or not (folder.is_dir() or folder.is_symlink()):
             continue
         if why := no_student(student):
             refused.append(f"{ascii(str(folder))} is not graded: {why}")
@@ -117,7 +115,7 @@ def no_student(name: str) -> str:
 
 def read(submitted: Path, student: str, key: str) -> Submission:
     """The exercise `key` of this student in the course's folder of submissions. Raises nothing."""
-    paper = receipt(submitted, student, key)  # first: should a newer one come meanwhile, it is still newer than this
+    paper = receipt(submitted, student, key)  # first: should another come meanwhile, its time is another too
     return replace(_read(submitted, student, key), receipt=paper)
 
 

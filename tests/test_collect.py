@@ -14,8 +14,8 @@ from nbgrader.coursedir import CourseDirectory
 from nbgrader.exchange import ExchangeError
 
 from autograder import collect, foreign_folder
-from autograder.collect import CourseCollect
-from autograder.submission import COLLECTING, find, read, receipt
+from autograder.collect import COLLECTING, CourseCollect
+from autograder.submission import find, read, receipt
 from tests.class_of_students import new_course
 from tests.course import hand_in
 
