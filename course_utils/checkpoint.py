@@ -13,19 +13,24 @@ from pickle import UnpicklingError
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
+from transformers import PreTrainedModel
 
+from course_utils import fsdp
 from course_utils.disk import could_not_write
 from course_utils.plain_error import PlainError
-from course_utils.policy import ActorCritic
 
 
 class CheckpointError(PlainError):
     """A checkpoint that cannot be written or read, and what is still safe."""
 
 
-def save(folder: Path, actor: ActorCritic, tokenizer, optimizer, lr_scheduler, state: dict) -> Path:
-    """Writes `folder` in one step. `state` is plain data (step, seed): it goes into trainer_state.json.
+def save(folder: Path, model: PreTrainedModel, tokenizer, tensors: dict[str, dict], lr_scheduler, state: dict) -> Path:
+    """Writes `folder` in one step.
+
+    Args:
+        tensors: the state_dicts of `model`, value_head and optimizer, by these names.
+        state: plain data (step, seed); it goes into trainer_state.json.
 
     Raises:
         CheckpointError: the disk is full or cannot be written; checkpoints written before are untouched.
@@ -34,11 +39,15 @@ def save(folder: Path, actor: ActorCritic, tokenizer, optimizer, lr_scheduler, s
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        actor.model.save_pretrained(partial)
+        model.save_pretrained(partial, state_dict=tensors["model"])
         tokenizer.save_pretrained(partial)
-        save_file(actor.value_head.state_dict(), partial / "value_head.safetensors")
+        save_file(tensors["value_head"], partial / "value_head.safetensors")
         torch.save(
-            {"optimizer": optimizer.state_dict(), "scheduler": lr_scheduler.state_dict(), "rng": torch.get_rng_state()},
+            {
+                "optimizer": tensors["optimizer"],
+                "scheduler": lr_scheduler.state_dict(),
+                "rng": torch.get_rng_state(),
+            },
             partial / "optimizer.pt",
         )
         (partial / "trainer_state.json").write_text(json.dumps(state, indent=2) + "\n")
@@ -78,13 +87,12 @@ def step_of(folder: Path) -> int:
         return 0
 
 
-def restore(folder: Path, actor: ActorCritic, optimizer, lr_scheduler) -> dict:
-    """Puts value head, optimizer, scheduler and random state back; returns trainer_state.json. (The language model
-    itself is loaded from the folder when the actor is made.)"""
+def restore(folder: Path, optimizer, lr_scheduler) -> dict:
+    """Puts optimizer, scheduler and random state back; returns trainer_state.json. (The weights are loaded from the
+    folder when the actor is made.)"""
     try:
-        actor.value_head.load_state_dict(load_file(folder / "value_head.safetensors"))
         saved = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
-        optimizer.load_state_dict(saved["optimizer"])
+        optimizer.load_state_dict(fsdp.shared(saved["optimizer"], optimizer))
         lr_scheduler.load_state_dict(saved["scheduler"])
         torch.set_rng_state(saved["rng"])
         return json.loads((folder / "trainer_state.json").read_text())

@@ -8,7 +8,7 @@ wrong type or impossible is refused with a ConfigError before anything is loaded
 import math
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from difflib import get_close_matches
 from operator import attrgetter
 from pathlib import Path
@@ -205,6 +205,11 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
 def save_config(cfg: Config, path: str | Path) -> None:
     """Writes every setting with its final value, in a form that load_config reads back."""
     write_file(OmegaConf.to_yaml(OmegaConf.structured(cfg)), Path(path))
+
+
+def of_one_process(cfg: Config, processes: int) -> Config:
+    """The config with one process's share of a mini-batch."""
+    return replace(cfg, ppo=replace(cfg.ppo, mini_batch_size=cfg.ppo.mini_batch_size // processes))
 
 
 def trackers(cfg: Config) -> list[str]:

@@ -1,6 +1,7 @@
 """How much memory a run needs, by part, before it takes any: an estimate from the model's shape and the settings.
 
     python -m course_utils.memory --config configs/config_colab.yaml     # prints the table of a config's model
+    python -m course_utils.memory --config configs/config.yaml --fsdp 4  # in each of 4 processes with FSDP
 
 What is certain is counted (weights, gradients, optimizer, reference, cache); activations and logits are counted for a
 Llama-like layer and for losses as in the course's solutions. tests/test_memory.py holds both against measured peaks.
@@ -14,7 +15,7 @@ from dataclasses import asdict, dataclass
 import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
-from course_utils.config import Config, ConfigError, load_config
+from course_utils.config import Config, ConfigError, load_config, of_one_process
 from course_utils.plain_error import PlainError
 from course_utils.policy import compute_dtype, load_shape
 
@@ -27,21 +28,23 @@ class Memory:
 
     weights: float
     reference: float
+    copy: float  # with FSDP, the whole weights to sample with
     optimizer: float
     sampling: float  # the cache and the logits of one step
     update: float  # gradients, rounded weights, activations and logits of one mini-batch
 
     @property
     def kept(self) -> float:
-        return self.weights + self.reference + self.optimizer
+        return self.weights + self.reference + self.copy + self.optimizer
 
     @property
     def peak(self) -> float:
         return self.kept + max(self.sampling, self.update)
 
 
-def estimate(model: PretrainedConfig, cfg: Config) -> Memory:
-    """The memory of a run of `model` with the settings of `cfg`, with the longest prompts and responses."""
+def estimate(model: PretrainedConfig, cfg: Config, processes: int = 1) -> Memory:
+    """The memory of a run of `model` with the settings of `cfg`, with the longest prompts and responses; or what it
+    takes in each process where FSDP shares the weights out over several."""
     with torch.device("meta"):
         shell = AutoModelForCausalLM.from_config(model, trust_remote_code=cfg.model.trust_remote_code)
     model = model.get_text_config()  # of a model that reads pictures too, the part that is trained here
@@ -53,11 +56,14 @@ def estimate(model: PretrainedConfig, cfg: Config) -> Memory:
     width, count, rank, ppo = compute_dtype(cfg).itemsize, shell.num_parameters(), cfg.model.lora, cfg.ppo
     trained = sum(rank * (layer.in_features + layer.out_features) for layer in layers) if rank else count
     frozen = count * width if rank else 0
-    reference = count * FLOAT32 - (matrices + own_head) * (FLOAT32 - width) if ppo.kl_coeff and not rank else 0
-    of_adam = 1 if ppo.use_8bit_adam and cfg.training.device != "cpu" else FLOAT32
+    frozen_copy = count * FLOAT32 - (matrices + own_head) * (FLOAT32 - width)
+    of_adam = 1 if ppo.use_8bit_adam and cfg.training.device != "cpu" and processes == 1 else FLOAT32
     rounded = 0  # In half precision the backward pass needs the weights as they were rounded.
     if width < FLOAT32 and not rank:
         rounded = width * (head.numel() + (0 if cfg.training.gradient_checkpointing else matrices))
+
+    # Of what no layer holds, the embedding above all, weights and gradients are whole during the update.
+    whole = 2 * FLOAT32 * (embedding.numel() + own_head) if processes > 1 else 0
 
     response = cfg.generation.max_new_tokens
     tokens = cfg.dataset.max_prompt_length + response
@@ -65,22 +71,26 @@ def estimate(model: PretrainedConfig, cfg: Config) -> Memory:
     activations = tokens * _activations(model, width, cfg.training.gradient_checkpointing)
     logits = (tokens + 4.5 * response) * model.vocab_size * FLOAT32  # so many copies: measured
     return Memory(
-        weights=trained * FLOAT32 + frozen,
-        reference=reference,
-        optimizer=trained * 2 * of_adam,  # AdamW keeps two numbers a weight
+        weights=trained * FLOAT32 / processes + frozen,
+        reference=frozen_copy / processes if ppo.kl_coeff and not rank else 0,
+        copy=frozen_copy if processes > 1 else 0,
+        optimizer=trained * 2 * of_adam / processes,  # AdamW keeps two numbers a weight
         sampling=ppo.batch_size * (cache + 4 * model.vocab_size * FLOAT32),
-        update=trained * FLOAT32 + rounded + ppo.mini_batch_size * (activations + logits),
+        update=trained * FLOAT32 / processes + whole + rounded + ppo.mini_batch_size * (activations + logits),
     )
 
 
-def check_gpu(shape: PretrainedConfig, cfg: Config, total: float, note: Callable[[str], None]) -> None:
-    """Says what a GPU with `total` bytes will not hold of a model of this shape, before it is loaded.
+def check_gpu(
+    shape: PretrainedConfig, cfg: Config, total: float, note: Callable[[str], None], processes: int = 1
+) -> None:
+    """Says what a GPU with `total` bytes will not hold of a model of this shape, before it is loaded; where FSDP shares
+    it out over several processes, of its part.
 
     Raises:
         ConfigError: not even the weights and what belongs to them fit.
     """
     try:
-        memory = estimate(shape, cfg)
+        memory = estimate(shape, cfg, processes)
     except (AttributeError, TypeError, ValueError) as error:  # a shape with other names, or another one in each layer
         note(f"how much memory {cfg.model.name} needs is not estimated: {error}")
         return
@@ -121,11 +131,12 @@ def _activations(model: PretrainedConfig, width: int, checkpointing: bool) -> fl
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="a YAML file, e.g. configs/config_colab.yaml")
+    parser.add_argument("--fsdp", type=int, default=1, metavar="N", help="processes that share the weights out")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     args = parser.parse_intermixed_args()
     try:
         cfg = load_config(args.config, args.overrides)
-        memory = estimate(load_shape(cfg), cfg)
+        memory = estimate(load_shape(cfg), of_one_process(cfg, args.fsdp), args.fsdp)
     except PlainError as error:
         sys.exit(f"error: {error}")
     for part, size in [*asdict(memory).items(), ("peak", memory.peak)]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache
@@ -51,6 +52,7 @@ class ActorCritic(nn.Module):
         self.temperature = temperature
         self.compute_dtype = compute_dtype
         self.loss_scale: LossScale | None = None
+        self.shared_out = False  # over the processes (fsdp.py), which then have to take equally many passes
         self._first_read = 0
         # Zeros, so that every value is 0 until the critic has seen a return.
         self.value_head = nn.Linear(head.in_features, 1)
@@ -83,7 +85,7 @@ class ActorCritic(nn.Module):
         first_read = max(first, self._first_read)
         wanted = mask.clone()
         wanted[:, :first_read] = False
-        if mask.all():  # no padding: all rows at once, and nothing to put back into its place
+        if mask.all() and not self.shared_out:  # no padding: all rows at once, and nothing to put back into its place
             logits, values = (x.unflatten(0, (len(mask), -1)) for x in self._scaled(*self._run(input_ids, wanted)))
             unread = first_read - first
             return (F.pad(logits, (0, 0, unread, 0)), F.pad(values, (unread, 0))) if unread else (logits, values)
@@ -195,6 +197,9 @@ def load_actor(cfg: Config, folder: str | Path | None = None) -> ActorCritic:
     actor = ActorCritic(model, cfg.generation.temperature, compute_dtype(cfg))
     if actor.compute_dtype == torch.float16:
         actor.loss_scale = LossScale(actor)
+    if folder:
+        with _loading(Path(folder)):
+            actor.value_head.load_state_dict(load_file(Path(folder) / "value_head.safetensors"))
     return actor
 
 

@@ -32,8 +32,8 @@ from accelerate.utils import (
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor
 
-from course_utils import checkpoint, policy
-from course_utils.config import Config, ConfigError, save_config, trackers
+from course_utils import checkpoint, fsdp, policy
+from course_utils.config import Config, ConfigError, of_one_process, save_config, trackers
 from course_utils.disk import write_file
 from course_utils.evaluate import Evaluation, evaluate
 from course_utils.exercises import UPDATE_METRICS, Exercises, naming_the_exercise
@@ -48,7 +48,7 @@ from course_utils.rollout import collate, collect, pad_prompts, score_logprobs, 
 from course_utils.run_folder import open_run
 
 T = TypeVar("T")
-SHARDED = DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM
+OTHER_SHARDING = DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM
 
 
 class TrainingError(PlainError):
@@ -69,7 +69,8 @@ class Trainer:
         set_seed(cfg.training.seed)
         shape = policy.load_shape(cfg)  # what the model cannot read is refused before anything takes time
         if self.device.type == "cuda":
-            check_gpu(shape, cfg, torch.cuda.get_device_properties(self.device).total_memory, self.accelerator.print)
+            total = torch.cuda.get_device_properties(self.device).total_memory
+            check_gpu(shape, self.cfg_of_process, total, self.accelerator.print, fsdp.sharing(self.accelerator))
         for note in notes(cfg):
             self.accelerator.print(note)
         self.tokenizer = policy.load_tokenizer(cfg, self.accelerator.print)
@@ -81,14 +82,17 @@ class Trainer:
         actor = policy.load_actor(cfg, resume_from)
         needs_copy = cfg.ppo.kl_coeff and not cfg.model.lora
         self.reference = policy.load_reference(cfg).to(self.device) if needs_copy else None
-        self.actor = self.accelerator.prepare_model(actor)
+        if fsdp.sharing(self.accelerator) > 1:
+            self.actor, self.sampler = actor, self._share_out(actor)
+        else:
+            self.actor, self.sampler = self.accelerator.prepare_model(actor), actor
         self.optimizer = make_optimizer(cfg, actor, self.device, self.accelerator.print)
         self.optimizer.register_step_pre_hook(self._before_optimizer_step)
         self.lr_scheduler = make_scheduler(cfg, self.optimizer)
         self.step = 0
         self._running, self._where = 0, "PPO step 0"  # what to name if the run has to stop
         if resume_from:
-            state = checkpoint.restore(resume_from, actor, self.optimizer, self.lr_scheduler)
+            state = checkpoint.restore(resume_from, self.optimizer, self.lr_scheduler)
             self.step = state["step"]
             if actor.loss_scale:
                 actor.loss_scale.load_state_dict(state["loss_scale"])
@@ -145,9 +149,7 @@ class Trainer:
         uniforms = torch.rand(count, cfg.generation.max_new_tokens, generator=noise)
         buffer = self._fitting(
             "batch_size",
-            lambda: collect(
-                self.unwrapped, self._mine(prompts), self.tokenizer, cfg, self._mine(uniforms), self.device
-            ),
+            lambda: collect(self.sampler, self._mine(prompts), self.tokenizer, cfg, self._mine(uniforms), self.device),
         )
         buffer = self._gather(buffer)
         bad = ~(buffer["logprobs"].isfinite() & buffer["values"].isfinite()).all(1)
@@ -172,7 +174,7 @@ class Trainer:
                 "in its layers or does not take padding on the left. Use another model."
             )
         if self._on_any_process(deviation > 1e-5):
-            buffer["logprobs"] = self._scored(self.unwrapped, buffer)
+            buffer["logprobs"] = self._scored(self.sampler, buffer)
             deviation = self.ratio_deviation(buffer)
         return deviation
 
@@ -193,7 +195,7 @@ class Trainer:
         """(N, R), under the model as it was before PPO; without a KL penalty, under the actor."""
         if not self.cfg.ppo.kl_coeff:
             return buffer["logprobs"].clone()
-        frozen = policy.without_adapters(self.unwrapped) if self.cfg.model.lora else nullcontext(self.reference)
+        frozen = policy.without_adapters(self.sampler) if self.cfg.model.lora else nullcontext(self.reference)
         with frozen as reference:
             return self._scored(reference, buffer)
 
@@ -218,6 +220,8 @@ class Trainer:
             bad = [name for name, value in epochs[-1].items() if not math.isfinite(value)]
             if bad:
                 self._stop(f"{', '.join(bad)} is not finite")
+        if self.unwrapped.shared_out:
+            fsdp.copy_weights(self.actor, self.sampler)
         means = torch.tensor(
             [sum(e[name] for e in epochs) / len(epochs) for name in UPDATE_METRICS], device=self.device
         )
@@ -228,7 +232,7 @@ class Trainer:
         """max |π/π_old − 1| over the first 8 responses, a sample, since all would cost a pass: 0 but for rounding, or
         sampling and scoring do not mean the same policy."""
         part = {name: tensor[: policy.ROWS_TOGETHER] for name, tensor in buffer.items()}
-        log_ratio = self._score_rows(self.unwrapped, part) - part["logprobs"]
+        log_ratio = self._score_rows(self.sampler, part) - part["logprobs"]
         return (log_ratio.exp() - 1).abs().mul(part["response_attention_mask"]).max().item()
 
     # ---------------------------------------------------------------- evaluation, checkpoints
@@ -237,7 +241,7 @@ class Trainer:
         """Greedy accuracy on cfg.dataset.eval_split, or on as many problems of another split."""
         prompts = self._prompts_of(split, self.cfg.dataset.eval_samples) if split else self.eval_prompts
         return self._fitting(
-            "batch_size", lambda: evaluate(self.unwrapped, prompts, self.tokenizer, self.cfg, self.device)
+            "batch_size", lambda: evaluate(self.sampler, prompts, self.tokenizer, self.cfg, self.device)
         )
 
     def save(self, name: str) -> Path:
@@ -247,14 +251,17 @@ class Trainer:
             TrainingError: the model computes NaN or Inf, so that nobody could go on from it.
         """
         self._stop_if_unusable()
+        parts = {"model": self.unwrapped.model, "value_head": self.unwrapped.value_head, "optimizer": self.optimizer}
+        if self.unwrapped.shared_out:
+            tensors = {name: fsdp.gathered(part, self.accelerator.is_main_process) for name, part in parts.items()}
+        else:
+            tensors = {name: part.state_dict() for name, part in parts.items()}
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             state = {"step": self.step, "seed": self.cfg.training.seed}
             if loss_scale := self.unwrapped.loss_scale:
                 state["loss_scale"] = loss_scale.state_dict()
-            checkpoint.save(
-                self.folder / name, self.unwrapped, self.tokenizer, self.optimizer, self.lr_scheduler, state
-            )
+            checkpoint.save(self.folder / name, self.unwrapped.model, self.tokenizer, tensors, self.lr_scheduler, state)
         return self.folder / name
 
     @property
@@ -319,6 +326,15 @@ class Trainer:
     def _open_folder(self) -> tuple[Path, Path | None]:
         found = [open_run(self.cfg) if self.accelerator.is_main_process else None]
         return broadcast_object_list(found)[0]
+
+    def _share_out(self, actor: policy.ActorCritic) -> policy.ActorCritic:
+        """Leaves this process its part of actor and reference; returns a whole copy of the actor to sample with."""
+        for model in (actor, *([self.reference] if self.reference else [])):
+            fsdp.share_out(model, self.device)
+        copy = policy.load_reference(self.cfg).to(self.device)
+        fsdp.copy_weights(actor, copy)
+        self.accelerator.print(f"FSDP: {self.accelerator.num_processes} processes share the weights out")
+        return copy
 
     def _start_trackers(self) -> None:
         """TensorBoard and wandb write into the run's folder; trackio has a folder of its own, for its dashboard."""
@@ -411,9 +427,7 @@ class Trainer:
 
     @property
     def cfg_of_process(self) -> Config:
-        """The config with this process's share of a mini-batch."""
-        size = self.cfg.ppo.mini_batch_size // self.accelerator.num_processes
-        return replace(self.cfg, ppo=replace(self.cfg.ppo, mini_batch_size=size))
+        return of_one_process(self.cfg, self.accelerator.num_processes)
 
     def _before_optimizer_step(self, optimizer, _args, _kwargs) -> None:
         """Leaves a step out in which float16 overflowed; stops the run at any other gradient that is not finite."""
@@ -422,8 +436,8 @@ class Trainer:
             optimizer.zero_grad()  # without gradients, AdamW leaves weights and moments alone
             if loss_scale.value < 1:
                 self._stop("the gradients overflow float16 however small they are scaled")
-        norms = [p.grad.norm() for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        if norms and not torch.stack(norms).isfinite().all():
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if not torch.nn.utils.get_total_norm(gradients).isfinite():
             self._stop("a gradient is not finite (NaN or Inf)")
 
     def _on_any_process(self, here: bool) -> bool:
@@ -433,8 +447,8 @@ class Trainer:
         """Finite weights may still be so large that nothing else is: a few prompts show it."""
         ids, mask = pad_prompts(self.eval_prompts[: policy.ROWS_TOGETHER], self.tokenizer.pad_token_id, self.device)
         with torch.no_grad():
-            outputs = self.unwrapped(ids, mask, logits_to_keep=1)
-        if not all(tensor.isfinite().all() for tensor in (*outputs, *self.unwrapped.parameters())):
+            outputs = self.sampler(ids, mask, logits_to_keep=1)
+        if not all(tensor.isfinite().all() for tensor in (*outputs, *self.sampler.parameters())):
             self._stop(
                 "the weights, or what the model computes with them, are not finite; no checkpoint is written of them",
                 ids,
@@ -488,13 +502,13 @@ def make_accelerator(cfg: Config) -> Accelerator:
         # Or each process would hold all gradients twice, of which the estimate of memory knows nothing.
         kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
-    if accelerator.distributed_type in SHARDED:
-        # Sampling takes each process as many passes as its longest response: others would wait for it for ever.
+    if accelerator.distributed_type in OTHER_SHARDING:
         raise ConfigError(
-            f"accelerate is set to {accelerator.distributed_type.value}, which shares a model's weights "
-            "out; this trainer needs a whole model in each process. Use configs/accelerate/"
-            "several_gpus.yaml, a smaller model or model.lora, or another engine: docs/engines.md"
+            f"accelerate is set to {accelerator.distributed_type.value}, which this trainer does not know. Use "
+            "configs/accelerate/fsdp.yaml or several_gpus.yaml, or another engine: docs/engines.md"
         )
+    if fsdp.sharing(accelerator) > 1:
+        fsdp.check(cfg)
     for key in ("mini_batch_size", "rollout_samples"):
         if getattr(cfg.ppo, key) % accelerator.num_processes:
             raise ConfigError(

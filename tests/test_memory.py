@@ -8,7 +8,7 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
-from transformers import AutoConfig, GPT2Config, LlamaConfig, Qwen2Config
+from transformers import AutoConfig, GPT2Config, LlamaConfig, LlamaForCausalLM, Qwen2Config
 
 from course_utils.config import ConfigError, load_config
 from course_utils.memory import check_gpu, estimate, main
@@ -39,13 +39,12 @@ CASES = {  # shape, tokens of each response, more settings
 # Or the peak holds what malloc keeps of freed tensors: 350 to 550 MB for the same work.
 RETURN_AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
 STEPS = """
-import gc, json, sys
+import gc, json, os, sys
 from pathlib import Path
-from transformers import LlamaConfig, LlamaForCausalLM
-from course_utils.config import load_config
+from course_utils.config import load_config, of_one_process
 from course_utils.exercises import load_exercises
 from course_utils.memory import estimate
-from course_utils.policy import EMBEDDED_MODEL
+from course_utils.policy import EMBEDDED_MODEL, load_shape
 from course_utils.trainer import Trainer
 
 def memory(name):
@@ -62,38 +61,57 @@ def one_step(response, *more):
 cases, folder, exercises = json.loads(sys.argv[1]), Path(sys.argv[2]), load_exercises(Path(sys.argv[3]))
 one_step(2)  # what the libraries take
 found = {}
-for name, (shape, response, more) in cases.items():
-    model = folder / name
-    config = LlamaConfig(**shape, eos_token_id=1, pad_token_id=0)
-    LlamaForCausalLM(config).save_pretrained(model)
+for name, (_, response, more) in cases.items():
     gc.collect()
     before = memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted anew from here
-    cfg = one_step(response, f"model.name={model}", f"model.tokenizer_name={EMBEDDED_MODEL}", *more)
-    found[name] = estimate(config, cfg).peak, memory("VmHWM") - before
-print(json.dumps(found))
+    cfg = one_step(response, f"model.name={folder / name}", f"model.tokenizer_name={EMBEDDED_MODEL}", *more)
+    measured, processes = memory("VmHWM") - before, int(os.environ.get("WORLD_SIZE", 1))
+    found[name] = estimate(load_shape(cfg), of_one_process(cfg, processes), processes).peak, measured
+if os.environ.get("RANK", "0") == "0":
+    print(json.dumps(found))
 """
+
+
+def measure(launcher: list[str], cases: dict, folder: Path, solutions: Path) -> dict[str, tuple[int, int]]:
+    """Case -> bytes of a PPO step at its peak in a process, estimated and measured, one after the other."""
+    for name, (shape, _, _) in cases.items():
+        LlamaForCausalLM(LlamaConfig(**shape, eos_token_id=1, pad_token_id=0)).save_pretrained(folder / name)
+    script = folder / "steps.py"
+    script.write_text(STEPS)
+    run = subprocess.run(
+        [sys.executable, *launcher, script, json.dumps(cases), folder, solutions],
+        cwd=ROOT,
+        env=os.environ | RETURN_AT_ONCE | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout.splitlines()[-1])
 
 
 @pytest.fixture(scope="module")
 def peaks(solutions, tmp_path_factory) -> dict[str, tuple[int, int]]:
-    """Case -> bytes of a PPO step at its peak, estimated and measured, all in one process of their own."""
-    run = subprocess.run(
-        [sys.executable, "-c", STEPS, json.dumps(CASES), tmp_path_factory.mktemp("peaks"), solutions],
-        cwd=ROOT,
-        env=os.environ | RETURN_AT_ONCE,
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout.splitlines()[-1])
+    return measure([], CASES, tmp_path_factory.mktemp("peaks"), solutions)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from Linux's /proc")
 @pytest.mark.parametrize("case", CASES)
 def test_the_peak_of_a_step_is_what_was_estimated(case, peaks):
-    estimated, measured = peaks[case]
+    hold(*peaks[case])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from Linux's /proc")
+def test_the_peak_of_a_step_is_what_was_estimated_where_two_processes_share_the_weights_out(solutions, tmp_path):
+    launcher = ["-m", "accelerate.commands.launch", "--config_file", "configs/accelerate/fsdp.yaml"]
+    case = "layers"
+    hold(*measure(launcher, {case: CASES[case]}, tmp_path, solutions)[case])
+
+
+def hold(estimated: int, measured: int) -> None:
     assert 0.8 < estimated / measured < 1.25, f"{estimated / 1e6:.0f} MB estimated, {measured / 1e6:.0f} MB measured"
 
 
@@ -160,6 +178,17 @@ def test_lora_needs_no_reference_and_little_for_the_optimizer():
     )
     assert adapters.reference == 0 and adapters.optimizer < whole.optimizer / 20
     assert adapters.weights == pytest.approx(whole.weights, rel=0.1)  # float32 here: the frozen ones are as large
+
+
+def test_four_processes_with_fsdp_hold_a_quarter_of_what_is_trained_and_a_copy_to_sample_with():
+    cfg = load_config(ROOT / "configs/config_debug.yaml", ["model.torch_dtype=bfloat16", "ppo.use_8bit_adam=true"])
+    shape = LlamaConfig(**WORDY | {"tie_word_embeddings": True})
+    alone, shared = estimate(shape, cfg), estimate(shape, cfg, 4)
+    embedding, weights = 32000 * 64, alone.weights / 4
+    assert shared.weights == alone.weights / 4 and shared.optimizer == alone.optimizer / 4
+    assert alone.copy == 0 and shared.copy == alone.reference == 4 * shared.reference
+    # A quarter of the gradients; but the embedding's are whole, and so is it.
+    assert shared.update - alone.update == 2 * 4 * embedding - 0.75 * 4 * weights
 
 
 def test_a_gpu_that_is_too_small_is_said_before_anything_is_loaded(small_config):

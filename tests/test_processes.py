@@ -1,5 +1,6 @@
 """Two processes learn what one learns; accelerate's settings for them."""
 
+import re
 import subprocess
 import sys
 
@@ -10,11 +11,13 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 
 from course_utils import trainer
-from course_utils.config import ConfigError
+from course_utils.config import ConfigError, load_config
 from course_utils.exercises import load_exercises
 from course_utils.metrics import read_metrics
 from course_utils.trainer import Trainer
 from tests.conftest import ROOT
+
+GPU_PAGE = (ROOT / "docs/gpu.md").read_text()
 
 
 @pytest.mark.slow
@@ -62,6 +65,18 @@ def test_accelerate_reads_the_settings_for_several_gpus():
     assert settings.mixed_precision == "no" and not settings.use_cpu  # precision is model.torch_dtype's affair
 
 
+@pytest.mark.parametrize("command", re.findall(r"accelerate launch (.*?)\n```", GPU_PAGE, re.DOTALL))
+def test_the_commands_for_several_gpus_share_their_mini_batches_out(command):
+    words = command.replace("\\\n", " ").split()
+    processes, config = (words[words.index(name) + 1] for name in ("--num_processes", "--config"))
+    ppo, alone = (load_config(ROOT / config, overrides).ppo for overrides in ([w for w in words if "=" in w], []))
+    assert ppo.mini_batch_size % int(processes) == ppo.rollout_samples % int(processes) == 0
+    # An optimizer step means as many responses as that of one GPU.
+    assert ppo.mini_batch_size * ppo.gradient_accumulation_steps == (
+        alone.mini_batch_size * alone.gradient_accumulation_steps
+    )
+
+
 def test_accelerates_own_settings_do_not_change_the_precision_and_gradients_are_held_once(small_config, monkeypatch):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")  # as `accelerate config` may have said for all programs
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -79,11 +94,11 @@ def test_a_process_scores_as_many_rows_at_a_time_as_it_updates(small_config, sol
     assert chunks == [2]
 
 
-@pytest.mark.parametrize("kind", trainer.SHARDED)
-def test_sharing_the_weights_out_is_refused(kind, small_config, monkeypatch):
+@pytest.mark.parametrize("kind", trainer.OTHER_SHARDING)
+def test_other_ways_to_share_the_weights_out_are_refused(kind, small_config, monkeypatch):
     class Sharing(Accelerator):
         distributed_type = kind  # which a CPU cannot be set to
 
     monkeypatch.setattr(trainer, "Accelerator", Sharing)
-    with pytest.raises(ConfigError, match=f"accelerate is set to {kind.value}.*several_gpus.yaml"):
+    with pytest.raises(ConfigError, match=f"accelerate is set to {kind.value}.*fsdp.yaml"):
         trainer.make_accelerator(small_config())

@@ -15,6 +15,7 @@ from course_utils.checkpoint import CheckpointError, latest, step_of
 from course_utils.config import ConfigError, save_config
 from course_utils.exercises import load_exercises
 from course_utils.metrics import MetricsLog, read_metrics
+from course_utils.policy import ModelError
 from course_utils.run_folder import open_run
 from course_utils.trainer import Trainer
 from tests.conftest import ROOT
@@ -152,9 +153,14 @@ def test_a_damaged_checkpoint_is_named(small_config, solutions):
     exercises = load_exercises(solutions)
     trainer = Trainer(small_config("training.save_interval=1"), exercises)
     next(trainer.train())
-    for name in ("trainer_state.json", "optimizer.pt", "value_head.safetensors"):  # each is read before the last one
+    not_one = "step_1 is not a checkpoint that can be resumed"
+    for name, error, message in (  # each is read before the last one
+        ("trainer_state.json", CheckpointError, not_one),
+        ("optimizer.pt", CheckpointError, not_one),
+        ("value_head.safetensors", ModelError, "cannot load '.*step_1'(.|\n)*delete its folder"),
+    ):
         (trainer.folder / "step_1" / name).write_bytes(b"no checkpoint")
-        with pytest.raises(CheckpointError, match="step_1 is not a checkpoint that can be resumed"):
+        with pytest.raises(error, match=message):
             Trainer(small_config("training.resume=auto", "training.save_interval=1"), exercises)
 
 
