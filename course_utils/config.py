@@ -95,7 +95,7 @@ class TrainingConfig:
     gradient_checkpointing: bool = MISSING  # recompute activations in the backward pass: less memory, slower
     eval_interval: int = 10              # PPO steps between evaluations
     num_samples: int | None = None       # train on the first n problems only; null = all
-    resume: str = "never"                # auto = go on from the newest checkpoint in output_dir
+    resume: str = "never"                # auto = go on with the newest run of these settings
 
 
 @dataclass

@@ -1,7 +1,8 @@
-"""Which folder a run writes to: a new one, or with training.resume=auto that of the run that was cut off."""
+"""Which folder a run writes to: a new one, or with training.resume=auto that of one that was cut off."""
 
 import errno
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from itertools import chain, count, takewhile
 from pathlib import Path
@@ -32,16 +33,17 @@ def open_run(cfg: Config) -> tuple[Path, Path | None]:
     A new run never writes into the folder of an old one: beside `outputs/debug` it makes `outputs/debug-2`.
 
     Raises:
-        ConfigError: the run to go on with was started with other settings; no folder can be made there.
+        ConfigError: there are runs, but all were started with other settings; no folder can be made there.
     """
     output_dir = Path(cfg.training.output_dir)
     try:
         if output_dir.is_file():
             raise FileExistsError(errno.EEXIST, "that is a file")
-        last = last_run(output_dir)
-        if cfg.training.resume == "auto" and last and not _is_finished(last, cfg.training.total_ppo_steps):
-            _refuse_other_settings(cfg, last)
-            return last, latest(last)
+        if cfg.training.resume == "auto":
+            _refuse_other_settings(cfg)
+            last = run_of(cfg)
+            if last and not _is_finished(last, cfg.training.total_ppo_steps):
+                return last, latest(last)
         folder = next(name for name in _names(output_dir) if not name.exists())
         folder.mkdir(parents=True)
     except OSError as error:
@@ -58,9 +60,19 @@ def _is_finished(run: Path, steps: int) -> bool:
     return step_of(run / "final") >= steps or last is not None and int(last.name.removeprefix("step_")) > steps
 
 
-def last_run(output_dir: str | Path) -> Path | None:
-    """The newest run of `output_dir`, or None if there was none."""
-    return next(reversed(list(takewhile(Path.exists, _names(output_dir)))), None)
+def run_of(cfg: Config) -> Path | None:
+    """The newest run of cfg.training.output_dir with these settings, or that came to nothing before it wrote any; None
+    where there is none."""
+    for run in _runs(cfg):
+        with suppress(ConfigError):  # damaged settings are nobody's
+            if not _changes(cfg, run):
+                return run
+    return None
+
+
+def _runs(cfg: Config) -> list[Path]:
+    """The newest first."""
+    return [*takewhile(Path.exists, _names(cfg.training.output_dir))][::-1]
 
 
 def _names(output_dir: str | Path) -> Iterator[Path]:
@@ -69,21 +81,27 @@ def _names(output_dir: str | Path) -> Iterator[Path]:
     return chain([base], (base.with_name(f"{base.name}-{number}") for number in count(2)))
 
 
-def _refuse_other_settings(cfg: Config, folder: Path) -> None:
-    before = _settings_of(folder)
+def _refuse_other_settings(cfg: Config) -> None:
+    for newest in _runs(cfg)[:1]:
+        changed = _changes(cfg, newest)
+        if changed and not run_of(cfg):
+            raise ConfigError(
+                f"training.resume=auto found {newest}, which was started with other settings "
+                f"({'; '.join(changed)}). Use the same ones, or training.resume=never for a new run"
+            )
+
+
+def _changes(cfg: Config, run: Path) -> list[str]:
+    """The settings that decide what is learned and were others when the run was started, each in words. ConfigError:
+    what it wrote of them is damaged."""
+    before, now = _settings_of(run), flat(asdict(cfg))
     if before is None:
-        return
-    now = flat(asdict(cfg))
-    changed = [
+        return []
+    return [
         f"{key}: {before.get(key)} -> {now.get(key)}"
         for key in sorted(before | now)
         if before.get(key) != now.get(key) and key not in MAY_DIFFER
     ]
-    if changed:
-        raise ConfigError(
-            f"training.resume=auto found {folder}, which was started with other settings "
-            f"({'; '.join(changed)}). Use the same ones, or training.resume=never for a new run"
-        )
 
 
 def _settings_of(folder: Path) -> dict | None:

@@ -16,20 +16,20 @@ import papermill
 from nbconvert import HTMLExporter
 from tqdm import tqdm
 
-from course_utils.config import load_config
+from course_utils.config import Config, load_config
 from course_utils.disk import writing
 from course_utils.export import ExportError
 from course_utils.metrics import read_metrics
 from course_utils.plain_error import PlainError
-from course_utils.run_folder import last_run
+from course_utils.run_folder import run_of
 from course_utils.train import add_exercises, exercises_folder, summary
 
 
-def follow(output_dir: str, total: int, already: Path | None, done: threading.Event) -> None:
+def follow(cfg: Config, already: Path | None, done: threading.Event) -> None:
     """Shows the finished PPO steps of the run until `done` is set."""
-    with tqdm(total=total, desc="PPO steps", unit="step") as bar:
+    with tqdm(total=cfg.training.total_ppo_steps, desc="PPO steps", unit="step") as bar:
         while not done.wait(0.5):
-            folder = last_run(output_dir)
+            folder = run_of(cfg)
             if folder and folder != already and (folder / "metrics.jsonl").exists():
                 _show(bar, read_metrics(folder / "metrics.jsonl"))
 
@@ -48,10 +48,11 @@ def execute(notebook: Path, config: str, exercises: str, overrides: list[str]) -
         papermill.PapermillExecutionError: a cell failed; the notebook with its error is in the run's folder, if the run
             came so far.
     """
+    output_dir = str(Path(load_config(config, overrides).training.output_dir).resolve())
+    overrides = [*overrides, f"training.output_dir={output_dir}"]
     cfg = load_config(config, overrides)
-    output_dir = str(Path(cfg.training.output_dir).resolve())
     # With training.resume=auto the run that goes on is an old one, and its folder is the one to follow.
-    already = None if cfg.training.resume == "auto" else last_run(output_dir)
+    already = None if cfg.training.resume == "auto" else run_of(cfg)
     executed = Path(output_dir).parent / f".running_{notebook.name}"
     with writing(executed):  # or papermill would find out, and not know what to do about it
         executed.parent.mkdir(parents=True, exist_ok=True)
@@ -60,10 +61,10 @@ def execute(notebook: Path, config: str, exercises: str, overrides: list[str]) -
     parameters = {
         "CONFIG": str(Path(config).resolve()),
         "EXERCISES": str(Path(exercises).resolve()),
-        "OVERRIDES": [*overrides, f"training.output_dir={output_dir}"],
+        "OVERRIDES": overrides,
     }
     done = threading.Event()
-    bar = threading.Thread(target=follow, args=(output_dir, cfg.training.total_ppo_steps, already, done))
+    bar = threading.Thread(target=follow, args=(cfg, already, done))
     bar.start()
     try:
         papermill.execute_notebook(
@@ -77,7 +78,7 @@ def execute(notebook: Path, config: str, exercises: str, overrides: list[str]) -
     finally:
         done.set()
         bar.join()
-        folder = last_run(output_dir)
+        folder = run_of(cfg)
         if folder and folder != already and executed.exists():
             keep(executed, folder / notebook.name)
     return folder

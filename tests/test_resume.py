@@ -210,6 +210,16 @@ def test_the_newest_run_goes_on(small_config):
     assert open_run(small_config("training.resume=auto"))[0] == runs[-1]
 
 
+def test_an_experiment_after_it_does_not_stand_in_the_way_of_a_run(small_config):
+    for setting in ("ppo.lam=0.95", "ppo.lam=0"):
+        folder, _ = open_run(small_config(setting))
+        save_config(small_config(setting), folder / "effective_config.yaml")
+    assert open_run(small_config("ppo.lam=0.95", "training.resume=auto"))[0].name == "run"
+    assert open_run(small_config("ppo.lam=0", "training.resume=auto"))[0].name == "run-2"
+    with pytest.raises(ConfigError, match=r"found .*run-2, .*other settings \(ppo.lam: 0.0 -> 0.5\)"):
+        open_run(small_config("ppo.lam=0.5", "training.resume=auto"))
+
+
 def test_a_run_may_go_on_elsewhere_and_be_watched_otherwise(small_config, tmp_path):
     folder, _ = open_run(small_config())
     save_config(small_config(), folder / "effective_config.yaml")

@@ -9,7 +9,7 @@ from course_utils import trainer as trainer_module
 from course_utils.config import ConfigError
 from course_utils.exercises import load_exercises
 from course_utils.metrics import read_metrics
-from course_utils.run_folder import last_run
+from course_utils.run_folder import run_of
 from course_utils.trainer import Trainer
 
 
@@ -66,7 +66,7 @@ def test_a_tracker_that_does_not_start_is_said_before_a_model_is_loaded(small_co
         Trainer(small_config("tracking=wandb"), load_exercises(solutions))
     with pytest.raises(ConfigError, match="does not start: No API key configured. tracking=none"):
         Trainer(small_config("tracking=trackio"), load_exercises(solutions))
-    assert last_run(small_config().training.output_dir) is None  # or the next run would be called run-2
+    assert run_of(small_config()) is None  # or the next run would be called run-2
 
 
 @pytest.mark.slow
