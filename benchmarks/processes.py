@@ -26,7 +26,12 @@ from course_utils.metrics import read_metrics
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results/processes.jsonl"
-CONTENDERS = [(1, 1), (2, 1), (1, 2)]  # processes, threads of each; the first is what the others are compared with
+CONTENDERS = {  # processes, threads of each, more of the environment; the first is what the others are compared with
+    "1 × 1": (1, 1, {}),
+    "2 × 1": (2, 1, {}),
+    "2 × 1, FSDP": (2, 1, {"ACCELERATE_USE_FSDP": "true"}),
+    "1 × 2": (1, 2, {}),
+}
 PARTS = "rollout", "reference", "update"
 WORK = [
     "ppo.rollout_samples=128",
@@ -42,7 +47,7 @@ WORK = [
 ]
 
 
-def run(processes: int, threads: int, steps: int, solutions: Path) -> dict:
+def run(processes: int, threads: int, environment: dict, steps: int, solutions: Path) -> dict:
     """Trains `steps` steps and one before them that is not counted; lists over the counted ones."""
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(
@@ -65,7 +70,7 @@ def run(processes: int, threads: int, steps: int, solutions: Path) -> dict:
             cwd=ROOT,
             check=True,
             stdout=subprocess.DEVNULL,
-            env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+            env=os.environ | {"OMP_NUM_THREADS": str(threads)} | environment,
         )
         counted = read_metrics(Path(folder) / "run/metrics.jsonl")[1:]
     seconds = np.array([line["time/step_seconds"] for line in counted])
@@ -83,12 +88,12 @@ def report(lines: list[dict]) -> str:
         "| processes × threads | seconds a step | " + " | ".join(PARTS) + " | speed-up |",
         "|---|---|---|---|---|---|",
     ]
-    first = [line for line in lines if (line["processes"], line["threads"]) == CONTENDERS[0]]
-    for processes, threads in CONTENDERS:
-        own = [line for line in lines if (line["processes"], line["threads"]) == (processes, threads)]
+    first = [line for line in lines if line["contender"] == next(iter(CONTENDERS))]
+    for name in CONTENDERS:
+        own = [line for line in lines if line["contender"] == name]
         gains = [np.median(a["step_s"]) / np.median(b["step_s"]) for a, b in zip(first, own)]
         parts = [np.concatenate([line[f"{part}_s"] for line in own]) for part in ("step", *PARTS)]
-        cells = [f"{processes} × {threads}", *map(spread, parts), " · ".join(f"{gain:.2f}" for gain in gains)]
+        cells = [name, *map(spread, parts), " · ".join(f"{gain:.2f}" for gain in gains)]
         rows.append("| " + " | ".join(cells) + " |")
     return "\n".join(rows)
 
@@ -107,14 +112,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as solutions:
         export_all(ROOT, Path(solutions))
         for _ in range(0 if args.report else args.rounds):
-            for processes, threads in CONTENDERS:
+            for name, contender in CONTENDERS.items():
                 line = {
                     "date": str(date.today()),
                     "cores": cores(),
-                    "processes": processes,
-                    "threads": threads,
+                    "contender": name,
                     "rollouts": 128,
-                    **run(processes, threads, args.steps, Path(solutions)),
+                    **run(*contender, args.steps, Path(solutions)),
                 }
                 with RESULTS.open("a") as file:
                     file.write(json.dumps(line) + "\n")
