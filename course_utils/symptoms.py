@@ -65,13 +65,14 @@ def odd_length(history: list[dict]) -> tuple[bool, str]:
 
 SYMPTOMS = (
     Symptom(
-        "The reward stays flat",
+        "The reward does not rise",
         flat_reward,
         "Is the KL 0 too? Then nothing is updated: <code>optimizer.step()</code>, <code>zero_grad()</code> (5); with "
         "<code>ppo.kl_coeff=0</code> it is not measured, and always 0. "
         "Does the KL grow? Then the steps lead elsewhere: the sign of the policy loss (1), positions off by one (5). "
-        "Neither: the final reward on padding, where it is lost (4). On another model: a learning rate that is too "
-        "small, or problems that it never solves.",
+        "Neither: the final reward on padding, where it is lost (4). Has the reward fallen? Then as in the next row: a "
+        "small λ (4), steps that are too large (1). On another model: a learning rate that is too small, or problems "
+        "that it never solves.",
     ),
     Symptom(
         "The reward rises, then falls",
@@ -109,15 +110,15 @@ SYMPTOMS = (
         "Responses get much longer or shorter",
         odd_length,
         "The end of a response is not learned from: a mask that leaves out the end-of-sequence token, the final "
-        "reward on padding (4).",
+        "reward on padding (4). Or the reward has fallen too: then these are the responses of a broken policy.",
     ),
 )
 
 
 def symptom_table(history: list[dict], reference: Sequence[dict] = ()) -> str:
     """HTML with a row a symptom: does the run show it, its numbers and, where it can be compared, those of the
-    reference run after as many steps, and what it usually means."""
-    runs = {"Yours": history, **({"Reference": list(reference[: len(history)])} if reference else {})}
+    course's run after as many steps, and what it usually means."""
+    runs = {"Yours": history, **({"The course's": list(reference[: len(history)])} if reference else {})}
     rows = [(f"<b>{s.name}</b>", *(_verdict(s, run) for run in runs.values()), s.meaning) for s in SYMPTOMS]
     return html_table(("What to look for", *runs, "What it usually means (and in which exercise)"), rows)
 

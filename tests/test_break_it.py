@@ -249,13 +249,20 @@ def test_the_numbers_in_the_words_are_those_of_the_recorded_runs():
     first, second, lost = at_the_end("policy_loss", "no clipping")
     reward, *_ = at_the_end("policy_loss", "no clipping", "rollout/reward_mean")
     low, _, high = at_the_end("policy_loss", RIGHT)
+
+    def rewards(key, name):  # of each seed in the last third, the lowest first
+        return sorted(last_third({0: run}, "rollout/reward_mean") for run in recorded(key)[name].values())
+
+    _, worse, better = rewards("policy_loss", "no clipping")
+    lowest, _, highest = rewards("policy_loss", RIGHT)
+    right = in_the_last_third("gae", RIGHT, "rollout/reward_mean")
     text = {name: in_the_last_third("entropy", name, "rollout/entropy") for name in recorded("entropy")}
     logged = in_the_last_third("entropy", "no mask", "loss/entropy")
-    token = in_the_last_third("gae", "reward on the wrong token", "rollout/reward_mean")
     expected = {
         ("policy_loss", "no clipping"): [
-            f"end at {first:.0f} and {second:.0f} nats, and one runs away, to {lost:.0f} nats and a reward of "
-            f"{reward:.2f}. With clipping they end at {low:.1f} to {high:.1f}."
+            f"end at {first:.0f} and {second:.0f} nats, with rewards of {better:.2f} and {worse:.2f} in the last third",
+            f"to {lost:.0f} nats and a reward of {reward:.2f}. With clipping they end at {low:.1f} to {high:.1f} nats, "
+            f"with {lowest:.2f} to {highest:.2f}.",
         ],
         ("entropy", "sign turned"): [
             f"has {text['sign turned']:.3f} nats a token in the last third, that of right runs {text[RIGHT]:.3f}."
@@ -265,9 +272,11 @@ def test_the_numbers_in_the_words_are_those_of_the_recorded_runs():
             f"the third ends with a KL to the reference of {at_the_end('entropy', 'no mask')[-1]:.1f} nats, "
             f"the right ones with {at_the_end('entropy', RIGHT)[-1]:.1f} at most.",
         ],
-        ("gae", "reward on the wrong token"): [
-            f"({token:.2f} in the last third, against {in_the_last_third('gae', RIGHT, 'rollout/reward_mean'):.2f})"
-        ],
+    } | {
+        ("gae", name): [
+            f"({in_the_last_third('gae', name, 'rollout/reward_mean'):.2f} in the last third, against {right:.2f})"
+        ]
+        for name in ("γ forgotten", "reward on the wrong token", "KL penalty added")
     }
     for (key, name), phrases in expected.items():
         for phrase in phrases:

@@ -69,7 +69,7 @@ def test_the_comparison_draws_yours_the_reference_and_the_band():
     reward = figure.axes[0]
     curves = {line.get_label(): list(line.get_ydata()) for line in reward.lines}
     assert curves["yours"] == [0.3] * 7
-    assert curves["reference"] == [line["rollout/reward_mean"] for line in reference.history]
+    assert curves["the course's"] == [line["rollout/reward_mean"] for line in reference.history]
     band = reward.collections[0].get_paths()[0].vertices  # (points, 2)
     last = [seed[-1] for seed in reference.seed_rewards]
     at_the_end = band[band[:, 0] == len(reference.history), 1]
@@ -147,7 +147,7 @@ def test_the_table_compares_after_as_many_steps_and_waits_before_it_judges():
     table = symptom_table(history, reference)
     assert "✗ <b>yes</b><br>0.25 → 0.25" in table and table.count("✗") == 1
     assert symptoms.flat_reward(reference[:12])[1] in table  # not the numbers at the reference's end
-    assert "Reference" not in symptom_table(history)
+    assert "The course's" not in symptom_table(history)
     for early in ([], history[:3]):
         assert symptom_table(early, reference).count("too early") == 2 * len(SYMPTOMS)
 

@@ -172,7 +172,9 @@ MISTAKES: dict[str, dict[str, Mistake]] = {
             no_clipping,
             KL,
             "your loss with a clip_ratio of 1e9. Nothing holds the policy back: two of the three runs end at 13 and "
-            "18 nats, and one runs away, to 317 nats and a reward of 0.03. With clipping they end at 3.6 to 5.7.",
+            "18 nats, with rewards of 0.77 and 0.60 in the last third, so this one can look right when you try it "
+            "once; the third runs away, to 317 nats and a reward of 0.03. With clipping they end at 3.6 to 5.7 nats, "
+            "with 0.68 to 0.77.",
         ),
         "no mask": Mistake(
             policy_over_padding,
@@ -241,7 +243,7 @@ MISTAKES: dict[str, dict[str, Mistake]] = {
             gamma_forgotten,
             "rollout/value_mean",
             "your function with γ = 1. The critic learns larger values, for nothing is discounted. The reward "
-            "does not suffer here: check() sees it.",
+            "does not suffer here (0.57 in the last third, against 0.52): check() sees it.",
         ),
         "reward on the wrong token": Mistake(
             reward_on_first_token,
@@ -254,13 +256,14 @@ MISTAKES: dict[str, dict[str, Mistake]] = {
             whitened_over_padding,
             REWARD,
             "mean and variance are taken over padding too. So all advantages are stretched by one factor, which Adam "
-            "mostly takes out again, and moved by one constant, which on fresh responses adds only noise: no curve "
-            "shows this mistake. check() does.",
+            "mostly takes out again, and moved by one constant. To push all that the policy drew itself up equally "
+            "leads nowhere on average, so it adds only noise: no curve shows this mistake. check() does.",
         ),
         "KL penalty added": Mistake(
             kl_sign,
             KL,
-            "the policy is paid for leaving the reference. The reward may even rise for a while; the KL tells.",
+            "the policy is paid for leaving the reference. The reward is no lower than that of right runs (0.55 in the "
+            "last third, against 0.52); the KL tells.",
         ),
     },
     "minibatch_update": {
@@ -273,7 +276,7 @@ MISTAKES: dict[str, dict[str, Mistake]] = {
         "scheduler forgotten": Mistake(
             scheduler_forgotten,
             REWARD,
-            "the learning rate waits at the start of its warm-up, at 0. Nothing is ever learned, and no error says so.",
+            "the learning rate waits where its schedule begins, at 0. Nothing is ever learned, and no error says so.",
         ),
         "off by one": Mistake(
             off_by_one,

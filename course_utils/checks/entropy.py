@@ -16,7 +16,10 @@ def worked_example(function: Callable) -> None:
     """the loss of the two responses worked out by hand"""
     example = new_example()
     loss = _call(function, example.logits_new, example.response_mask)
-    advice = "Compare your entropies with the table above, token by token. Hint 2 lists the steps."
+    advice = (
+        "Compare your entropies with the table above, token by token. The probabilities add up to 1 over the last "
+        "dimension, and H is a sum over it. Hint 2 lists the steps."
+    )
     slips = {
         11 / 6 * LN2: "Only the sign is wrong: a lower loss must mean more entropy. See hint 1.",
         -11 / 6: "These are bits; use the natural logarithm, which gives nats. See hint 1.",

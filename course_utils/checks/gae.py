@@ -15,6 +15,9 @@ def token_rewards(function: Callable) -> None:
     arguments = _arguments(final_rewards=torch.tensor([1.0, 0.5]), gamma=1.0, lam=1.0)
     _, returns = _call(function, *arguments)
     a, b = returns[0], returns[1, :2]
+    raw = torch.tensor([0.8, 0.64, 0.48, 0.0, 0.24, 0.25])  # the advantages that these are made of
+    whitened = (raw - raw.mean()) / raw.std(correction=0)
+    of_whitened = tuple((whitened[:4] + torch.tensor([0.1, 0.2, 0.4, 0.9])).tolist())
     # Rewards of A: .06, -.04, -.02, 1 - .1
     expect.close(
         "returns of response A with γ = λ = 1",
@@ -24,6 +27,7 @@ def token_rewards(function: Callable) -> None:
         {
             (1.1, 1.16, 1.12, 1.1): "The penalties are added; a penalty is subtracted. See hint 1.",
             (1.0, 1.0, 1.0, 1.0): "The KL penalties are missing. See hint 1.",
+            of_whitened: "Returns are the advantages before whitening, plus the values. See hint 2.",
         },
     )
     # Rewards of B: .09, .5 - .05

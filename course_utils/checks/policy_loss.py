@@ -15,6 +15,7 @@ def worked_example(function: Callable) -> None:
     loss, _, _ = _call(function, *_arguments())
     assert loss.dtype == torch.float32, f"the loss has dtype {loss.dtype}; float32 in must give float32 out."
     advice = "Compare your ratios and products with the table above, token by token. Hint 2 lists the steps."
+    rows_picked = (6 * 2.3 - 2 * 2.2125) / 32  # row 1 six times, row 0 twice, of four products each
     slips = {
         -0.0875 / 6: "Only the sign is wrong: an optimizer minimises, so the loss is minus the objective. See hint 1.",
         0.0875: "You summed; divide by the number of response tokens, 6. See hint 2.",
@@ -25,6 +26,8 @@ def worked_example(function: Callable) -> None:
         -0.15 / 6: "You took the clipped term everywhere; it counts only where it is the smaller. See hint 1.",
         -0.4875 / 6: "You took the larger of the two terms; the objective is the smaller, the pessimistic "
         "one. See hint 1.",
+        rows_picked: "You index with the mask: it holds whole numbers, so that picks rows 0 and 1. Multiply by it, or "
+        "index with response_mask == 1. See hint 2.",
         0.95 / 6: "Your ratio is upside down: it is new over old, exp(new - old). See hint 2.",
     }
     # .9 + .375 + 1.25 - .3125 and -.8 - 1.5 add up to -.0875, over 6 tokens; the loss is minus that.

@@ -104,7 +104,7 @@ def _minibatch_loss(function: Callable) -> Iterable[Grid]:
         total, metrics = function(*reversed(worked_buffer()), PPO)
     terms = ("loss/policy", "loss/value", "loss/entropy", "loss/total")
     what = "the terms in your metrics, and your total: losses of 1, 10 and −100, c_V = 0.5, c_H = 0.01"
-    yours = torch.tensor([[*(metrics[name] for name in terms), total.item()]])
+    yours = torch.tensor([[torch.as_tensor(x).item() for x in (*(metrics[name] for name in terms), total)]])
     yield Grid(what, yours, [[1.0, 10.0, 100.0, 5.0, 5.0]], ((*terms, "total"),), rows=("",))
 
 

@@ -14,6 +14,7 @@ def worked_example(function: Callable) -> None:
     loss, _ = _call(function, *_arguments())
     assert loss.dtype == torch.float32, f"the loss has dtype {loss.dtype}; float32 in must give float32 out."
     advice = "Compare your squared errors with the table above, token by token. Hint 2 lists the steps."
+    rows_picked = (6 * (0.025 + 2 * 18**2) + 2 * 0.12) / 64  # row 1 six times, row 0 twice, of four errors each
     slips = {
         0.145 / 6: "The factor ½ is missing. See hint 2.",
         0.145 / 2: "You summed; divide by the number of response tokens, 6. See hint 2.",
@@ -23,7 +24,9 @@ def worked_example(function: Callable) -> None:
         -0.145 / 12: "Only the sign is wrong: the loss is to be minimised. See hint 2.",
         0.145 / 24: "The factor ½ is there twice. See hint 2.",
         0.0425 / 4: "This is the mean of each response's mean; every response token weighs the same. See hint 2.",
-        0.135 / 12: "This is the loss without clipping. See hint 1.",
+        rows_picked: "You index with the mask: it holds whole numbers, so that picks rows 0 and 1. Multiply by it, or "
+        "index with response_mask == 1. See hint 2.",
+        0.135 / 12: "This equals the loss without clipping: your clip never acts. See hint 1.",
         0.115 / 12: "You took the clipped error everywhere; it counts only where it is the larger. See hint 1.",
         0.105 / 12: "You took the smaller of the two errors; the loss is the larger, the pessimistic one. See hint 1.",
     }

@@ -1,4 +1,4 @@
-"""A run drawn over the recorded reference run."""
+"""A run drawn over the course's own, recorded one: the reference run."""
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -26,7 +26,7 @@ def draw_comparison(history: list[dict]) -> tuple[Figure, str]:
     for axes, (title, hint, metric) in zip(figure.subplots(2, 3).flat, PANELS):
         if title == "Reward":
             _draw_band(axes, reference)
-        _draw_curve(axes, reference.history, metric, color="black", lw=1.2, ls="--", label="reference", zorder=3)
+        _draw_curve(axes, reference.history, metric, color="black", lw=1.2, ls="--", label="the course's", zorder=3)
         _draw_curve(axes, history, metric, color=BLUE, lw=2.2, marker="o", ms=2.5, label="yours")
         dress(axes, title, hint, last_step)
     return figure, _describe(history, reference)
@@ -53,13 +53,13 @@ def _draw_band(axes: Axes, reference: ReferenceRun) -> None:
 
 def _describe(history: list[dict], reference: ReferenceRun) -> str:
     if not history:
-        return "No step is finished yet; the reference run alone is drawn."
+        return "No step is finished yet; the course's run alone is drawn."
     last = history[-1]
     other = reference.history[min(last["step"], len(reference.history)) - 1]
     rewards = [moving_average(seed[: len(history)])[-1] for seed in reference.seed_rewards]
     yours = moving_average([line["rollout/reward_mean"] for line in history])[-1]
     return (
-        f"Yours over the reference run, at PPO step {last['step']}: reward, mean of 5 steps, {yours:.2f}, and "
+        f"Yours over the course's run, at PPO step {last['step']}: reward, mean of 5 steps, {yours:.2f}, and "
         f"{min(rewards):.2f} to {max(rewards):.2f} with {len(rewards)} other seeds; "
         f"KL {last['rollout/kl']:.1f} and {other['rollout/kl']:.1f} nats; explained variance "
         f"{last['rollout/explained_variance']:.2f} and {other['rollout/explained_variance']:.2f}; clip fraction "
