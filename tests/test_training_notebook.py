@@ -16,6 +16,7 @@ from jupyter_client import KernelManager
 from transformers import AutoModelForCausalLM
 
 from course_utils import run_notebook, train
+from course_utils.config import load_config
 from course_utils.export import ExportError
 from course_utils.metrics import read_metrics
 from course_utils.train import main
@@ -53,7 +54,7 @@ def test_the_training_notebook_leaves_everything_in_the_runs_folder(small_run, s
     } <= {path.name for path in folder.iterdir()}
     page = (folder / "train_gsm8k.html").read_text()
     assert 'alt="PPO step 3: reward' in page and "Before" in page and "advantage" in page
-    assert "The KL runs away" in page and "Not to be compared with the reference run" in page
+    assert "The KL runs away" in page and "Not to be compared with the course's run" in page
     assert len(dashboards(folder / "train_gsm8k.ipynb")) == 1  # shown anew in place, not one below the other
 
 
@@ -176,6 +177,16 @@ def test_the_training_notebook_is_plain_source():
             assert len(cell.source.splitlines()) <= 15
             assert all(len(line) <= 88 for line in cell.source.splitlines())
         assert all(len(line) <= 120 for line in cell.source.splitlines())
+
+
+def test_a_change_of_the_settings_is_not_taken_for_a_run_that_goes_on():
+    [train] = [cell.source for cell in nbformat.read(ROOT / NOTEBOOK, 4).cells if cell.id == "train"]
+    [line] = [line for line in train.splitlines() if line.startswith("assert")]
+    config = ROOT / "configs/config_debug.yaml"
+    cell = {"load_config": load_config, "CONFIG": config, "OVERRIDES": [], "cfg": load_config(config)}
+    exec(line, cell)
+    with pytest.raises(AssertionError, match="OVERRIDES changed"):
+        exec(line, cell | {"OVERRIDES": ["ppo.lam=0"]})
 
 
 def test_the_command_line_trains_and_goes_on(small_run, solutions, tmp_path, monkeypatch, capsys):
