@@ -92,6 +92,7 @@ def restore(folder: Path, optimizer, lr_scheduler) -> dict:
     folder when the actor is made.)"""
     try:
         saved = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
+        _require_the_same_adam(folder, saved["optimizer"]["state"], optimizer)
         optimizer.load_state_dict(fsdp.shared(saved["optimizer"], optimizer))
         lr_scheduler.load_state_dict(saved["scheduler"])
         torch.set_rng_state(saved["rng"])
@@ -101,3 +102,15 @@ def restore(folder: Path, optimizer, lr_scheduler) -> dict:
             f"{folder} is not a checkpoint that can be resumed: {str(error).splitlines()[0]} "
             "Delete it to go on from the one before, or set training.resume=never."
         ) from error
+
+
+def _require_the_same_adam(folder: Path, moments: dict[int, dict], optimizer) -> None:
+    """8-bit Adam names its numbers otherwise, and neither can go on from the other's."""
+    saved = {name for numbers in moments.values() for name in numbers}
+    if saved and ("exp_avg" in saved) != isinstance(optimizer, torch.optim.AdamW):
+        was, now = ("32", "8") if "exp_avg" in saved else ("8", "32")
+        raise CheckpointError(
+            f"{folder} was written with {was}-bit Adam, and here it is the {now}-bit one: ppo.use_8bit_adam gives the "
+            "8-bit one on a GPU with bitsandbytes and without FSDP. Go on where the run was begun, or begin a new one "
+            "with training.resume=never."
+        )

@@ -8,7 +8,7 @@ which is made anew after each update.
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import parse_flag_from_env
+from accelerate.utils import is_torch_version, parse_flag_from_env
 from torch import Tensor, nn
 from torch.distributed import get_world_size
 from torch.distributed.device_mesh import init_device_mesh
@@ -29,8 +29,10 @@ def check(cfg: Config) -> None:
     """Refuses settings that a run with FSDP does not know.
 
     Raises:
-        ConfigError: LoRA; float16; weights that only one process would load.
+        ConfigError: LoRA; float16; weights that only one process would load; an old PyTorch.
     """
+    if is_torch_version("<", "2.9"):  # where weights of one layer must be of one type
+        raise ConfigError(f"FSDP needs PyTorch 2.9 or newer, and this is {torch.__version__}: pip install -U torch")
     if parse_flag_from_env("FSDP_CPU_RAM_EFFICIENT_LOADING"):
         raise ConfigError(
             "accelerate's fsdp_cpu_ram_efficient_loading would leave all processes but one without weights; set it to "
@@ -47,22 +49,28 @@ def check(cfg: Config) -> None:
         )
 
 
-def share_out(actor: ActorCritic, device: torch.device) -> None:
+def share_out(actor: ActorCritic, device: torch.device) -> int:
     """Leaves each process its part of the weights of actor or reference, on its device. All processes call it, with
-    equal weights; an optimizer is to be made afterwards."""
+    equal weights; an optimizer is to be made afterwards.
+
+    Returns:
+        how many layers are gathered one by one; 0 where transformers does not name any, and all is gathered at once.
+    """
     mesh = init_device_mesh(device.type, (get_world_size(),))
     names = set(actor.model._no_split_modules or ())  # transformers': what belongs on one device, the layers
     layers = [module for module in actor.model.modules() if type(module).__name__ in names]
     for module in (*layers, actor):  # the actor last: it takes what is left
+        # A root would otherwise keep its weights whole after a forward pass.
         fully_shard(module, mesh=mesh, reshard_after_forward=True)
     actor.shared_out = True
+    return len(layers)
 
 
 @torch.no_grad()
 def copy_weights(actor: ActorCritic, copy: nn.Module) -> None:
     """The actor's weights into a whole copy, in the copy's precision. All processes call it."""
     for shared, whole in zip(actor.parameters(), copy.parameters(), strict=True):
-        whole.copy_(shared.full_tensor())
+        whole.copy_(shared.to(whole.dtype).full_tensor())
 
 
 @torch.no_grad()
@@ -83,12 +91,12 @@ def gathered(of: nn.Module | torch.optim.Optimizer, keep: bool) -> dict:
 
 def shared(state: dict, optimizer: torch.optim.Optimizer) -> dict:
     """An optimizer's state_dict of whole tensors as this optimizer can load it: of a weight that is shared out, this
-    process's part. All processes call it."""
+    process's part."""
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
 
     def part(moment, weight: Tensor):
         if isinstance(weight, DTensor) and isinstance(moment, Tensor) and moment.shape == weight.shape:
-            return distribute_tensor(moment, weight.device_mesh, weight.placements)
+            return distribute_tensor(moment, weight.device_mesh, weight.placements, src_data_rank=None)
         return moment
 
     return state | {

@@ -98,15 +98,17 @@ def check_gpu(
         f"{cfg.model.name} needs about {memory.peak / 1e9:.0f} GB with these settings, and this GPU has "
         f"{total / 1e9:.0f}"
     )
+    less = "model.lora=16, ppo.use_8bit_adam=true or a smaller model (configs/config_colab.yaml)"
+    if processes > 1:  # LoRA and 8-bit Adam are not for FSDP
+        less = "more GPUs, a smaller model or another engine (docs/engines.md)"
     if memory.kept > total:
         raise ConfigError(
-            f"{needs}: its weights, the reference and the optimizer alone take {memory.kept / 1e9:.0f}. "
-            "Use model.lora=16, ppo.use_8bit_adam=true or a smaller model (configs/config_colab.yaml)"
+            f"{needs}: its weights, the reference and the optimizer alone take {memory.kept / 1e9:.0f}. Use {less}"
         )
     if memory.peak > total:
         note(
-            f"{needs}: batches are halved if it runs out. training.gradient_checkpointing=true, model.lora=16 or a "
-            "smaller dataset.max_gen_length need less"
+            f"{needs}: batches are halved if it runs out. training.gradient_checkpointing=true, a smaller "
+            f"dataset.max_gen_length, {less} need less"
         )
 
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
+from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -25,6 +26,7 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import (
     DistributedDataParallelKwargs,
     DistributedType,
+    InitProcessGroupKwargs,
     broadcast_object_list,
     gather_object,
     set_seed,
@@ -48,6 +50,7 @@ from course_utils.rollout import collate, collect, pad_prompts, score_logprobs, 
 from course_utils.run_folder import open_run
 
 T = TypeVar("T")
+WRITING = timedelta(hours=2)  # so long processes wait for each other: the main one may be writing a checkpoint
 OTHER_SHARDING = DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM
 
 
@@ -79,13 +82,15 @@ class Trainer:
 
         self.folder, resume_from = self._open_folder()
         self._start_trackers()
-        actor = policy.load_actor(cfg, resume_from)
+        actor = self._placed(policy.load_actor(cfg, resume_from))
         needs_copy = cfg.ppo.kl_coeff and not cfg.model.lora
-        self.reference = policy.load_reference(cfg).to(self.device) if needs_copy else None
-        if fsdp.sharing(self.accelerator) > 1:
-            self.actor, self.sampler = actor, self._share_out(actor)
-        else:
-            self.actor, self.sampler = self.accelerator.prepare_model(actor), actor
+        self.reference = self._placed(policy.load_reference(cfg)) if needs_copy else None
+        self.actor = self.sampler = actor
+        if actor.shared_out:
+            self.sampler = policy.load_reference(cfg).to(self.device)
+            fsdp.copy_weights(actor, self.sampler)
+        elif self.accelerator.num_processes > 1:
+            self.actor = self.accelerator.prepare_model(actor)
         self.optimizer = make_optimizer(cfg, actor, self.device, self.accelerator.print)
         self.optimizer.register_step_pre_hook(self._before_optimizer_step)
         self.lr_scheduler = make_scheduler(cfg, self.optimizer)
@@ -174,7 +179,7 @@ class Trainer:
                 "in its layers or does not take padding on the left. Use another model."
             )
         if self._on_any_process(deviation > 1e-5):
-            buffer["logprobs"] = self._scored(self.sampler, buffer)
+            buffer["logprobs"] = self._scored(self.unwrapped, buffer)
             deviation = self.ratio_deviation(buffer)
         return deviation
 
@@ -232,7 +237,7 @@ class Trainer:
         """max |π/π_old − 1| over the first 8 responses, a sample, since all would cost a pass: 0 but for rounding, or
         sampling and scoring do not mean the same policy."""
         part = {name: tensor[: policy.ROWS_TOGETHER] for name, tensor in buffer.items()}
-        log_ratio = self._score_rows(self.sampler, part) - part["logprobs"]
+        log_ratio = self._score_rows(self.unwrapped, part) - part["logprobs"]
         return (log_ratio.exp() - 1).abs().mul(part["response_attention_mask"]).max().item()
 
     # ---------------------------------------------------------------- evaluation, checkpoints
@@ -327,14 +332,13 @@ class Trainer:
         found = [open_run(self.cfg) if self.accelerator.is_main_process else None]
         return broadcast_object_list(found)[0]
 
-    def _share_out(self, actor: policy.ActorCritic) -> policy.ActorCritic:
-        """Leaves this process its part of actor and reference; returns a whole copy of the actor to sample with."""
-        for model in (actor, *([self.reference] if self.reference else [])):
-            fsdp.share_out(model, self.device)
-        copy = policy.load_reference(self.cfg).to(self.device)
-        fsdp.copy_weights(actor, copy)
-        self.accelerator.print(f"FSDP: {self.accelerator.num_processes} processes share the weights out")
-        return copy
+    def _placed(self, model: policy.ActorCritic) -> policy.ActorCritic:
+        """The model on this process's device: whole, or with FSDP this process's part of it."""
+        if fsdp.sharing(self.accelerator) == 1:
+            return model.to(self.device)
+        layers = fsdp.share_out(model, self.device)
+        self.accelerator.print(f"FSDP: {self.accelerator.num_processes} processes share out a model of {layers} layers")
+        return model
 
     def _start_trackers(self) -> None:
         """TensorBoard and wandb write into the run's folder; trackio has a folder of its own, for its dashboard."""
@@ -399,7 +403,7 @@ class Trainer:
             ppo = self.cfg.ppo
             size = getattr(ppo, key)
             part = size // 2
-            while part and key == "mini_batch_size" and size % part:
+            while part and key == "mini_batch_size" and (size % part or part % self.accelerator.num_processes):
                 part -= 1
             try:
                 return work()
@@ -457,7 +461,8 @@ class Trainer:
     def _stop(self, what: str, texts: Tensor | None = None) -> None:
         """Ends the run; `texts` are the token ids in question, else the last mini-batch."""
         kept = checkpoint.latest(self.folder)
-        batch = self.folder / f"non_finite_step_{self._running}.json"
+        process = f"_process_{self.accelerator.process_index}" if self.accelerator.num_processes > 1 else ""
+        batch = self.folder / f"non_finite_step_{self._running}{process}.json"
         texts = self.unwrapped.last_batch if texts is None else texts
         write_file(json.dumps(self.tokenizer.batch_decode(texts), indent=1), batch)
         raise TrainingError(
@@ -491,7 +496,7 @@ def make_accelerator(cfg: Config) -> Accelerator:
                 "wandb.report_to_wandb=false: metrics.jsonl is always written"
             )
     on_cpu = wanted == "cpu" or not torch.cuda.is_available()  # or Accelerate would take a Mac's GPU, never tried here
-    if torch.cuda.is_available() and on_cpu != (PartialState(cpu=on_cpu).device.type == "cpu"):
+    if torch.cuda.is_available() and on_cpu != (PartialState(cpu=on_cpu, timeout=WRITING).device.type == "cpu"):
         # Or Accelerate would stay on the device of an earlier run in this process, and say so only of a GPU.
         AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(
@@ -500,7 +505,10 @@ def make_accelerator(cfg: Config) -> Accelerator:
         log_with=trackers(cfg) or None,
         project_dir=cfg.training.output_dir,
         # Or each process would hold all gradients twice, of which the estimate of memory knows nothing.
-        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(gradient_as_bucket_view=True),
+            InitProcessGroupKwargs(timeout=WRITING),
+        ],
     )
     if accelerator.distributed_type in OTHER_SHARDING:
         raise ConfigError(

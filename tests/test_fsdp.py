@@ -44,7 +44,7 @@ def test_two_processes_that_share_the_weights_out_learn_what_two_whole_models_le
         return ["--exercises", str(solutions), *small_run(*settings, folder, *more)]
 
     said = train(SHARED, overrides("shared"))
-    assert said.count("FSDP: 2 processes share the weights out") == 1
+    assert said.count("FSDP: 2 processes share out a model of 2 layers") == 2  # the actor, the reference
     assert "FSDP" not in train(WHOLE, overrides("whole"))
     shared, whole = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("shared", "whole"))
     assert len(shared) == len(whole) == 3
@@ -75,6 +75,16 @@ def test_two_processes_that_share_the_weights_out_learn_what_two_whole_models_le
     saved = torch.load(stopped / "step_2/optimizer.pt", weights_only=True)["optimizer"]["state"]
     assert all(torch.equal(moments[i]["exp_avg_sq"], saved[i]["exp_avg_sq"]) for i in saved)
     assert [line["step"] for line in went_on.train()] == [3]
+
+
+@pytest.mark.slow
+def test_in_half_precision_too_the_copy_says_what_the_shared_model_says(small_run, solutions, tmp_path):
+    # The reference's layers hold half-precision matrices beside float32 norms.
+    half = "model.torch_dtype=bfloat16", "training.gradient_checkpointing=true", "training.total_ppo_steps=2"
+    train(SHARED, ["--exercises", str(solutions), *small_run(*half, f"training.output_dir={tmp_path / 'half'}")])
+    first, second = read_metrics(tmp_path / "half/metrics.jsonl")
+    assert abs(first["rollout/kl"]) < 1e-6 < abs(second["rollout/kl"])
+    assert second["params/max_ratio_deviation"] < 1e-5
 
 
 def test_accelerate_reads_the_settings_for_fsdp():

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from course_utils.checkpoint import CheckpointError, latest, step_of
 from course_utils.config import ConfigError, save_config
@@ -162,6 +163,19 @@ def test_a_damaged_checkpoint_is_named(small_config, solutions):
         (trainer.folder / "step_1" / name).write_bytes(b"no checkpoint")
         with pytest.raises(error, match=message):
             Trainer(small_config("training.resume=auto", "training.save_interval=1"), exercises)
+
+
+def test_a_checkpoint_of_the_other_adam_is_refused_before_a_rollout(small_config, solutions):
+    exercises = load_exercises(solutions)
+    trainer = Trainer(small_config("training.save_interval=1"), exercises)
+    next(trainer.train())
+    file = trainer.folder / "step_1/optimizer.pt"
+    saved = torch.load(file, weights_only=True)
+    for moments in saved["optimizer"]["state"].values():  # as bitsandbytes names them
+        moments["state1"] = moments.pop("exp_avg")
+    torch.save(saved, file)
+    with pytest.raises(CheckpointError, match="written with 8-bit Adam, and here it is the 32-bit one"):
+        Trainer(small_config("training.resume=auto", "training.save_interval=1"), exercises)
 
 
 def test_a_half_written_last_line_of_the_metrics_is_dropped(tmp_path):

@@ -407,7 +407,7 @@ def test_the_automatic_device_is_a_cuda_gpu_where_there_is_one(device, gpu, on_c
     made = Mock(return_value=Mock(num_processes=1))
     monkeypatch.setattr("course_utils.trainer.Accelerator", made)
     monkeypatch.setattr(
-        "course_utils.trainer.PartialState", lambda cpu: Mock(device=torch.device("cpu" if cpu else "cuda"))
+        "course_utils.trainer.PartialState", lambda cpu, **_: Mock(device=torch.device("cpu" if cpu else "cuda"))
     )
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     make_accelerator(small_config(f"training.device={device}"))
