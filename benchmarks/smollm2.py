@@ -1,13 +1,16 @@
-r"""The runs of docs/smollm2.md: SmolLM2-135M-Instruct on GSM8K with two threads, their steps, before and after.
+r"""The runs of docs/smollm2.md: SmolLM2-135M-Instruct on GSM8K, their steps, before and after.
 
     OMP_NUM_THREADS=2 python benchmarks/smollm2.py
     OMP_NUM_THREADS=2 python benchmarks/smollm2.py dataset.name=folder/with/gsm8k training.resume=auto
     OMP_NUM_THREADS=2 python benchmarks/smollm2.py --name smollm2_kl ppo.kl_coeff=0.03 training.total_ppo_steps=16 \
         training.eval_interval=16 dataset.eval_samples=100 training.output_dir=outputs/smollm2_kl
+    OMP_NUM_THREADS=1 python benchmarks/smollm2.py --seed 1                            # and 2, 3: ten steps each
+    OMP_NUM_THREADS=2 python benchmarks/smollm2.py --seed 1 ppo.learning_rate=3e-5     # and 2, 3
     python benchmarks/smollm2.py --draw          # docs/smollm2.png
 
-results/NAME.jsonl gets a line a PPO step, results/NAME.json the summary. The processor's seconds are those of all
-threads together; those of the first and the last step include the evaluation.
+results/NAME.jsonl gets a line a PPO step, results/NAME.json the summary; with --seed only smollm2_seeds.jsonl gets
+lines, and nothing is evaluated. The processor's seconds are those of all threads together; those of the first and the
+last step include the evaluation.
 """
 
 import argparse
@@ -30,6 +33,7 @@ from course_utils.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results"
+STEPS_OF_A_SEED = 10
 PICTURE = ROOT / "docs/smollm2.png"
 
 
@@ -61,6 +65,24 @@ def run(name: str, overrides: list[str]) -> None:
     (RESULTS / f"{name}.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
 
 
+def run_seed(seed: int, overrides: list[str]) -> None:
+    settings = "dataset.eval_samples=1", f"training.total_ppo_steps={STEPS_OF_A_SEED}", f"training.seed={seed}"
+    with tempfile.TemporaryDirectory() as folder:
+        more = *settings, "training.save_interval=100", f"training.output_dir={folder}/run", *overrides
+        cfg = load_config(ROOT / "configs/config_smollm2.yaml", more)
+        export_all(ROOT, folder)
+        for metrics in Trainer(cfg, load_exercises(folder)).train():
+            with (RESULTS / "smollm2_seeds.jsonl").open("a") as file:
+                file.write(json.dumps({"seed": seed, "learning_rate": cfg.ppo.learning_rate} | metrics) + "\n")
+
+
+def other_seeds() -> list[list[dict]]:
+    """The steps of each seed with the config's learning rate."""
+    rate = load_config(ROOT / "configs/config_smollm2.yaml").ppo.learning_rate
+    lines = [line for line in read_metrics(RESULTS / "smollm2_seeds.jsonl") if line["learning_rate"] == rate]
+    return [[line for line in lines if line["seed"] == seed] for seed in sorted({line["seed"] for line in lines})]
+
+
 def draw() -> None:
     figure = new_figure(9, 3)
     panels = (
@@ -73,16 +95,12 @@ def draw() -> None:
     )
     for axes, (title, lines) in zip(figure.subplots(1, 3), panels):
         for metric, label, colour in lines:
-            for name, style in (("smollm2", "o-"), ("smollm2_kl", ":")):
-                history = read_metrics(RESULTS / f"{name}.jsonl")
-                axes.plot(
-                    [line["step"] for line in history],
-                    [line[metric] for line in history],
-                    style,
-                    ms=3,
-                    color=colour,
-                    label=label if style == "o-" else None,
-                )
+            runs = [(history, {"lw": 1, "alpha": 0.5}) for history in other_seeds() if metric != "rollout/accuracy"]
+            runs.append((read_metrics(RESULTS / "smollm2_kl.jsonl"), {"ls": ":"}))
+            runs.append((read_metrics(RESULTS / "smollm2.jsonl"), {"marker": "o", "ms": 3, "label": label or None}))
+            for history, style in runs:
+                points = [(line["step"], line[metric]) for line in history]
+                axes.plot(*zip(*points), color=colour, **style)
         axes.set(title=title, xlabel="PPO step", ylim=(0, None))
         if len(lines) > 1:
             axes.legend()
@@ -92,11 +110,14 @@ def draw() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--name", default="smollm2", help="of the files in results/ (default: %(default)s)")
+    parser.add_argument("--seed", type=int, metavar="N")
     parser.add_argument("--draw", action="store_true", help="only draw what is in results/")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     args = parser.parse_intermixed_args()
     if args.draw:
         draw()
+    elif args.seed is not None:
+        run_seed(args.seed, args.overrides)
     else:
         run(args.name, args.overrides)
 
