@@ -44,7 +44,7 @@ def test_two_processes_that_share_the_weights_out_learn_what_two_whole_models_le
         return ["--exercises", str(solutions), *small_run(*settings, folder, *more)]
 
     said = train(SHARED, overrides("shared"))
-    assert said.count("FSDP: 2 processes share out a model of 2 layers") == 2  # the actor, the reference
+    assert said.count("FSDP: 2 processes share out a model of 4 layers") == 2  # the actor, the reference
     assert "FSDP" not in train(WHOLE, overrides("whole"))
     shared, whole = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("shared", "whole"))
     assert len(shared) == len(whole) == 3

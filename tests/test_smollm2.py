@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from course_utils import policy
@@ -79,6 +80,7 @@ def test_a_gguf_file_becomes_a_model_that_trains_and_can_be_saved(gguf_file, tmp
     tokens = torch.tensor([[3, 4, 5, 6]])
     with torch.no_grad():
         torch.testing.assert_close(again(tokens).logits, actor.model(tokens).logits)
+    save_file(actor.value_head.state_dict(), tmp_path / "value_head.safetensors")
     policy.load_actor(cfg, tmp_path)  # as a run that is resumed does
 
 
