@@ -1,12 +1,13 @@
 r"""The runs of docs/smollm2.md: SmolLM2-135M-Instruct on GSM8K, their steps, before and after.
 
-    OMP_NUM_THREADS=2 python benchmarks/smollm2.py
-    OMP_NUM_THREADS=2 python benchmarks/smollm2.py dataset.name=folder/with/gsm8k training.resume=auto
-    OMP_NUM_THREADS=2 python benchmarks/smollm2.py --name smollm2_kl ppo.kl_coeff=0.03 training.total_ppo_steps=16 \
-        training.eval_interval=16 dataset.eval_samples=100 training.output_dir=outputs/smollm2_kl
-    OMP_NUM_THREADS=1 python benchmarks/smollm2.py --seed 1                            # and 2, 3: ten steps each
-    OMP_NUM_THREADS=2 python benchmarks/smollm2.py --seed 1 ppo.learning_rate=3e-5     # and 2, 3
-    python benchmarks/smollm2.py --draw          # docs/smollm2.png
+    OMP_NUM_THREADS=1 python benchmarks/smollm2.py
+    OMP_NUM_THREADS=1 python benchmarks/smollm2.py dataset.name=folder/with/gsm8k training.resume=auto
+    OMP_NUM_THREADS=1 python benchmarks/smollm2.py --name smollm2_kl_0.03 ppo.kl_coeff=0.03 \
+        training.total_ppo_steps=16 training.eval_interval=16 dataset.eval_samples=100 \
+        training.output_dir=outputs/smollm2_kl_0.03                                    # and 0.06
+    OMP_NUM_THREADS=1 python benchmarks/smollm2.py --seed 2                            # and 3: ten steps each
+    OMP_NUM_THREADS=2 python benchmarks/smollm2.py --seed 1 ppo.learning_rate=3e-5     # and 2, 3, 42
+    python benchmarks/smollm2.py --draw                                                # docs/smollm2.png
 
 results/NAME.jsonl gets a line a PPO step, results/NAME.json the summary; with --seed only smollm2_seeds.jsonl gets
 lines, and nothing is evaluated. The processor's seconds are those of all threads together; those of the first and the
@@ -84,7 +85,7 @@ def other_seeds() -> list[list[dict]]:
 
 
 def draw() -> None:
-    figure = new_figure(9, 3)
+    figure = new_figure(3.2)
     panels = (
         (
             "Share of 24 sampled answers",
@@ -96,7 +97,8 @@ def draw() -> None:
     for axes, (title, lines) in zip(figure.subplots(1, 3), panels):
         for metric, label, colour in lines:
             runs = [(history, {"lw": 1, "alpha": 0.5}) for history in other_seeds() if metric != "rollout/accuracy"]
-            runs.append((read_metrics(RESULTS / "smollm2_kl.jsonl"), {"ls": ":"}))
+            runs.append((read_metrics(RESULTS / "smollm2_kl_0.03.jsonl"), {"ls": "--"}))
+            runs.append((read_metrics(RESULTS / "smollm2_kl_0.06.jsonl"), {"ls": ":"}))
             runs.append((read_metrics(RESULTS / "smollm2.jsonl"), {"marker": "o", "ms": 3, "label": label or None}))
             for history, style in runs:
                 points = [(line["step"], line[metric]) for line in history]

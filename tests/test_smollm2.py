@@ -1,5 +1,6 @@
 """Models in a GGUF file, SmolLM2 from its package among them: loaded to train, or refused with what to install."""
 
+import importlib
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from course_utils import policy
 from course_utils.config import load_config
 from course_utils.problems import Problem, make_prompts
+from tests.conftest import ROOT
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 WIDTH, WORDS = 32, ["<unk>", "<s>", "</s>", *"abcdefgh", "ab"]
@@ -125,3 +127,12 @@ def test_smollm2_gets_its_own_chat_template():
         "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
     )
     assert tokenizer.eos_token == "<|im_end|>"
+
+
+def test_the_picture_of_its_page_is_drawn_from_the_results(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    benchmark = importlib.import_module("smollm2")
+    monkeypatch.setattr(benchmark, "PICTURE", tmp_path / "smollm2.png")
+    benchmark.draw()
+    assert (tmp_path / "smollm2.png").read_bytes().startswith(b"\x89PNG")
+    assert [len(seed) for seed in benchmark.other_seeds()] == [10, 10]
