@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from statistics import mean
 
-from course_utils.config import load_config
+from course_utils.config import Config, load_config
 from course_utils.evaluate import wilson_interval
 from course_utils.exercises import load_exercises
 from course_utils.export import export_all
@@ -48,8 +48,8 @@ def shares(samples: list[dict], cfg) -> dict:
     return found | {"answers": [[sample["gold"], sample["response"]] for sample in samples[:10]]}
 
 
-def run(name: str, overrides: list[str]) -> None:
-    cfg = load_config(ROOT / "configs/config_smollm2.yaml", overrides)
+def train(cfg: Config, name: str, **more) -> Path:
+    """Trains with `cfg` and appends a line a PPO step, with `more` in it, to results/NAME.jsonl; the run's folder."""
     with tempfile.TemporaryDirectory() as solutions:
         export_all(ROOT, solutions)
         trainer = Trainer(cfg, load_exercises(solutions))
@@ -57,11 +57,15 @@ def run(name: str, overrides: list[str]) -> None:
         for metrics in trainer.train():
             now = time.process_time()
             with (RESULTS / f"{name}.jsonl").open("a") as file:
-                file.write(json.dumps(metrics | {"time/processor_seconds": now - started}) + "\n")
+                file.write(json.dumps(more | metrics | {"time/processor_seconds": now - started}) + "\n")
             started = now
-    summary = {
-        when: shares(read_samples(trainer.folder / f"samples_{when}.jsonl"), cfg) for when in ("before", "after")
-    }
+    return trainer.folder
+
+
+def run(name: str, overrides: list[str]) -> None:
+    cfg = load_config(ROOT / "configs/config_smollm2.yaml", overrides)
+    folder = train(cfg, name)
+    summary = {when: shares(read_samples(folder / f"samples_{when}.jsonl"), cfg) for when in ("before", "after")}
     summary["peak_memory_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     (RESULTS / f"{name}.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
 
@@ -71,10 +75,7 @@ def run_seed(seed: int, overrides: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         more = *settings, "training.save_interval=100", f"training.output_dir={folder}/run", *overrides
         cfg = load_config(ROOT / "configs/config_smollm2.yaml", more)
-        export_all(ROOT, folder)
-        for metrics in Trainer(cfg, load_exercises(folder)).train():
-            with (RESULTS / "smollm2_seeds.jsonl").open("a") as file:
-                file.write(json.dumps({"seed": seed, "learning_rate": cfg.ppo.learning_rate} | metrics) + "\n")
+        train(cfg, "smollm2_seeds", seed=seed, learning_rate=cfg.ppo.learning_rate)
 
 
 def other_seeds() -> list[list[dict]]:

@@ -2,8 +2,8 @@
 
 Each process keeps its part of every tensor, and has a layer's whole weights only while the layer computes (PyTorch's
 fully_shard; Zhao et al. 2023, "PyTorch FSDP"). All processes have to gather them at the same time; but sampling takes
-each as many passes as its longest response has tokens. So a process samples and scores with a whole copy of its own,
-which is made anew after each update.
+each as many passes as its longest response has tokens. So a process samples with a whole copy of its own, which is made
+anew after each update.
 """
 
 import torch

@@ -1,5 +1,7 @@
 """Two processes learn what one learns; accelerate's settings for them."""
 
+import importlib
+import json
 import re
 import subprocess
 import sys
@@ -57,6 +59,17 @@ def test_two_cpu_processes_give_the_result_of_one(small_run, small_config, solut
     for alone, shared in zip(one, two):
         for name in alone.keys() - {name for name in alone if name.startswith("time/")}:
             assert shared[name] == pytest.approx(alone[name], rel=2e-3, abs=2e-4), (alone["step"], name)
+
+
+def test_the_figures_of_the_page_are_those_of_the_results(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    benchmark = importlib.import_module("processes")
+    lines = [json.loads(line) for line in benchmark.RESULTS.read_text().splitlines()]
+    seconds = [re.search(r"\| ([\d.]+) \(", row).group(1) for row in benchmark.report(lines).splitlines()[2:]]
+    one, two, shared, threads = (f"{float(number):.1f} s with" for number in seconds)
+    text = " ".join(GPU_PAGE.split())
+    assert f"takes {one} one process" in text and f", {shared} two that share" in text
+    assert f"{two} two (" in text and f"{threads} one process of two threads" in text
 
 
 def test_accelerate_reads_the_settings_for_several_gpus():
