@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import platform
 import re
 import subprocess
 import sys
@@ -171,7 +172,7 @@ def two_steps(bench):
 
 def test_without_a_saving_the_step_computes_the_same(bench, two_steps):
     gains, ours = importlib.import_module("ppo_step_gains"), two_steps()
-    assert [*gains.WITHOUT, "huge_pages"] == list(bench.SAVINGS)
+    assert [*gains.WITHOUT, "huge_pages", "kept_memory"] == list(bench.SAVINGS)
     same = [name for name in ours[0] if name.startswith(("loss/", "rollout/"))]
     for saving in gains.WITHOUT:
         for metrics, wanted in zip(two_steps(saving), ours, strict=True):
@@ -188,6 +189,23 @@ def test_memory_for_large_tensors_comes_in_huge_pages():
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
     (huge,) = (line.split()[1] for line in done.stdout.splitlines() if line.startswith("AnonHugePages"))
     assert int(huge) > 32 << 10  # KB, of the tensor's 64 MB
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="this C library has no such rule")
+def test_memory_is_kept_for_the_next_tensors():
+    script = """
+import course_utils, resource, torch
+def three_tensors():
+    a = torch.ones(7 << 20)  # 28 MB
+    b = a * 2
+    return a + b
+for round in range(20):
+    if round == 10:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    three_tensors()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert int(done.stdout) < 100  # pages taken from the kernel; by glibc's own rule more than ten thousand
 
 
 def test_contenders_make_their_steps_in_turns(bench, tiny, tmp_path):
