@@ -15,7 +15,7 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 # Tensors of up to 32 MB take the memory that others have left, of which glibc keeps 128 MB. By its own rule it keeps
 # less, and the same memory goes back to the kernel and comes anew many times in a step.
-if sys.platform == "linux" and "MALLOC_TRIM_THRESHOLD_" not in os.environ:
+if sys.platform == "linux" and not {"MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"} & os.environ.keys():
     M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
     with suppress(AttributeError):  # a C library that is not glibc
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 32 << 20)
