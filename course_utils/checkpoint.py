@@ -91,7 +91,10 @@ def restore(folder: Path, optimizer, lr_scheduler) -> dict:
     """Puts optimizer, scheduler and random state back; returns trainer_state.json. (The weights are loaded from the
     folder when the actor is made.)"""
     try:
-        saved = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
+        # Where processes share the weights out, each would otherwise hold all of it in the CPU's memory.
+        saved = torch.load(
+            folder / "optimizer.pt", map_location="cpu", weights_only=True, mmap=fsdp.is_shared_out(optimizer)
+        )
         _require_the_same_adam(folder, saved["optimizer"]["state"], optimizer)
         optimizer.load_state_dict(fsdp.shared(saved["optimizer"], optimizer))
         lr_scheduler.load_state_dict(saved["scheduler"])
