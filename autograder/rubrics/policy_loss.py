@@ -29,7 +29,7 @@ def cases(draw: Draw) -> list[Call]:
         (0.4, -1, "far below 1, A < 0"),
         (1.6, -1, "far above 1, A < 0"),
         (0.01, 1, "very small, A > 0"),  # where nothing may be clipped, however far it is
-        (500.0, -9, "very large, A < 0"),
+        (500.0, -12, "very large, A < 0"),  # an advantage beyond 5, whatever is drawn
     ):
         args = _args(draw, mask_of(1), far=False)
         args["log_probs_new"] = args["log_probs_old"] + torch.tensor(ratio).log() * draw.number(0.9, 1.1)

@@ -24,6 +24,7 @@ def cases(draw: Draw) -> list[Call]:
     ]
     far = {name: 30 * arg if name != "response_mask" else arg for name, arg in _args(draw, mask_of(4, 2)).items()}
     far["returns"] = far["values_old"] + draw.either(2, 4) * 60
+    _place(far, 0, (45.0, 60.0), (45.0, -60.0))  # of one the clipped error is the larger, of one the plain one
     found.append(Call("worked_example", "for values far from their returns", far, ("loss",)))
     for move, target, words in (
         (1.5, 3.0, "moved up, towards a higher return"),
