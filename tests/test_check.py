@@ -90,7 +90,7 @@ WRONG = {
         ("log of softmax", "stability", "softmax() underflows"),
         ("no float32", "stability", "it must be float32"),
         ("float32 too late", "stability", "not the result after"),
-        ("probabilities detached", "gradient", "detach neither"),
+        ("probabilities detached", "gradient", "do not detach them"),
         ("all detached", "gradient", "carries no gradient"),
     ],
     "gae": [

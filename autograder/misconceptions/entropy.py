@@ -121,7 +121,7 @@ MISCONCEPTIONS = (
     ),
     Misconception(
         "probabilities detached",
-        "The probabilities are detached, so the gradient of the entropy is gone. Both factors depend on the logits.",
+        "The probabilities are detached, so the gradient of the entropy is gone: it comes in through them.",
         (("probs * log_probs", "probs.detach() * log_probs"),),
     ),
     Misconception(

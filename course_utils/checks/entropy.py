@@ -119,7 +119,7 @@ def gradient(function: Callable) -> None:
         "gradient by the logits of response A's first token",
         grad[0, 0],
         target,
-        "Both factors of p · log p depend on the logits: detach neither. See hint 3.",
+        "It comes in through the probabilities of p · log p: do not detach them. See hint 3.",
     )
     expect.close(
         "gradient where all four tokens are equally likely",
