@@ -91,7 +91,7 @@ def _args(draw: Draw, mask: Tensor, clip_ratio: float = 0.2, far: bool = True, p
     inside = 1 + draw.uniform(-0.8, 0.8, *mask.shape) * clip_ratio
     outside = torch.where(
         draw.either(*mask.shape) > 0,
-        draw.uniform(1.02 + clip_ratio, 4, *mask.shape),
+        draw.uniform(1.02 + clip_ratio, 2.9, *mask.shape),
         draw.uniform(0.05, 0.98 - clip_ratio, *mask.shape),
     )
     ratio = torch.where(draw.either(*mask.shape) > 0, inside, outside) if far else inside

@@ -99,8 +99,8 @@ def _place(args: dict, row: int, *tokens: tuple[float, float]) -> None:
 def _args(draw: Draw, mask: Tensor, clip_range_value: float = 0.25, far: bool = True, poison: bool = False) -> dict:
     """Numbers are multiples of 1/16, so that a range of 1/4 is met without rounding, however it is written. Returns are
     not, or one may lie midway between a value and the clipped one, where torch.max shares the gradient and torch.where
-    does not."""
-    old = draw.whole(-32, 32, *mask.shape) / 16
+    does not. Old values are 1 to 2 away from 0, so that a range in proportion to them costs the same in every draw."""
+    old = draw.either(*mask.shape) * draw.whole(16, 32, *mask.shape) / 16
     within = draw.whole(-3, 3, *mask.shape) / 16
     beyond = draw.either(*mask.shape) * draw.whole(12, 40, *mask.shape) / 16
     new = old + (torch.where(draw.either(*mask.shape) > 0, within, beyond) if far else within * clip_range_value)
