@@ -7,6 +7,7 @@ r"""The runs of docs/smollm2.md: SmolLM2-135M-Instruct on GSM8K, their steps, be
         training.output_dir=outputs/smollm2_kl_0.03                                    # and 0.06
     OMP_NUM_THREADS=1 python benchmarks/smollm2.py --seed 2                            # and 3: ten steps each
     OMP_NUM_THREADS=2 python benchmarks/smollm2.py --seed 1 ppo.learning_rate=3e-5     # and 2, 3, 42
+    OMP_NUM_THREADS=1 python benchmarks/smollm2.py --seed 2 ppo.kl_coeff=0.06 training.total_ppo_steps=8  # and 3
     python benchmarks/smollm2.py --draw                                                # docs/smollm2.png
 
 results/NAME.jsonl gets a line a PPO step, results/NAME.json the summary; with --seed only smollm2_seeds.jsonl gets
@@ -75,13 +76,14 @@ def run_seed(seed: int, overrides: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         more = *settings, "training.save_interval=100", f"training.output_dir={folder}/run", *overrides
         cfg = load_config(ROOT / "configs/config_smollm2.yaml", more)
-        train(cfg, "smollm2_seeds", seed=seed, learning_rate=cfg.ppo.learning_rate)
+        train(cfg, "smollm2_seeds", seed=seed, learning_rate=cfg.ppo.learning_rate, kl_coeff=cfg.ppo.kl_coeff)
 
 
 def other_seeds() -> list[list[dict]]:
-    """The steps of each seed with the config's learning rate."""
-    rate = load_config(ROOT / "configs/config_smollm2.yaml").ppo.learning_rate
-    lines = [line for line in read_metrics(RESULTS / "smollm2_seeds.jsonl") if line["learning_rate"] == rate]
+    """The steps of each seed with the config's learning rate and price of the KL."""
+    ppo = load_config(ROOT / "configs/config_smollm2.yaml").ppo
+    same = {"learning_rate": ppo.learning_rate, "kl_coeff": ppo.kl_coeff}
+    lines = [line for line in read_metrics(RESULTS / "smollm2_seeds.jsonl") if same.items() <= line.items()]
     return [[line for line in lines if line["seed"] == seed] for seed in sorted({line["seed"] for line in lines})]
 
 

@@ -1,8 +1,10 @@
 """Models in a GGUF file, SmolLM2 from its package among them: loaded to train, or refused with what to install."""
 
 import importlib
+import itertools
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import mean
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from course_utils import policy
 from course_utils.config import load_config
+from course_utils.metrics import read_metrics
 from course_utils.problems import Problem, make_prompts
 from tests.conftest import ROOT
 
@@ -136,3 +139,15 @@ def test_the_picture_of_its_page_is_drawn_from_the_results(tmp_path, monkeypatch
     benchmark.draw()
     assert (tmp_path / "smollm2.png").read_bytes().startswith(b"\x89PNG")
     assert [len(seed) for seed in benchmark.other_seeds()] == [10, 10]
+
+
+def test_the_table_of_seeds_with_a_dearer_kl_is_what_the_results_hold():
+    page = (ROOT / "docs/smollm2.md").read_text()
+    lines = read_metrics(ROOT / "benchmarks/results/smollm2_seeds.jsonl")
+    for seed, kl_coeff in itertools.product((2, 3), (0.005, 0.06)):
+        is_it = {"seed": seed, "learning_rate": 1.5e-5, "kl_coeff": kl_coeff}
+        steps = [line for line in lines if is_it.items() <= line.items() and 5 <= line["step"] <= 8]
+        form, kl, tokens = (
+            mean(line[f"rollout/{name}"] for line in steps) for name in ("well_formed", "kl", "response_length")
+        )
+        assert len(steps) == 4 and f"| {kl_coeff} | {form:.0%} | {kl:.1f} | {tokens:.0f} |".replace("%", " %") in page
