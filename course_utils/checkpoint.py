@@ -87,14 +87,12 @@ def step_of(folder: Path) -> int:
         return 0
 
 
-def restore(folder: Path, optimizer, lr_scheduler) -> dict:
+def restore(folder: Path, optimizer, lr_scheduler, shared_out: bool) -> dict:
     """Puts optimizer, scheduler and random state back; returns trainer_state.json. (The weights are loaded from the
-    folder when the actor is made.)"""
+    folder when the actor is made.) `shared_out`: the optimizer holds this process's part of them."""
     try:
-        # Where processes share the weights out, each would otherwise hold all of it in the CPU's memory.
-        saved = torch.load(
-            folder / "optimizer.pt", map_location="cpu", weights_only=True, mmap=fsdp.is_shared_out(optimizer)
-        )
+        # Mapped, where each of several processes would otherwise hold all of it in the CPU's memory.
+        saved = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True, mmap=shared_out)
         _require_the_same_adam(folder, saved["optimizer"]["state"], optimizer)
         optimizer.load_state_dict(fsdp.shared(saved["optimizer"], optimizer))
         lr_scheduler.load_state_dict(saved["scheduler"])

@@ -89,11 +89,6 @@ def gathered(of: nn.Module | torch.optim.Optimizer, keep: bool) -> dict:
     return tree_map_only(DTensor, whole, state)
 
 
-def is_shared_out(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether its weights are parts."""
-    return any(isinstance(weight, DTensor) for group in optimizer.param_groups for weight in group["params"])
-
-
 def shared(state: dict, optimizer: torch.optim.Optimizer) -> dict:
     """An optimizer's state_dict of whole tensors as this optimizer can load it: of a weight that is shared out, this
     process's part."""

@@ -97,7 +97,7 @@ class Trainer:
         self.step = 0
         self._running, self._where = 0, "PPO step 0"  # what to name if the run has to stop
         if resume_from:
-            state = checkpoint.restore(resume_from, self.optimizer, self.lr_scheduler)
+            state = checkpoint.restore(resume_from, self.optimizer, self.lr_scheduler, actor.shared_out)
             self.step = state["step"]
             if actor.loss_scale:
                 actor.loss_scale.load_state_dict(state["loss_scale"])
