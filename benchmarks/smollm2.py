@@ -35,7 +35,6 @@ from course_utils.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results"
-STEPS_OF_A_SEED = 10
 PICTURE = ROOT / "docs/smollm2.png"
 
 
@@ -72,7 +71,7 @@ def run(name: str, overrides: list[str]) -> None:
 
 
 def run_seed(seed: int, overrides: list[str]) -> None:
-    settings = "dataset.eval_samples=1", f"training.total_ppo_steps={STEPS_OF_A_SEED}", f"training.seed={seed}"
+    settings = "dataset.eval_samples=1", "training.total_ppo_steps=10", f"training.seed={seed}"
     with tempfile.TemporaryDirectory() as folder:
         more = *settings, "training.save_interval=100", f"training.output_dir={folder}/run", *overrides
         cfg = load_config(ROOT / "configs/config_smollm2.yaml", more)
