@@ -111,6 +111,8 @@ def test_pick_takes_the_token_where_the_cumulated_probability_passes():
     uniforms = torch.tensor([0.0, 0.19, 0.21, 0.69, 0.71, 0.9999999])
     assert pick(probs, uniforms).tolist() == [0, 0, 2, 2, 3, 3]
     assert pick(torch.tensor([[0.0, 0.4, 0.6]]), torch.tensor([0.0])).item() == 1  # never a token that cannot come
+    left = torch.tensor([[0.0, 0.2, 0.0, 0.3]] * 4)  # by truncate, which does not rescale: the shares are 0.4 and 0.6
+    assert pick(left, torch.tensor([0.0, 0.39, 0.41, 0.9999999])).tolist() == [1, 1, 3, 3]
 
 
 def test_pick_follows_the_probabilities():
@@ -128,6 +130,8 @@ def test_truncation_by_hand():
     # The smallest set with at least the share p: 0.4 + 0.3 < 0.75 <= 0.4 + 0.3 + 0.2.
     assert truncate(probs, top_k=0, top_p=0.75).count_nonzero() == 3
     assert truncate(probs, top_k=0, top_p=0.1).tolist() == [[pytest.approx(0.4), 0, 0, 0]]
+    # Both: a half of what top-k left, 0.7, and 0.4 is more than that.
+    assert truncate(probs, top_k=2, top_p=0.5).tolist() == [[pytest.approx(0.4), 0, 0, 0]]
     shuffled = torch.tensor([[0.1, 0.4, 0.2, 0.3]])  # what is kept stays in its place
     assert truncate(shuffled, top_k=2, top_p=1.0).tolist() == [[0, pytest.approx(0.4), 0, pytest.approx(0.3)]]
     assert truncate(shuffled, top_k=0, top_p=0.5).tolist() == [[0, pytest.approx(0.4), 0, pytest.approx(0.3)]]
