@@ -49,7 +49,7 @@ class DatasetConfig:
     split: str = MISSING                 # problems to train on
     prompt_format: str = MISSING         # the prompt; {question} is replaced by the problem's question
     max_prompt_length: int = MISSING     # tokens; longer prompts are skipped, never cut
-    max_gen_length: int = MISSING        # tokens of a response
+    max_gen_length: int = MISSING        # tokens of a response, if generation.max_new_tokens says no other number
     eval_split: str = "test"             # held-out problems
     eval_samples: int = 200              # how many of them an evaluation uses
 
@@ -81,7 +81,8 @@ class PPOConfig:
     rollout_samples: int = MISSING       # responses in one PPO step
     scheduler: str = MISSING             # learning rate schedule, by its name in transformers
     warmup_steps: int = MISSING          # optimizer steps from 0 to learning_rate
-    min_lr: float = MISSING              # where the schedules with "min_lr" in their name end
+    min_lr: float = MISSING              # where the schedules with "min_lr" in their name end; the value head's ends at the
+                                         # same share of its own peak
 
 
 @dataclass
@@ -100,7 +101,7 @@ class TrainingConfig:
 
 @dataclass
 class GenerationConfig:
-    max_new_tokens: int = MISSING
+    max_new_tokens: int = MISSING        # tokens of a response
     min_new_tokens: int = MISSING        # above 0 bans an early end of text, of which scoring knows nothing
     # PPO's ratio compares two policies on samples of the old one. The seed sampled from another distribution
     # (temperature 0.7, top-k 50, top-p 0.95) than the one it scored, so these three are off by default.

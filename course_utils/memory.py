@@ -91,7 +91,7 @@ def check_gpu(
     """
     try:
         memory = estimate(shape, cfg, processes)
-    except (AttributeError, TypeError, ValueError) as error:  # a shape with other names, or another one in each layer
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:  # a shape of another form
         note(f"how much memory {cfg.model.name} needs is not estimated: {error}")
         return
     needs = (
@@ -108,7 +108,7 @@ def check_gpu(
     if memory.peak > total:
         note(
             f"{needs}: batches are halved if it runs out. training.gradient_checkpointing=true, a smaller "
-            f"dataset.max_gen_length, {less} need less"
+            f"generation.max_new_tokens, {less} need less"
         )
 
 

@@ -39,8 +39,9 @@ class ActorCritic(nn.Module):
     """A causal LM and a value head on its last hidden state.
 
     The logits that it returns are those of the policy: already divided by the sampling temperature, so whoever
-    samples from them and whoever scores with them means the same distribution. Weights are float32; `compute_dtype`
-    is the type in which the language model's matrix products run (autocast). Logits and values come as float32.
+    samples from them and whoever scores with them means the same distribution. Weights that are trained are float32;
+    `compute_dtype` is the type in which the language model's matrix products run (autocast), and that of weights which
+    are not trained. Logits and values come as float32.
     """
 
     def __init__(self, model: nn.Module, temperature: float = 1.0, compute_dtype: torch.dtype = torch.float32):
@@ -52,6 +53,7 @@ class ActorCritic(nn.Module):
         self.temperature = temperature
         self.compute_dtype = compute_dtype
         self.loss_scale: LossScale | None = None
+        self.last_batch = torch.empty(0, 0, dtype=torch.long)  # what to show if the update meets a NaN
         self.shared_out = False  # over the processes (fsdp.py), which then have to take equally many passes
         self._first_read = 0
         # Zeros, so that every value is 0 until the critic has seen a return.
@@ -80,7 +82,7 @@ class ActorCritic(nn.Module):
             where read_from() says that nobody reads.
         """
         if torch.is_grad_enabled():
-            self.last_batch = input_ids  # what to show if the update meets a NaN
+            self.last_batch = input_ids
         mask, first = attention_mask.bool(), input_ids.shape[1] - logits_to_keep if logits_to_keep else 0
         first_read = max(first, self._first_read)
         wanted = mask.clone()
@@ -255,22 +257,20 @@ def without_adapters(actor: ActorCritic) -> Iterator[ActorCritic]:
 def compute_dtype(cfg: Config) -> torch.dtype:
     """model.torch_dtype as a type; `auto` is bfloat16 on a GPU that has it and float32 elsewhere."""
     if cfg.model.torch_dtype == "auto":
-        on_gpu = cfg.training.device != "cpu" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        on_gpu = cfg.training.device != "cpu" and torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if on_gpu else torch.float32
     return getattr(torch, cfg.model.torch_dtype)
 
 
 def _load_model(cfg: Config, folder: str | Path | None = None, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """The language model, without dropout. Zero rather than eval(): a learner's actor_model.train() must not bring it
+    back, or the ratio would differ from 1 before the first step."""
     model = _load(AutoModelForCausalLM, Path(folder) if folder else cfg.model.name, cfg, dtype=dtype)
-    for module in model.modules():
-        # Zero rather than eval(): a learner's actor_model.train() must not bring dropout back, or the ratio
-        # would differ from 1 before the first step.
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-    for name in ("attention_dropout", "attn_pdrop", "dropout", "attention_probs_dropout_prob"):
-        for module in model.modules():
-            if isinstance(getattr(module, name, None), float):
-                setattr(module, name, 0.0)
+    for holder in (*model.modules(), model.config, model.config.get_text_config()):  # some layers ask it in each pass
+        for name, value in vars(holder).items():
+            rate = name == "p" if isinstance(holder, nn.Dropout) else "drop" in name or "jitter" in name
+            if rate and isinstance(value, float):
+                setattr(holder, name, 0.0)
     return model
 
 

@@ -152,6 +152,8 @@ def _problem(row: object, place: str) -> Problem:
             raise DataError(
                 f"{place}: the key {key!r} holds half a character (a lone surrogate such as \\ud83d). {mend}"
             )
+    if not row["question"].strip():
+        raise DataError(f"{place}: the key 'question' is empty. {mend}")
     if strict_answer(row["answer"]) is None:
         raise DataError(f"{place}: the answer has no `#### number` at its end: {row['answer'][-60:]!r}. {mend}")
     return Problem(row["question"], row["answer"])

@@ -68,7 +68,7 @@ def check_advantages(result, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
 def check_unchanged(name: str, before: Iterable[Tensor], given: Iterable[Tensor]) -> None:
     """ExerciseError if the function wrote into one of its tensors, which are the rollout buffer's own."""
     for argument, old, new in zip(_exercise_of(name).arguments, before, given):
-        if not torch.allclose(old, new, rtol=0, atol=0, equal_nan=True):
+        if old.shape != new.shape or not torch.allclose(old, new, rtol=0, atol=0, equal_nan=True):
             raise _refusal(
                 name, f"changed its argument {argument} in place, which is still needed: assign to a new name"
             )

@@ -218,11 +218,13 @@ def test_a_model_of_another_build_has_an_estimate(architecture):
     assert 0 < memory.kept < memory.peak < 1e9
 
 
-def test_what_cannot_be_estimated_stops_no_run(small_config, monkeypatch):
-    monkeypatch.setattr("course_utils.memory.estimate", Mock(side_effect=AttributeError("no attribute 'heads'")))
+@pytest.mark.parametrize("kind", [AttributeError, KeyError, RuntimeError])  # of several models of transformers
+def test_what_cannot_be_estimated_stops_no_run(small_config, monkeypatch, kind):
+    monkeypatch.setattr("course_utils.memory.estimate", Mock(side_effect=kind("no attribute 'heads'")))
     cfg, said = small_config(), []
     check_gpu(load_shape(cfg), cfg, 1e9, said.append)
-    assert said == ["how much memory embedded needs is not estimated: no attribute 'heads'"]
+    assert len(said) == 1 and said[0].startswith("how much memory embedded needs is not estimated: ")
+    assert "no attribute 'heads'" in said[0]
 
 
 def test_a_config_that_is_wrong_is_said_without_a_traceback(monkeypatch):

@@ -42,6 +42,7 @@ ARCHITECTURES = {
         "max_position_embeddings": 64,
     },
     "bloom": {"vocab_size": 50, "hidden_size": 32, "n_layer": 2, "n_head": 2},
+    "falcon": {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2},
 }
 
 
@@ -211,6 +212,8 @@ def test_half_precision_computes_but_weights_gradients_and_outputs_are_float32()
     [
         ("gpt2", {"resid_pdrop": 0.5, "attn_pdrop": 0.5, "embd_pdrop": 0.5}),  # modules
         ("llama", {"attention_dropout": 0.5}),  # a number that the attention reads
+        ("falcon", {"hidden_dropout": 0.5, "attention_dropout": 0.5}),  # asks its configuration in each pass
+        ("bloom", {"hidden_dropout": 0.5, "attention_dropout": 0.5}),  # a number of another name
     ],
 )
 def test_dropout_stays_off_in_training_mode(small_config, tmp_path, architecture, dropout):
@@ -327,7 +330,7 @@ def test_the_automatic_type_is_bfloat16_on_a_gpu_that_has_it(
     device, gpu, has_bfloat16, expected, small_config, monkeypatch
 ):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: has_bfloat16)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bfloat16 or including_emulation)
     cfg = small_config("model.torch_dtype=auto", f"training.device={device}")
     assert policy.compute_dtype(cfg) == expected
 

@@ -136,6 +136,7 @@ def test_folder(tmp_path):
         ('{"question": "How many?", "answer": "#### five"}\n', "the answer has no `#### number`"),
         (b'{"question": "\xff", "answer": "#### 5"}\n', "is not valid JSON"),
         pytest.param("[" * 200_000 + "\n", "is not valid JSON", id="thousands of brackets"),
+        ('{"question": " ", "answer": "#### 5"}\n', "the key 'question' is empty"),
         ('{"question": "\\ud83d", "answer": "#### 5"}\n', "the key 'question' holds half a character"),
         ('{"question": "How many?", "answer": "\\ude00 #### 5"}\n', "the key 'answer' holds half a character"),
     ],
