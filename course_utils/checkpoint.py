@@ -1,8 +1,8 @@
 """Checkpoints that other programs can load and that a killed run can go on from.
 
 A folder step_N/ holds the language model and tokenizer as save_pretrained writes them, so AutoModelForCausalLM
-loads it, and beside them what only PPO needs: value head, optimizer, scheduler, step and random state. It is written
-under another name and renamed when it is complete and on the disk: a folder that is there is whole.
+loads it, and beside them what only PPO needs: value head, optimizer, scheduler and step. It is written under another
+name and renamed when it is complete and on the disk: a folder that is there is whole.
 """
 
 import json
@@ -12,7 +12,6 @@ from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
@@ -25,43 +24,40 @@ class CheckpointError(PlainError):
     """A checkpoint that cannot be written or read, and what is still safe."""
 
 
-def save(folder: Path, model: PreTrainedModel, tokenizer, tensors: dict[str, dict], lr_scheduler, state: dict) -> Path:
+def save(folder: Path, model: PreTrainedModel, tokenizer, tensors: dict[str, dict], lr_scheduler, state: dict) -> None:
     """Writes `folder` in one step.
 
     Args:
         tensors: the state_dicts of `model`, value_head and optimizer, by these names.
-        state: plain data (step, seed); it goes into trainer_state.json.
+        state: plain data, with the step; it goes into trainer_state.json.
 
     Raises:
         CheckpointError: the disk is full or cannot be written; checkpoints written before are untouched.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
+    partial, replaced = (folder.with_name(f".{folder.name}.{what}") for what in ("partial", "replaced"))
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         model.save_pretrained(partial, state_dict=tensors["model"])
         tokenizer.save_pretrained(partial)
         save_file(tensors["value_head"], partial / "value_head.safetensors")
-        torch.save(
-            {
-                "optimizer": tensors["optimizer"],
-                "scheduler": lr_scheduler.state_dict(),
-                "rng": torch.get_rng_state(),
-            },
-            partial / "optimizer.pt",
-        )
+        training = {"optimizer": tensors["optimizer"], "scheduler": lr_scheduler.state_dict()}
+        torch.save(training, partial / "optimizer.pt")
         (partial / "trainer_state.json").write_text(json.dumps(state, indent=2) + "\n")
         _to_disk(partial)
         if folder.exists():
-            shutil.rmtree(folder)
+            shutil.rmtree(replaced, ignore_errors=True)
+            folder.rename(replaced)
         partial.rename(folder)
+        shutil.rmtree(replaced, ignore_errors=True)
     except Exception as error:  # of a full disk each library tells by a class of its own
+        if replaced.exists() and not folder.exists():
+            replaced.rename(folder)
         kept = latest(folder.parent)
         safe = f"The last good checkpoint is {kept}. " if kept else "There is no earlier checkpoint. "
         message = could_not_write(folder, error, safe)
         shutil.rmtree(partial, ignore_errors=True)
         raise CheckpointError(message) from error
-    return folder
 
 
 def _to_disk(folder: Path) -> None:
@@ -88,19 +84,19 @@ def step_of(folder: Path) -> int:
 
 
 def restore(folder: Path, optimizer, lr_scheduler, shared_out: bool) -> dict:
-    """Puts optimizer, scheduler and random state back; returns trainer_state.json. (The weights are loaded from the
-    folder when the actor is made.) `shared_out`: the optimizer holds this process's part of them."""
+    """Puts optimizer and scheduler back; returns trainer_state.json. (The weights are loaded from the folder when the
+    actor is made.) `shared_out`: the optimizer holds this process's part of them."""
     try:
         # Mapped, where each of several processes would otherwise hold all of it in the CPU's memory.
         saved = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True, mmap=shared_out)
         _require_the_same_adam(folder, saved["optimizer"]["state"], optimizer)
         optimizer.load_state_dict(fsdp.shared(saved["optimizer"], optimizer))
         lr_scheduler.load_state_dict(saved["scheduler"])
-        torch.set_rng_state(saved["rng"])
         return json.loads((folder / "trainer_state.json").read_text())
-    except (OSError, RuntimeError, KeyError, ValueError, UnpicklingError, SafetensorError) as error:
+    except (OSError, EOFError, RuntimeError, KeyError, ValueError, UnpicklingError) as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
         raise CheckpointError(
-            f"{folder} is not a checkpoint that can be resumed: {str(error).splitlines()[0]} "
+            f"{folder} is not a checkpoint that can be resumed: {reason} "
             "Delete it to go on from the one before, or set training.resume=never."
         ) from error
 

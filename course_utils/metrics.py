@@ -38,8 +38,11 @@ class MetricsLog:
     def __init__(self, path: Path, last_step: int = 0):
         """Opens `path` to go on after `last_step`: later lines, of steps that will be done again, are dropped."""
         self.path = path
-        kept = [line for line in read_metrics(path) if line["step"] <= last_step] if path.exists() else []
-        write_file("".join(json.dumps(line) + "\n" for line in kept), path)
+        self.write([line for line in read_metrics(path) if line["step"] <= last_step] if path.exists() else [])
+
+    def write(self, lines: list[dict]) -> None:
+        """These in place of all that were there."""
+        write_file("".join(json.dumps(line) + "\n" for line in lines), self.path)
 
     def append(self, metrics: dict) -> None:
         with writing(self.path), self.path.open("a") as file:

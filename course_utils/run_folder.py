@@ -1,10 +1,8 @@
 """Which folder a run writes to: a new one, or with training.resume=auto that of one that was cut off."""
 
 import errno
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict
-from itertools import chain, count, takewhile
 from pathlib import Path
 
 from course_utils.checkpoint import latest, step_of
@@ -24,7 +22,8 @@ MAY_DIFFER = (
     "wandb.project",
     "wandb.name",
 )
-LAST_KEY = list(KEYS)[-1]  # that save_config writes
+SETTINGS = "effective_config.yaml"
+LAST_KEY = list(KEYS)[-1]  # that save_config writes there
 
 
 def open_run(cfg: Config) -> tuple[Path, Path | None]:
@@ -44,7 +43,8 @@ def open_run(cfg: Config) -> tuple[Path, Path | None]:
             last = run_of(cfg)
             if last and not _is_finished(last, cfg.training.total_ppo_steps):
                 return last, latest(last)
-        folder = next(name for name in _names(output_dir) if not name.exists())
+        number = max(_numbered(output_dir), default=0) + 1
+        folder = output_dir if number == 1 else output_dir.with_name(f"{output_dir.name}-{number}")
         folder.mkdir(parents=True)
     except OSError as error:
         raise ConfigError(
@@ -61,8 +61,7 @@ def _is_finished(run: Path, steps: int) -> bool:
 
 
 def run_of(cfg: Config) -> Path | None:
-    """The newest run of cfg.training.output_dir with these settings, or that came to nothing before it wrote any; None
-    where there is none."""
+    """The newest run of cfg.training.output_dir with these settings; None where there is none."""
     for run in _runs(cfg):
         with suppress(ConfigError):  # damaged settings are nobody's
             if not _changes(cfg, run):
@@ -71,14 +70,20 @@ def run_of(cfg: Config) -> Path | None:
 
 
 def _runs(cfg: Config) -> list[Path]:
-    """The newest first."""
-    return [*takewhile(Path.exists, _names(cfg.training.output_dir))][::-1]
+    """The newest first, without those that came to nothing before they wrote their settings."""
+    there = _numbered(Path(cfg.training.output_dir))
+    folders = [there[number] for number in sorted(there, reverse=True)]
+    return [folder for folder in folders if (folder / SETTINGS).exists() or latest(folder)]
 
 
-def _names(output_dir: str | Path) -> Iterator[Path]:
-    """outputs/debug, outputs/debug-2, outputs/debug-3, ..."""
-    base = Path(output_dir)
-    return chain([base], (base.with_name(f"{base.name}-{number}") for number in count(2)))
+def _numbered(output_dir: Path) -> dict[int, Path]:
+    """outputs/debug as 1, outputs/debug-2 as 2, ..., those that are there; any of them may have been deleted."""
+    there = {1: output_dir} if output_dir.exists() else {}
+    for path in output_dir.parent.glob("*"):
+        name, _, number = path.name.rpartition("-")
+        if name == output_dir.name and number.isdecimal() and int(number) > 1:
+            there[int(number)] = path
+    return there
 
 
 def _refuse_other_settings(cfg: Config) -> None:
@@ -105,8 +110,8 @@ def _changes(cfg: Config, run: Path) -> list[str]:
 
 
 def _settings_of(folder: Path) -> dict | None:
-    """The settings that a run was started with, None where it came to nothing before it wrote them."""
-    saved = folder / "effective_config.yaml"
+    """The settings that a run was started with, None where somebody has deleted them."""
+    saved = folder / SETTINGS
     if not saved.exists():
         return None
     try:

@@ -66,7 +66,6 @@ class Trainer:
         if not cfg.ppo.entropy_coeff:  # logged all the same, but no gradient has to go back through it
             exercises = replace(exercises, compute_entropy_loss=torch.no_grad()(exercises.compute_entropy_loss))
         self.cfg, self.exercises = cfg, exercises
-        exercises.connect()
         self.accelerator = make_accelerator(cfg)
         self.device = self.accelerator.device
         set_seed(cfg.training.seed)
@@ -80,8 +79,25 @@ class Trainer:
         self.prompts = self._prompts_of(cfg.dataset.split, cfg.training.num_samples)
         self.eval_prompts = self._prompts_of(cfg.dataset.eval_split, cfg.dataset.eval_samples)
 
+        self.step = 0
+        self._before: dict[str, float] = {}  # the evaluation before the first step, until its line is written
+        self._unwritten: dict = {}  # the line of the newest step, until it is in metrics.jsonl
+        self._running, self._where = 0, "PPO step 0"  # what to name if the run has to stop
         self.folder, resume_from = self._open_folder()
-        self._start_trackers()
+        try:
+            self._start_trackers()
+            self._load(resume_from)
+        except BaseException:
+            with suppress(OSError):  # one that holds something is kept
+                self.folder.rmdir()  # or a run that came to nothing would leave it behind
+            raise
+        if self.accelerator.is_main_process:
+            self.log = MetricsLog(self.folder / "metrics.jsonl", self.step)
+            save_config(cfg, self.folder / "effective_config.yaml")
+
+    def _load(self, resume_from: Path | None) -> None:
+        """Models, optimizer and schedule, as they begin or as a checkpoint has them."""
+        cfg = self.cfg
         actor = self._placed(policy.load_actor(cfg, resume_from))
         needs_copy = cfg.ppo.kl_coeff and not cfg.model.lora
         self.reference = self._placed(policy.load_reference(cfg)) if needs_copy else None
@@ -94,31 +110,26 @@ class Trainer:
         self.optimizer = make_optimizer(cfg, actor, self.device, self.accelerator.print)
         self.optimizer.register_step_pre_hook(self._before_optimizer_step)
         self.lr_scheduler = make_scheduler(cfg, self.optimizer)
-        self.step = 0
-        self._running, self._where = 0, "PPO step 0"  # what to name if the run has to stop
         if resume_from:
             state = checkpoint.restore(resume_from, self.optimizer, self.lr_scheduler, actor.shared_out)
             self.step = state["step"]
             if actor.loss_scale:
                 actor.loss_scale.load_state_dict(state["loss_scale"])
-        if self.accelerator.is_main_process:
-            self.log = MetricsLog(self.folder / "metrics.jsonl", self.step)
-            save_config(cfg, self.folder / "effective_config.yaml")
 
     # ---------------------------------------------------------------- the cycle
 
     def train(self) -> Iterator[dict]:
         """Runs the steps that are left. Stop it where you like: finished steps are in metrics.jsonl, and calling it
-        again goes on."""
-        before = {}
-        if self.step == 0:
+        again goes on. A step that was stopped in its update begins again, with the weights as they are by then."""
+        total = self.cfg.training.total_ppo_steps
+        if self.step == 0 and not self._before:
             result = self.evaluate()
             self._save_samples("samples_before.jsonl", result)
-            before = {"before/accuracy": result.accuracy, "before/low": result.low, "before/high": result.high}
-        if self.step == self.cfg.training.total_ppo_steps != checkpoint.step_of(self.folder / "final"):
+            self._before = {"before/accuracy": result.accuracy, "before/low": result.low, "before/high": result.high}
+        if self.step == total and not self._unwritten and checkpoint.step_of(self.folder / "final") != total:
             self._finish()
-        while self.step < self.cfg.training.total_ppo_steps:
-            metrics, before = self.ppo_step() | before, {}
+        while self._unwritten or self.step < total:
+            metrics = self._unwritten = self._unwritten or self.ppo_step() | self._before
             self._record(metrics)
             yield metrics
         self.accelerator.end_training()
@@ -151,15 +162,13 @@ class Trainer:
         cfg, count = self.cfg, self.cfg.ppo.rollout_samples
         prompts = list(islice(prompt_stream(self.prompts, cfg.training.seed, (step - 1) * count), count))
         noise = torch.Generator().manual_seed(cfg.training.seed + 1000 * step)
-        uniforms = torch.rand(count, cfg.generation.max_new_tokens, generator=noise)
+        uniforms = self._mine(torch.rand(count, cfg.generation.max_new_tokens, generator=noise))
         buffer = self._fitting(
-            "batch_size",
-            lambda: collect(self.sampler, self._mine(prompts), self.tokenizer, cfg, self._mine(uniforms), self.device),
+            "batch_size",  # of self.cfg, which is another one when memory has run out
+            lambda: collect(self.sampler, self._mine(prompts), self.tokenizer, self.cfg, uniforms, self.device),
         )
         buffer = self._gather(buffer)
-        bad = ~(buffer["logprobs"].isfinite() & buffer["values"].isfinite()).all(1)
-        if bad.any():  # before exercise 4 gets them, and the blame
-            self._stop(f"log-probs or values of {int(bad.sum())} responses are not finite", whole_texts(buffer)[0][bad])
+        self._stop_if_not_finite("log-probs or values", buffer["logprobs"] + buffer["values"], buffer)
         scores = [
             score(text, prompt.problem.gold, cfg.reward)
             for text, prompt in zip(texts_of(buffer, self.tokenizer), prompts)
@@ -168,26 +177,32 @@ class Trainer:
         return buffer, scores
 
     def begin_at_ratio_1(self, buffer: dict[str, Tensor]) -> float:
-        """ratio_deviation() before the first update. Attention over a cache rounds otherwise than the update's, which
-        has none: little in float32, more in large models and in half precision. Where the sample shows more than 1e-5
-        of it, all log-probs are scored again, as the update will."""
+        """The largest ratio_deviation() of the log-probs of sampling. Attention over a cache rounds otherwise than the
+        update's, which has none: little in float32, more in large models and in half precision. Where the sample shows
+        more than 1e-5 of it, all log-probs are scored again, as the update will.
+
+        Raises:
+            TrainingError: it is more than rounding: above 1e-3 at any token, or in half precision, where single tokens
+                may be far off, above 0.1 in the mean.
+        """
         deviation = self.ratio_deviation(buffer)
-        if deviation > 1e-3 and self.unwrapped.compute_dtype == torch.float32:
+        largest, mean = deviation.max().item(), deviation.mean().item()
+        if largest > 1e-3 if self.unwrapped.compute_dtype == torch.float32 else mean > 0.1:
             raise TrainingError(
-                f"PPO step {self.step + 1}: before the first update the ratio is off 1 by {deviation:.2g}. "
-                f"{self.cfg.model.name} samples and scores differently, for instance because it draws random numbers "
-                "in its layers or does not take padding on the left. Use another model."
+                f"PPO step {self.step + 1}: before the first update the ratio is off 1 by up to {largest:.2g}, by "
+                f"{mean:.2g} in the mean. {self.cfg.model.name} samples and scores differently, for instance because "
+                "it draws random numbers in its layers or does not take padding on the left. Use another model."
             )
-        if self._on_any_process(deviation > 1e-5):
+        if self._on_any_process(largest > 1e-5):
             buffer["logprobs"] = self._scored(self.unwrapped, buffer)
-            deviation = self.ratio_deviation(buffer)
-        return deviation
+        return largest
 
     def add_advantages(self, buffer: dict[str, Tensor]) -> Tensor:
         """Adds ref_logprobs, advantages and returns (N, R) to the buffer; returns log π − log π_ref (N, R)."""
         ppo, mask = self.cfg.ppo, buffer["response_attention_mask"]
         buffer["ref_logprobs"] = self.reference_logprobs(buffer)
         kl = (buffer["logprobs"] - buffer["ref_logprobs"]) * mask
+        self._stop_if_not_finite("log-probs under the actor or the reference", kl, buffer)
         given = buffer["rewards"], ppo.kl_coeff * kl, buffer["values"], mask
         before = [tensor.clone() for tensor in given]
         with naming_the_exercise():
@@ -206,9 +221,26 @@ class Trainer:
 
     def update(self, buffer: dict[str, Tensor]) -> dict[str, float]:
         """cfg.ppo.epochs passes of run_ppo_update_epoch over this process's share; the mean of their metrics."""
+        self.exercises.connect()  # here, since another trainer of the same functions may have put in its own losses
+        self.actor.train()
+        schedule = self.lr_scheduler.state_dict()
+        try:
+            epochs = self._epochs(buffer)
+        except BaseException:  # a stop by hand above all, after which the step begins again
+            self._rewind(schedule)
+            raise
+        if self.unwrapped.shared_out:
+            fsdp.copy_weights(self.actor, self.sampler)
+        means = torch.tensor(
+            [sum(e[name] for e in epochs) / len(epochs) for name in UPDATE_METRICS], device=self.device
+        )
+        means = self.accelerator.reduce(means, reduction="mean")
+        return dict(zip(UPDATE_METRICS, means.tolist()))
+
+    def _epochs(self, buffer: dict[str, Tensor]) -> list[dict[str, float]]:
+        """The metrics of each epoch."""
         share = self._share(buffer)
         epochs = []
-        self.actor.train()
         # Of the prompt only its last position predicts a token of the response. One more, so that a learner's slip by
         # one position reads what it would read.
         first_read = buffer["prompt_input_ids"].shape[1] - 2
@@ -225,20 +257,14 @@ class Trainer:
             bad = [name for name, value in epochs[-1].items() if not math.isfinite(value)]
             if bad:
                 self._stop(f"{', '.join(bad)} is not finite")
-        if self.unwrapped.shared_out:
-            fsdp.copy_weights(self.actor, self.sampler)
-        means = torch.tensor(
-            [sum(e[name] for e in epochs) / len(epochs) for name in UPDATE_METRICS], device=self.device
-        )
-        means = self.accelerator.reduce(means, reduction="mean")
-        return dict(zip(UPDATE_METRICS, means.tolist()))
+        return epochs
 
-    def ratio_deviation(self, buffer: dict[str, Tensor]) -> float:
-        """max |π/π_old − 1| over the first 8 responses, a sample, since all would cost a pass: 0 but for rounding, or
-        sampling and scoring do not mean the same policy."""
+    def ratio_deviation(self, buffer: dict[str, Tensor]) -> Tensor:
+        """|π/π_old − 1| (T,) at the tokens of the first 8 responses, a sample, since all would cost a pass: 0 but for
+        rounding, or sampling and scoring do not mean the same policy."""
         part = {name: tensor[: policy.ROWS_TOGETHER] for name, tensor in buffer.items()}
         log_ratio = self._score_rows(self.unwrapped, part) - part["logprobs"]
-        return (log_ratio.exp() - 1).abs().mul(part["response_attention_mask"]).max().item()
+        return (log_ratio.exp() - 1).abs()[part["response_attention_mask"].bool()]
 
     # ---------------------------------------------------------------- evaluation, checkpoints
 
@@ -250,7 +276,8 @@ class Trainer:
         )
 
     def save(self, name: str) -> Path:
-        """Writes a checkpoint of the finished steps. All processes call it, and the main one writes.
+        """Writes a checkpoint of the model as it is and of the number of finished steps. All processes call it, and the
+        main one writes.
 
         Raises:
             TrainingError: the model computes NaN or Inf, so that nobody could go on from it.
@@ -263,7 +290,7 @@ class Trainer:
             tensors = {name: part.state_dict() for name, part in parts.items()}
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            state = {"step": self.step, "seed": self.cfg.training.seed}
+            state = {"step": self.step}
             if loss_scale := self.unwrapped.loss_scale:
                 state["loss_scale"] = loss_scale.state_dict()
             checkpoint.save(self.folder / name, self.unwrapped.model, self.tokenizer, tensors, self.lr_scheduler, state)
@@ -276,11 +303,13 @@ class Trainer:
     def _record(self, metrics: dict) -> None:
         training = self.cfg.training
         last = self.step == training.total_ppo_steps
-        if last or self.step % training.eval_interval == 0:
+        evaluated = last or self.step % training.eval_interval == 0
+        if evaluated:
             metrics |= self._evaluation()
         if self.accelerator.is_main_process:
             self.log.append(metrics)
-        if self.step % training.log_interval == 0:
+        self._before, self._unwritten = {}, {}
+        if self.step == 1 or evaluated or self.step % training.log_interval == 0:
             self.accelerator.log({name: metrics[name] for name in metrics if name != "step"}, step=self.step)
         if last or self.step % training.save_interval == 0:
             self.save(f"step_{self.step}")
@@ -288,14 +317,12 @@ class Trainer:
             self.save("final")
 
     def _finish(self) -> None:
-        """What a run owes that was killed after its last step: final/, and the evaluation, if the step was not meant
-        to be the last one."""
+        """What a run owes that was stopped after its last step: final/, and the evaluation, if the step was not meant
+        to be the last one or the answers are those of a later one."""
+        evaluation = self._evaluation()
         if self.accelerator.is_main_process:
-            metrics = read_metrics(self.log.path)[-1]
-            if "eval/accuracy" not in metrics:
-                metrics |= self._evaluation()
-                self.log = MetricsLog(self.log.path, self.step - 1)
-                self.log.append(metrics)
+            *earlier, metrics = read_metrics(self.log.path)
+            self.log.write([*earlier, metrics | evaluation])
         self.save("final")
 
     def _evaluation(self) -> dict[str, float]:
@@ -353,8 +380,6 @@ class Trainer:
             names = " or ".join(map(str, self.accelerator.log_with))
             login = "Run `wandb login` once, or set WANDB_MODE=offline in the environment. "
             login = login if "wandb" in trackers(self.cfg) else ""
-            with suppress(OSError):  # a folder that holds something is kept
-                self.folder.rmdir()
             raise ConfigError(
                 f"{names} does not start: {' '.join(str(error).split()).rstrip('.')}. {login}tracking=none and "
                 "wandb.report_to_wandb=false do without: metrics.jsonl is always written"
@@ -400,34 +425,43 @@ class Trainer:
         """
         schedule = self.lr_scheduler.state_dict()
         while True:
-            ppo = self.cfg.ppo
-            size = getattr(ppo, key)
-            part = size // 2
-            while part and key == "mini_batch_size" and (size % part or part % self.accelerator.num_processes):
-                part -= 1
             try:
                 return work()
             except RuntimeError as error:
                 if not should_reduce_batch_size(error):
                     raise
-                if not part or key == "mini_batch_size" and self.accelerator.num_processes > 1:
-                    smaller = f"ppo.{key}={part}, " if part else ""
-                    raise TrainingError(
-                        f"PPO step {self.step + 1}: out of memory with ppo.{key}={size}. Try "
-                        f"{smaller}training.gradient_checkpointing=true, a smaller "
-                        "dataset.max_gen_length or a smaller model; then go on with a new run."
-                    ) from error
+                smaller = self._smaller(key, error)
             # Not above: the error's traceback keeps the tensors alive.
             clear_device_cache(garbage_collection=True)
-            reduced = {key: part}
             if key == "mini_batch_size":
-                self.optimizer.zero_grad()  # what the epoch left behind
-                self.lr_scheduler.load_state_dict(schedule)
-                for group, rate in zip(self.optimizer.param_groups, self.lr_scheduler.get_last_lr()):
-                    group["lr"] = rate
-                reduced["gradient_accumulation_steps"] = size // part * ppo.gradient_accumulation_steps
-            self.cfg = replace(self.cfg, ppo=replace(ppo, **reduced))
-            self.accelerator.print(f"PPO step {self.step + 1}: out of memory; going on with ppo.{key}={part}")
+                self._rewind(schedule)
+            self.cfg = replace(self.cfg, ppo=replace(self.cfg.ppo, **smaller))
+            self.accelerator.print(f"PPO step {self.step + 1}: out of memory; going on with ppo.{key}={smaller[key]}")
+
+    def _smaller(self, key: str, error: RuntimeError) -> dict[str, int]:
+        """ppo.`key` at half its size and what changes with it, or the TrainingError that _fitting() promises."""
+        ppo, processes = self.cfg.ppo, self.accelerator.num_processes
+        size = getattr(ppo, key)
+        part = size // 2
+        while part and key == "mini_batch_size" and (size % part or part % processes):
+            part -= 1
+        if not part or key == "mini_batch_size" and processes > 1:  # one alone cannot take more mini-batches
+            smaller = f"ppo.{key}={part}, " if part else ""
+            raise TrainingError(
+                f"PPO step {self.step + 1}: out of memory with ppo.{key}={size}. Try {smaller}"
+                "training.gradient_checkpointing=true, a smaller generation.max_new_tokens or a smaller model; then go on "
+                "with a new run."
+            ) from error
+        if key == "mini_batch_size":
+            return {key: part, "gradient_accumulation_steps": size // part * ppo.gradient_accumulation_steps}
+        return {key: part}
+
+    def _rewind(self, schedule: dict) -> None:
+        """Forgets what an update that broke off has done to gradients and to the learning rate."""
+        self.optimizer.zero_grad()
+        self.lr_scheduler.load_state_dict(schedule)
+        for group, rate in zip(self.optimizer.param_groups, self.lr_scheduler.get_last_lr()):
+            group["lr"] = rate
 
     @property
     def cfg_of_process(self) -> Config:
@@ -457,6 +491,12 @@ class Trainer:
                 "the weights, or what the model computes with them, are not finite; no checkpoint is written of them",
                 ids,
             )
+
+    def _stop_if_not_finite(self, what: str, numbers: Tensor, buffer: dict[str, Tensor]) -> None:
+        """Before an exercise gets them, and the blame. `numbers` (N, R) of the buffer's responses."""
+        bad = ~numbers.isfinite().all(1)
+        if bad.any():
+            self._stop(f"{what} of {int(bad.sum())} responses are not finite", whole_texts(buffer)[0][bad])
 
     def _stop(self, what: str, texts: Tensor | None = None) -> None:
         """Ends the run; `texts` are the token ids in question, else the last mini-batch."""

@@ -45,6 +45,13 @@ def test_sampling_in_halves_gives_the_same_run(make_trainer, monkeypatch, capsys
     assert trainer.cfg.ppo.batch_size == 4
 
 
+def test_sampling_in_halves_is_learned_in_a_step_too(make_trainer, monkeypatch, capsys):
+    give_memory_for(5, "next_token", monkeypatch)
+    trainer = make_trainer()
+    trainer.ppo_step()  # without the evaluation that comes before it, as where a run goes on
+    assert trainer.cfg.ppo.batch_size == 4 and capsys.readouterr().out.count("out of memory") == 2
+
+
 def test_an_update_in_halves_keeps_what_an_optimizer_step_means(make_trainer, monkeypatch, capsys):
     give_memory_for(4, "forward", monkeypatch)
     trainer = make_trainer("ppo.batch_size=4")

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from course_utils.config import ConfigError, save_config
 from course_utils.exercises import load_exercises
 from course_utils.metrics import MetricsLog, read_metrics
 from course_utils.policy import ModelError
-from course_utils.run_folder import open_run
+from course_utils.run_folder import open_run, run_of
 from course_utils.trainer import Trainer
 from tests.conftest import ROOT
 
@@ -114,6 +115,23 @@ def test_a_run_killed_between_its_last_step_and_final_is_finished(small_config, 
     assert Trainer(small_config("training.total_ppo_steps=2", "training.resume=auto"), exercises).folder != first.folder
 
 
+def test_what_a_shortened_run_leaves_is_of_its_own_end(small_config, solutions):
+    """Killed after an evaluation in step 2, resumed from step 1 as a run of one step."""
+    exercises, settings = load_exercises(solutions), ("training.eval_interval=1", "training.save_interval=1")
+    whole = Trainer(small_config(*settings, "training.total_ppo_steps=1"), exercises)
+    list(whole.train())
+    killed = Trainer(small_config(*settings, "training.output_dir=" + str(whole.folder.with_name("killed"))), exercises)
+    for metrics in killed.train():
+        if metrics["step"] == 2:
+            break
+    shutil.rmtree(killed.folder / "step_2")
+    cfg = small_config(*settings, "training.total_ppo_steps=1", f"training.output_dir={killed.folder}")
+    again = Trainer(replace(cfg, training=replace(cfg.training, resume="auto")), exercises)
+    assert again.folder == killed.folder and list(again.train()) == []
+    assert (again.folder / "samples_after.jsonl").read_bytes() == (whole.folder / "samples_after.jsonl").read_bytes()
+    assert [line["step"] for line in read_metrics(again.log.path)] == [1]
+
+
 @pytest.mark.parametrize("text", ["", "ppo:\n  epo", "ppo: {", "- 1\n", "\0"])
 def test_damaged_settings_are_told_in_one_message(small_config, text):
     folder, _ = open_run(small_config())
@@ -123,7 +141,8 @@ def test_damaged_settings_are_told_in_one_message(small_config, text):
     ):
         open_run(small_config("training.resume=auto"))
     (folder / "effective_config.yaml").unlink()
-    assert open_run(small_config("training.resume=auto")) == (folder, None)
+    (folder / "step_1").mkdir()
+    assert open_run(small_config("training.resume=auto")) == (folder, folder / "step_1")
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -158,9 +177,10 @@ def test_a_damaged_checkpoint_is_named(small_config, solutions):
     for name, error, message in (  # each is read before the last one
         ("trainer_state.json", CheckpointError, not_one),
         ("optimizer.pt", CheckpointError, not_one),
+        ("optimizer.pt", CheckpointError, f"{not_one}: EOFError"),
         ("value_head.safetensors", ModelError, "cannot load '.*step_1'(.|\n)*delete its folder"),
     ):
-        (trainer.folder / "step_1" / name).write_bytes(b"no checkpoint")
+        (trainer.folder / "step_1" / name).write_bytes(b"" if "EOF" in message else b"no checkpoint")
         with pytest.raises(error, match=message):
             Trainer(small_config("training.resume=auto", "training.save_interval=1"), exercises)
 
@@ -205,6 +225,24 @@ def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(small_config, soluti
     assert whole == [True]
 
 
+def test_a_checkpoint_that_cannot_be_replaced_is_still_there(small_config, solutions, monkeypatch):
+    trainer = Trainer(small_config(), load_exercises(solutions))
+    trainer.save("step_1")
+
+    def rename(old, new):
+        if old.name == ".step_1.partial":
+            raise OSError(5, "Input/output error")
+        os.rename(old, new)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(CheckpointError, match="The last good checkpoint is .*step_1"):
+        trainer.save("step_1")
+    assert (trainer.folder / "step_1/optimizer.pt").exists() and not list(trainer.folder.glob(".*"))
+    monkeypatch.undo()
+    trainer.save("step_1")
+    assert (trainer.folder / "step_1/optimizer.pt").exists() and not list(trainer.folder.glob(".*"))
+
+
 def test_the_latest_checkpoint_is_the_one_with_the_largest_number(tmp_path):
     assert latest(tmp_path) is None
     for name in ("step_9", "step_10", "step_11-copy"):
@@ -219,15 +257,36 @@ def test_a_folder_that_tells_no_step_has_none_behind_it(tmp_path, state):
     assert step_of(tmp_path) == 0
 
 
+def begin(cfg) -> Path:
+    """The folder of a new run, with what the trainer first writes there."""
+    folder, _ = open_run(cfg)
+    save_config(cfg, folder / "effective_config.yaml")
+    return folder
+
+
 def test_the_newest_run_goes_on(small_config):
-    runs = [open_run(small_config())[0] for _ in range(3)]
+    runs = [begin(small_config()) for _ in range(3)]
     assert open_run(small_config("training.resume=auto"))[0] == runs[-1]
+
+
+def test_a_run_that_was_deleted_hides_none_and_its_number_stays_free(small_config):
+    first, _, third = (begin(small_config()) for _ in range(3))
+    shutil.rmtree(first)
+    assert open_run(small_config("training.resume=auto"))[0] == run_of(small_config()) == third
+    assert open_run(small_config())[0].name == "run-4"
+
+
+def test_a_start_that_came_to_nothing_does_not_stand_in_the_way_of_a_run(small_config):
+    begun = begin(small_config())
+    open_run(small_config())  # and killed before it wrote its settings
+    assert open_run(small_config("training.resume=auto"))[0] == run_of(small_config()) == begun
+    with pytest.raises(ConfigError, match="found .*run, which was started with other settings"):
+        open_run(small_config("ppo.lam=0.5", "training.resume=auto"))
 
 
 def test_an_experiment_after_it_does_not_stand_in_the_way_of_a_run(small_config):
     for setting in ("ppo.lam=0.95", "ppo.lam=0"):
-        folder, _ = open_run(small_config(setting))
-        save_config(small_config(setting), folder / "effective_config.yaml")
+        begin(small_config(setting))
     assert open_run(small_config("ppo.lam=0.95", "training.resume=auto"))[0].name == "run"
     assert open_run(small_config("ppo.lam=0", "training.resume=auto"))[0].name == "run-2"
     with pytest.raises(ConfigError, match=r"found .*run-2, .*other settings \(ppo.lam: 0.0 -> 0.5\)"):
@@ -235,8 +294,7 @@ def test_an_experiment_after_it_does_not_stand_in_the_way_of_a_run(small_config)
 
 
 def test_a_run_may_go_on_elsewhere_and_be_watched_otherwise(small_config, tmp_path):
-    folder, _ = open_run(small_config())
-    save_config(small_config(), folder / "effective_config.yaml")
+    folder = begin(small_config())
     moved = folder.rename(tmp_path / "moved")  # as the message of a full disk advises
     watched = "training.log_interval=7 training.save_interval=7 tracking=tensorboard wandb.report_to_wandb=true".split()
     changes = f"training.output_dir={moved}", "training.device=cuda", *watched
@@ -244,8 +302,7 @@ def test_a_run_may_go_on_elsewhere_and_be_watched_otherwise(small_config, tmp_pa
 
 
 def test_a_setting_that_only_one_version_of_the_course_knows_is_another_setting(small_config):
-    folder, _ = open_run(small_config())
-    save_config(small_config(), folder / "effective_config.yaml")
+    folder = begin(small_config())
     text = (folder / "effective_config.yaml").read_text()
     (folder / "effective_config.yaml").write_text(text.replace("  gamma:", "  discount:"))
     with pytest.raises(ConfigError, match="ppo.discount: 0.985 -> None; ppo.gamma: None -> 0.985"):

@@ -59,6 +59,20 @@ def test_wandb_writes_into_the_runs_folder_and_gets_the_step_apart(small_config,
     assert step == 1 and written == {"step": 1, **values}
 
 
+def test_no_evaluation_is_kept_from_a_tracker(small_config, solutions, monkeypatch):
+    tracked = Tracked(trainer_module, monkeypatch)
+    settings = "log_interval=4", "eval_interval=3", "total_ppo_steps=5", "save_interval=5"
+    cfg = small_config("wandb.report_to_wandb=true", *(f"training.{setting}" for setting in settings))
+    list(Trainer(cfg, load_exercises(solutions)).train())
+    assert [(step, "eval/accuracy" in values) for step, values in tracked.logged] == [
+        (1, False),
+        (3, True),
+        (4, False),
+        (5, True),
+    ]
+    assert "before/accuracy" in tracked.logged[0][1]
+
+
 def test_a_tracker_that_does_not_start_is_said_before_a_model_is_loaded(small_config, solutions, monkeypatch):
     Tracked(trainer_module, monkeypatch, failing=RuntimeError("No API key configured."))
     monkeypatch.setattr(trainer_module.policy, "load_actor", lambda *_: pytest.fail("too late"))

@@ -4,16 +4,18 @@ import json
 import math
 import shutil
 from dataclasses import replace
+from functools import wraps
 from unittest.mock import Mock
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from course_utils.checkpoint import CheckpointError, latest
+from course_utils.checkpoint import CheckpointError, latest, step_of
 from course_utils.config import ConfigError
 from course_utils.exercises import EXERCISES, LOSSES, UPDATE_METRICS, ExerciseError, load_exercises
 from course_utils.metrics import read_metrics
+from course_utils.policy import load_actor
 from course_utils.trainer import Trainer, TrainingError, make_accelerator, notes
 
 SEED_METRICS = {
@@ -75,7 +77,7 @@ def test_the_first_ratio_is_one_in_every_step(make_trainer):
     buffer, _ = trainer.rollout(4)
     with torch.no_grad():
         trainer.unwrapped.model.get_input_embeddings().weight.mul_(1.1)
-    assert trainer.ratio_deviation(buffer) > 0.01  # the metric sees a policy that is not the one that sampled
+    assert trainer.ratio_deviation(buffer).max() > 0.01  # the metric sees a policy that is not the one that sampled
 
 
 def test_log_probs_that_were_rounded_otherwise_in_sampling_are_scored_again(make_trainer, monkeypatch):
@@ -86,8 +88,9 @@ def test_log_probs_that_were_rounded_otherwise_in_sampling_are_scored_again(make
     next_token = trainer.unwrapped.next_token
     monkeypatch.setattr(trainer.unwrapped, "next_token", lambda *args: [1.00002 * part for part in next_token(*args)])
     buffer, _ = trainer.rollout(1)
-    assert 1e-5 < trainer.ratio_deviation(buffer) < 1e-3
-    assert trainer.begin_at_ratio_1(buffer) < 1e-5
+    as_sampled = trainer.ratio_deviation(buffer).max()
+    assert 1e-5 < as_sampled < 1e-3 and trainer.begin_at_ratio_1(buffer) == as_sampled  # what is told
+    assert trainer.ratio_deviation(buffer).max() < 1e-5  # and what the update begins with
     torch.testing.assert_close(buffer["logprobs"], sampled, atol=1e-5, rtol=0)
 
 
@@ -95,7 +98,18 @@ def test_a_model_that_samples_otherwise_than_it_scores_is_refused(make_trainer, 
     trainer = make_trainer()
     next_token = trainer.unwrapped.next_token
     monkeypatch.setattr(trainer.unwrapped, "next_token", lambda *args: [1.1 * part for part in next_token(*args)])
-    with pytest.raises(TrainingError, match="PPO step 1: before the first update the ratio is off 1 by 0"):
+    with pytest.raises(TrainingError, match="PPO step 1: before the first update the ratio is off 1 by up to 0"):
+        trainer.ppo_step()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_in_half_precision_it_is_refused_too_where_it_is_more_than_rounding(make_trainer, monkeypatch, dtype):
+    trainer = make_trainer(f"model.torch_dtype={dtype}", "dataset.max_gen_length=8", "ppo.rollout_samples=8")
+    buffer, _ = trainer.rollout(1)
+    assert trainer.ratio_deviation(buffer).mean() < 0.01 and trainer.begin_at_ratio_1(buffer) < 0.1
+    next_token = trainer.unwrapped.next_token
+    monkeypatch.setattr(trainer.unwrapped, "next_token", lambda *args: [p.roll(7, -1) for p in next_token(*args)])
+    with pytest.raises(TrainingError, match="the ratio is off 1 by up to .* in the mean"):
         trainer.ppo_step()
 
 
@@ -141,6 +155,7 @@ def test_the_same_advantages_serve_every_epoch_and_the_given_losses_are_used(mak
     trainer = make_trainer("ppo.epochs=3", "training.total_ppo_steps=1", compute_policy_loss=counted)
     learner = trainer.exercises.run_ppo_update_epoch
 
+    @wraps(learner)
     def spy(actor, optimizer, scheduler, buffer, cfg, device):
         buffers.append({name: tensor.clone() for name, tensor in buffer.items()})
         return learner(actor, optimizer, scheduler, buffer, cfg, device)
@@ -150,6 +165,17 @@ def test_the_same_advantages_serve_every_epoch_and_the_given_losses_are_used(mak
     assert len(buffers) == 3 and len(calls) == 3 * 2  # epochs, and mini-batches of 8 of 16 in each
     for name in ("advantages", "returns", "logprobs", "values"):
         assert torch.equal(buffers[0][name], buffers[2][name])
+
+
+def test_two_trainers_of_the_same_functions_do_not_get_into_each_others_way(small_config, solutions):
+    def gradient(again: bool) -> float:
+        exercises = load_exercises(solutions)
+        trainer = Trainer(small_config("ppo.entropy_coeff=5"), exercises)
+        if again:  # its entropy leaves no gradient
+            Trainer(small_config("ppo.entropy_coeff=0"), exercises)
+        return trainer.ppo_step()["params/grad_norm"]
+
+    assert gradient(False) == gradient(True)
 
 
 def test_prompts_go_on_from_step_to_step(make_trainer):
@@ -188,7 +214,10 @@ def test_gradient_checkpointing_changes_nothing_but_the_memory(make_trainer):
 
 def test_in_half_precision_the_first_ratio_is_near_one(make_trainer):
     trainer = make_trainer("model.torch_dtype=bfloat16", "training.total_ppo_steps=1")
-    assert next(trainer.train())["params/max_ratio_deviation"] < 1e-3
+    assert next(trainer.train())["params/max_ratio_deviation"] < 0.1
+    buffer, _ = trainer.rollout(2)
+    trainer.begin_at_ratio_1(buffer)
+    assert trainer.ratio_deviation(buffer).max() < 1e-3  # scored again, as the update will
     assert {p.dtype for p in trainer.unwrapped.parameters()} == {torch.float32}  # or small updates would round away
 
 
@@ -269,6 +298,20 @@ def test_a_diverged_model_stops_the_run_before_exercise_4_is_asked(make_trainer,
     assert len(json.loads((trainer.folder / "non_finite_step_2.json").read_text())) == 16
 
 
+def test_a_reference_that_computes_nan_is_not_blamed_on_exercise_4(make_trainer):
+    trainer = make_trainer()
+    with torch.no_grad():
+        trainer.reference.model.get_input_embeddings().weight.fill_(math.inf)
+    with pytest.raises(TrainingError, match="log-probs under the actor or the reference of 16 responses"):
+        trainer.ppo_step()
+
+
+def test_a_metric_that_is_not_finite_is_told_where_the_model_was_never_asked(make_trainer):
+    trainer = make_trainer(run_ppo_update_epoch=lambda *_: dict.fromkeys(UPDATE_METRICS, math.nan))
+    with pytest.raises(TrainingError, match="loss/policy, .* is not finite"):
+        trainer.ppo_step()
+
+
 @pytest.mark.parametrize("factor", [math.nan, 1e11])  # finite, and nothing computed with it is
 def test_no_checkpoint_is_written_of_a_model_that_computes_nan(make_trainer, factor):
     trainer = make_trainer("training.save_interval=1")
@@ -335,6 +378,16 @@ def test_a_gae_that_changes_an_input_is_named(make_trainer, solutions, number, a
         return result
 
     with pytest.raises(ExerciseError, match=f"^exercise 4: compute_gae_advantages changed its argument {argument} in"):
+        make_trainer(compute_gae_advantages=careless).ppo_step()
+
+
+def test_a_gae_that_changes_a_shape_is_named(make_trainer, solutions):
+    def careless(*given):
+        result = load_exercises(solutions).compute_gae_advantages(*given)
+        given[2].unsqueeze_(0)
+        return result
+
+    with pytest.raises(ExerciseError, match="^exercise 4: .* changed its argument values in place"):
         make_trainer(compute_gae_advantages=careless).ppo_step()
 
 
@@ -432,3 +485,58 @@ def test_a_stopped_loop_goes_on_where_it_stopped(make_trainer):
     for _ in trainer.train():
         break
     assert [line["step"] for line in trainer.train()] == [2, 3]
+
+
+class Stopped(BaseException):
+    """As KeyboardInterrupt, of which a test that fails would end pytest."""
+
+
+def stop_in_call(number: int, function):
+    """The function, whose call of this number is stopped by hand."""
+    calls = []
+
+    def stopping(*arguments, **named):
+        calls.append(1)
+        if len(calls) == number:
+            raise Stopped
+        return function(*arguments, **named)
+
+    return stopping
+
+
+def test_a_run_stopped_in_an_update_does_the_step_again_and_keeps_to_the_schedule(make_trainer, solutions):
+    policy_loss = load_exercises(solutions).compute_policy_loss
+    trainer = make_trainer(compute_policy_loss=stop_in_call(4, policy_loss))  # two optimizer steps, and a half
+    with pytest.raises(Stopped):
+        next(trainer.train())
+    assert trainer.step == 0 and trainer.lr_scheduler.last_epoch == 0
+    assert trainer.optimizer.param_groups[0]["lr"] == trainer.lr_scheduler.get_last_lr()[0]
+    assert all(parameter.grad is None for parameter in trainer.unwrapped.parameters())
+    before = (trainer.folder / "samples_before.jsonl").read_bytes()
+    first, *_ = trainer.train()
+    assert (trainer.folder / "samples_before.jsonl").read_bytes() == before and "before/accuracy" in first
+    assert [line["step"] for line in read_metrics(trainer.log.path)] == [1, 2, 3]
+    assert trainer.lr_scheduler.last_epoch == 3 * 2 * 2  # steps, epochs, mini-batches
+
+
+@pytest.mark.parametrize("number", [2, 3])  # of an evaluation in step 2, and in the last
+def test_a_run_stopped_in_an_evaluation_loses_no_line(make_trainer, monkeypatch, number):
+    trainer = make_trainer("training.eval_interval=2")
+    monkeypatch.setattr(trainer, "evaluate", stop_in_call(number, trainer.evaluate))
+    with pytest.raises(Stopped):
+        list(trainer.train())
+    list(trainer.train())
+    lines = read_metrics(trainer.log.path)
+    assert [(line["step"], "eval/accuracy" in line, "before/accuracy" in line) for line in lines] == [
+        (1, False, True),
+        (2, True, False),
+        (3, True, False),
+    ]
+    assert step_of(trainer.folder / "final") == 3
+
+
+def test_a_run_that_fails_to_load_leaves_no_folder(make_trainer, monkeypatch):
+    monkeypatch.setattr("course_utils.policy.load_actor", stop_in_call(1, load_actor))
+    with pytest.raises(Stopped):
+        make_trainer()
+    assert make_trainer().folder.name == "run"
