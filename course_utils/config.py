@@ -81,8 +81,8 @@ class PPOConfig:
     rollout_samples: int = MISSING       # responses in one PPO step
     scheduler: str = MISSING             # learning rate schedule, by its name in transformers
     warmup_steps: int = MISSING          # optimizer steps from 0 to learning_rate
-    min_lr: float = MISSING              # where the schedules with "min_lr" in their name end; the value head's ends at the
-                                         # same share of its own peak
+    min_lr: float = MISSING              # where the schedules with "min_lr" in their name end; the value head's ends
+                                         # at the same share of its own peak
 
 
 @dataclass

@@ -257,7 +257,11 @@ def without_adapters(actor: ActorCritic) -> Iterator[ActorCritic]:
 def compute_dtype(cfg: Config) -> torch.dtype:
     """model.torch_dtype as a type; `auto` is bfloat16 on a GPU that has it and float32 elsewhere."""
     if cfg.model.torch_dtype == "auto":
-        on_gpu = cfg.training.device != "cpu" and torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+        on_gpu = (
+            cfg.training.device != "cpu"
+            and torch.cuda.is_available()
+            and torch.cuda.is_bf16_supported(including_emulation=False)
+        )
         return torch.bfloat16 if on_gpu else torch.float32
     return getattr(torch, cfg.model.torch_dtype)
 

@@ -17,7 +17,7 @@ from dataclasses import replace
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -438,7 +438,7 @@ class Trainer:
             self.cfg = replace(self.cfg, ppo=replace(self.cfg.ppo, **smaller))
             self.accelerator.print(f"PPO step {self.step + 1}: out of memory; going on with ppo.{key}={smaller[key]}")
 
-    def _smaller(self, key: str, error: RuntimeError) -> dict[str, int]:
+    def _smaller(self, key: str, error: RuntimeError) -> dict[str, Any]:
         """ppo.`key` at half its size and what changes with it, or the TrainingError that _fitting() promises."""
         ppo, processes = self.cfg.ppo, self.accelerator.num_processes
         size = getattr(ppo, key)
@@ -449,8 +449,8 @@ class Trainer:
             smaller = f"ppo.{key}={part}, " if part else ""
             raise TrainingError(
                 f"PPO step {self.step + 1}: out of memory with ppo.{key}={size}. Try {smaller}"
-                "training.gradient_checkpointing=true, a smaller generation.max_new_tokens or a smaller model; then go on "
-                "with a new run."
+                "training.gradient_checkpointing=true, a smaller generation.max_new_tokens or a smaller model; "
+                "then go on with a new run."
             ) from error
         if key == "mini_batch_size":
             return {key: part, "gradient_accumulation_steps": size // part * ppo.gradient_accumulation_steps}

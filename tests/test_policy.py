@@ -330,7 +330,9 @@ def test_the_automatic_type_is_bfloat16_on_a_gpu_that_has_it(
     device, gpu, has_bfloat16, expected, small_config, monkeypatch
 ):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bfloat16 or including_emulation)
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation: has_bfloat16 or including_emulation
+    )
     cfg = small_config("model.torch_dtype=auto", f"training.device={device}")
     assert policy.compute_dtype(cfg) == expected
 
