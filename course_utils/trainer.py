@@ -14,28 +14,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
-from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from accelerate import Accelerator, PartialState
-from accelerate.state import AcceleratorState
-from accelerate.tracking import get_available_trackers
-from accelerate.utils import (
-    DistributedDataParallelKwargs,
-    DistributedType,
-    InitProcessGroupKwargs,
-    broadcast_object_list,
-    gather_object,
-    set_seed,
-)
+from accelerate.utils import broadcast_object_list, gather_object, set_seed
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor
 
 from course_utils import checkpoint, fsdp, policy
-from course_utils.config import Config, ConfigError, of_one_process, save_config, trackers
+from course_utils.accelerator import make_accelerator, start_trackers
+from course_utils.config import Config, of_one_process, save_config
 from course_utils.disk import write_file
 from course_utils.evaluate import Evaluation, evaluate
 from course_utils.exercises import UPDATE_METRICS, Exercises, naming_the_exercise
@@ -50,8 +40,6 @@ from course_utils.rollout import collate, collect, pad_prompts, score_logprobs, 
 from course_utils.run_folder import open_run
 
 T = TypeVar("T")
-WRITING = timedelta(hours=2)  # so long processes wait for each other: the main one may be writing a checkpoint
-OTHER_SHARDING = DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM
 
 
 class TrainingError(PlainError):
@@ -85,7 +73,7 @@ class Trainer:
         self._running, self._where = 0, "PPO step 0"  # what to name if the run has to stop
         self.folder, resume_from = self._open_folder()
         try:
-            self._start_trackers()
+            start_trackers(self.accelerator, cfg, self.folder)
             self._load(resume_from)
         except BaseException:
             with suppress(OSError):  # one that holds something is kept
@@ -367,24 +355,6 @@ class Trainer:
         self.accelerator.print(f"FSDP: {self.accelerator.num_processes} processes share out a model of {layers} layers")
         return model
 
-    def _start_trackers(self) -> None:
-        """TensorBoard and wandb write into the run's folder; trackio has a folder of its own, for its dashboard."""
-        wandb = self.cfg.wandb
-        self.accelerator.project_configuration.logging_dir = str(self.folder)
-        try:
-            self.accelerator.init_trackers(
-                wandb.project,
-                init_kwargs={"wandb": {"name": wandb.name, "dir": str(self.folder)}, "trackio": {"name": wandb.name}},
-            )
-        except Exception as error:  # wandb's where nobody has logged in, or without network; they share no class
-            names = " or ".join(map(str, self.accelerator.log_with))
-            login = "Run `wandb login` once, or set WANDB_MODE=offline in the environment. "
-            login = login if "wandb" in trackers(self.cfg) else ""
-            raise ConfigError(
-                f"{names} does not start: {' '.join(str(error).split()).rstrip('.')}. {login}tracking=none and "
-                "wandb.report_to_wandb=false do without: metrics.jsonl is always written"
-            ) from error
-
     def _share(self, buffer: dict[str, Tensor]) -> dict[str, Tensor]:
         """This process's rows of a buffer."""
         return {name: self._mine(rows) for name, rows in buffer.items()}
@@ -512,58 +482,6 @@ class Trainer:
             "training.resume=auto. Or begin a new run with a smaller ppo.learning_rate or ppo.max_grad_norm, or with "
             "model.torch_dtype=float32."
         )
-
-
-def make_accelerator(cfg: Config) -> Accelerator:
-    """Accelerate on the device that the config names.
-
-    Raises:
-        ConfigError: a GPU is asked for where there is none; a mini-batch that the processes cannot share out; processes
-            that would share the weights out.
-    """
-    wanted = cfg.training.device
-    if wanted.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(
-            f"training.device={wanted}, but PyTorch finds no CUDA GPU here. Use training.device=cpu or "
-            "auto (and a small model, e.g. configs/config_debug.yaml)"
-        )
-    if ":" in wanted:
-        torch.cuda.set_device(wanted)
-    for name in trackers(cfg):
-        if name not in map(str, get_available_trackers()):
-            raise ConfigError(
-                f"tracking={name} needs the package: pip install {name}; or set tracking=none and "
-                "wandb.report_to_wandb=false: metrics.jsonl is always written"
-            )
-    on_cpu = wanted == "cpu" or not torch.cuda.is_available()  # or Accelerate would take a Mac's GPU, never tried here
-    if torch.cuda.is_available() and on_cpu != (PartialState(cpu=on_cpu, timeout=WRITING).device.type == "cpu"):
-        # Or Accelerate would stay on the device of an earlier run in this process, and say so only of a GPU.
-        AcceleratorState._reset_state(reset_partial_state=True)
-    accelerator = Accelerator(
-        cpu=on_cpu,
-        mixed_precision="no",  # whatever accelerate's own settings say: model.torch_dtype is what counts
-        log_with=trackers(cfg) or None,
-        project_dir=cfg.training.output_dir,
-        # Or each process would hold all gradients twice, of which the estimate of memory knows nothing.
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(gradient_as_bucket_view=True),
-            InitProcessGroupKwargs(timeout=WRITING),
-        ],
-    )
-    if accelerator.distributed_type in OTHER_SHARDING:
-        raise ConfigError(
-            f"accelerate is set to {accelerator.distributed_type.value}, which this trainer does not know. Use "
-            "configs/accelerate/fsdp.yaml or several_gpus.yaml, or another engine: docs/engines.md"
-        )
-    if fsdp.sharing(accelerator) > 1:
-        fsdp.check(cfg)
-    for key in ("mini_batch_size", "rollout_samples"):
-        if getattr(cfg.ppo, key) % accelerator.num_processes:
-            raise ConfigError(
-                f"ppo.{key}={getattr(cfg.ppo, key)} cannot be shared by "
-                f"{accelerator.num_processes} processes; make it a multiple"
-            )
-    return accelerator
 
 
 def notes(cfg: Config) -> Iterator[str]:

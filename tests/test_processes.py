@@ -12,7 +12,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 
-from course_utils import trainer
+from course_utils import accelerator, trainer
 from course_utils.config import ConfigError, load_config
 from course_utils.exercises import load_exercises
 from course_utils.metrics import read_metrics
@@ -93,9 +93,9 @@ def test_the_commands_for_several_gpus_share_their_mini_batches_out(command):
 def test_accelerates_own_settings_do_not_change_the_precision_and_gradients_are_held_once(small_config, monkeypatch):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")  # as `accelerate config` may have said for all programs
     AcceleratorState._reset_state(reset_partial_state=True)
-    accelerator = trainer.make_accelerator(small_config())
-    assert accelerator.mixed_precision == "no" and accelerator.native_amp is False
-    assert accelerator.ddp_handler.gradient_as_bucket_view
+    made = accelerator.make_accelerator(small_config())
+    assert made.mixed_precision == "no" and made.native_amp is False
+    assert made.ddp_handler.gradient_as_bucket_view
 
 
 def test_a_process_scores_as_many_rows_at_a_time_as_it_updates(small_config, solutions, monkeypatch):
@@ -107,11 +107,11 @@ def test_a_process_scores_as_many_rows_at_a_time_as_it_updates(small_config, sol
     assert chunks == [2]
 
 
-@pytest.mark.parametrize("kind", trainer.OTHER_SHARDING)
+@pytest.mark.parametrize("kind", accelerator.OTHER_SHARDING)
 def test_other_ways_to_share_the_weights_out_are_refused(kind, small_config, monkeypatch):
     class Sharing(Accelerator):
         distributed_type = kind  # which a CPU cannot be set to
 
-    monkeypatch.setattr(trainer, "Accelerator", Sharing)
+    monkeypatch.setattr(accelerator, "Accelerator", Sharing)
     with pytest.raises(ConfigError, match=f"accelerate is set to {kind.value}.*fsdp.yaml"):
-        trainer.make_accelerator(small_config())
+        accelerator.make_accelerator(small_config())

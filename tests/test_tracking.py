@@ -4,8 +4,7 @@ import sys
 
 import pytest
 
-from course_utils import train
-from course_utils import trainer as trainer_module
+from course_utils import accelerator, policy, train
 from course_utils.config import ConfigError
 from course_utils.exercises import load_exercises
 from course_utils.metrics import read_metrics
@@ -31,11 +30,11 @@ def test_tensorboard_shows_what_metrics_jsonl_holds(small_config, solutions):
 class Tracked:
     """An Accelerator's calls to its trackers."""
 
-    def __init__(self, trainer, monkeypatch, failing=None):
+    def __init__(self, monkeypatch, failing=None):
         self.kwargs, self.logged = {}, []
-        monkeypatch.setattr(trainer, "get_available_trackers", lambda: ["wandb", "trackio"])
-        monkeypatch.setattr(trainer.Accelerator, "init_trackers", self.start)
-        monkeypatch.setattr(trainer.Accelerator, "log", lambda _, values, step: self.logged.append((step, values)))
+        monkeypatch.setattr(accelerator, "get_available_trackers", lambda: ["wandb", "trackio"])
+        monkeypatch.setattr(accelerator.Accelerator, "init_trackers", self.start)
+        monkeypatch.setattr(accelerator.Accelerator, "log", lambda _, values, step: self.logged.append((step, values)))
         self.failing = failing
 
     def start(self, project, init_kwargs):
@@ -47,7 +46,7 @@ class Tracked:
 @pytest.mark.slow
 def test_wandb_writes_into_the_runs_folder_and_gets_the_step_apart(small_config, solutions, monkeypatch):
     """trackio keeps the name `step` for itself and warns of a metric with it."""
-    tracked = Tracked(trainer_module, monkeypatch)
+    tracked = Tracked(monkeypatch)
     trainer = Trainer(
         small_config("wandb.report_to_wandb=true", "wandb.name=mine", "training.total_ppo_steps=1"),
         load_exercises(solutions),
@@ -60,7 +59,7 @@ def test_wandb_writes_into_the_runs_folder_and_gets_the_step_apart(small_config,
 
 
 def test_no_evaluation_is_kept_from_a_tracker(small_config, solutions, monkeypatch):
-    tracked = Tracked(trainer_module, monkeypatch)
+    tracked = Tracked(monkeypatch)
     settings = "log_interval=4", "eval_interval=3", "total_ppo_steps=5", "save_interval=5"
     cfg = small_config("wandb.report_to_wandb=true", *(f"training.{setting}" for setting in settings))
     list(Trainer(cfg, load_exercises(solutions)).train())
@@ -74,8 +73,8 @@ def test_no_evaluation_is_kept_from_a_tracker(small_config, solutions, monkeypat
 
 
 def test_a_tracker_that_does_not_start_is_said_before_a_model_is_loaded(small_config, solutions, monkeypatch):
-    Tracked(trainer_module, monkeypatch, failing=RuntimeError("No API key configured."))
-    monkeypatch.setattr(trainer_module.policy, "load_actor", lambda *_: pytest.fail("too late"))
+    Tracked(monkeypatch, failing=RuntimeError("No API key configured."))
+    monkeypatch.setattr(policy, "load_actor", lambda *_: pytest.fail("too late"))
     with pytest.raises(ConfigError, match="does not start: No API key configured. Run `wandb login`"):
         Trainer(small_config("tracking=wandb"), load_exercises(solutions))
     with pytest.raises(ConfigError, match="does not start: No API key configured. tracking=none"):
@@ -119,8 +118,8 @@ def test_ctrl_c_says_how_to_go_on(solutions, monkeypatch):
 def test_a_missing_package_is_said_with_its_command_before_a_model_is_loaded(
     override, package, small_config, solutions, monkeypatch
 ):
-    monkeypatch.setattr(trainer_module, "get_available_trackers", list)
-    monkeypatch.setattr(trainer_module.policy, "load_tokenizer", lambda cfg: pytest.fail("too late"))
+    monkeypatch.setattr(accelerator, "get_available_trackers", list)
+    monkeypatch.setattr(policy, "load_tokenizer", lambda cfg: pytest.fail("too late"))
     with pytest.raises(ConfigError, match=f"pip install {package}"):
         Trainer(small_config(override), load_exercises(solutions))
 

@@ -11,12 +11,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from course_utils.accelerator import make_accelerator
 from course_utils.checkpoint import CheckpointError, latest, step_of
 from course_utils.config import ConfigError
 from course_utils.exercises import EXERCISES, LOSSES, UPDATE_METRICS, ExerciseError, load_exercises
 from course_utils.metrics import read_metrics
 from course_utils.policy import load_actor
-from course_utils.trainer import Trainer, TrainingError, make_accelerator, notes
+from course_utils.trainer import Trainer, TrainingError, notes
 
 SEED_METRICS = {
     "loss/policy",
@@ -458,9 +459,9 @@ def test_a_gpu_config_on_a_cpu_says_so(make_trainer):
 def test_the_automatic_device_is_a_cuda_gpu_where_there_is_one(device, gpu, on_cpu, small_config, monkeypatch):
     """Elsewhere it is the CPU: left to Accelerate, it would be a Mac's GPU."""
     made = Mock(return_value=Mock(num_processes=1))
-    monkeypatch.setattr("course_utils.trainer.Accelerator", made)
+    monkeypatch.setattr("course_utils.accelerator.Accelerator", made)
     monkeypatch.setattr(
-        "course_utils.trainer.PartialState", lambda cpu, **_: Mock(device=torch.device("cpu" if cpu else "cuda"))
+        "course_utils.accelerator.PartialState", lambda cpu, **_: Mock(device=torch.device("cpu" if cpu else "cuda"))
     )
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     make_accelerator(small_config(f"training.device={device}"))
