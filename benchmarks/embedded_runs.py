@@ -25,14 +25,14 @@ from course_utils.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results/embedded_runs.jsonl"
-UNMEASURABLE = 1e-12  # a coefficient that has no effect but keeps the reference loaded, so that the KL is measured
+MEASURE_ONLY = 1e-12  # a coefficient that has no effect but keeps the reference loaded, so that the KL is measured
 QUARTER = ["ppo.rollout_samples=32", "ppo.mini_batch_size=8"]  # a quarter of the responses in each step
 VARIANTS = {  # what differs from the default: settings
     "default": [],
     "no_critic": ["ppo.vf_coeff=0"],
     "more_epochs": ["ppo.epochs=4"],
     "no_clip": ["ppo.epochs=4", "ppo.clip_ratio=1e9", "ppo.clip_range_value=1e9"],
-    "no_kl": [f"ppo.kl_coeff={UNMEASURABLE}"],
+    "no_kl": [f"ppo.kl_coeff={MEASURE_ONLY}"],
     "lam_0": ["ppo.lam=0.0"],
     "lam_1": ["ppo.lam=1.0"],
     "quarter": QUARTER,

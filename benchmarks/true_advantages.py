@@ -103,7 +103,7 @@ def correlation(a: Tensor, b: Tensor, mask: Tensor) -> float:
 
 def look_at(trainer: Trainer) -> dict:
     """All numbers of one policy, on RESPONSES problems that it has not been trained on."""
-    gamma, prompts = trainer.cfg.ppo.gamma, trainer._prompts_of("validation", RESPONSES)
+    gamma, prompts = trainer.cfg.ppo.gamma, trainer.prompts_of("validation", RESPONSES)
     buffer, rewards = sample(trainer, prompts, seed=1)
     mask = buffer["response_attention_mask"]
     returns = returns_of(buffer, rewards, gamma)
@@ -116,7 +116,7 @@ def look_at(trainer: Trainer) -> dict:
         "none": torch.zeros_like(truth),
         "of the run": buffer["values"],
         "12 samples": oracle,
-        "fitted offline": fitted_critic(trainer, trainer._prompts_of("train", OFFLINE))(buffer),
+        "fitted offline": fitted_critic(trainer, trainer.prompts_of("train", OFFLINE))(buffer),
     }
     whole = returns[mask.bool()].var(correction=0).item()
     left = masked_mean((returns - truth) ** 2 - noise, mask).item()  # V* is a mean of few: its noise is taken out

@@ -57,7 +57,7 @@ def make_accelerator(cfg: Config) -> Accelerator:
             f"accelerate is set to {accelerator.distributed_type.value}, which this trainer does not know. Use "
             "configs/accelerate/fsdp.yaml or several_gpus.yaml, or another engine: docs/engines.md"
         )
-    if fsdp.sharing(accelerator) > 1:
+    if fsdp.shards(accelerator) > 1:
         fsdp.check(cfg)
     for key in ("mini_batch_size", "rollout_samples"):
         if getattr(cfg.ppo, key) % accelerator.num_processes:

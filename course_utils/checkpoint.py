@@ -83,14 +83,14 @@ def step_of(folder: Path) -> int:
         return 0
 
 
-def restore(folder: Path, optimizer, lr_scheduler, shared_out: bool) -> dict:
+def restore(folder: Path, optimizer, lr_scheduler, sharded: bool) -> dict:
     """Puts optimizer and scheduler back; returns trainer_state.json. (The weights are loaded from the folder when the
-    actor is made.) `shared_out`: the optimizer holds this process's part of them."""
+    actor is made.) `sharded`: the optimizer holds this process's part of them."""
     try:
         # Mapped, where each of several processes would otherwise hold all of it in the CPU's memory.
-        saved = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True, mmap=shared_out)
+        saved = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True, mmap=sharded)
         _require_the_same_adam(folder, saved["optimizer"]["state"], optimizer)
-        optimizer.load_state_dict(fsdp.shared(saved["optimizer"], optimizer))
+        optimizer.load_state_dict(fsdp.sharded_state(saved["optimizer"], optimizer))
         lr_scheduler.load_state_dict(saved["scheduler"])
         return json.loads((folder / "trainer_state.json").read_text())
     except (OSError, EOFError, RuntimeError, KeyError, ValueError, UnpicklingError) as error:

@@ -36,11 +36,11 @@ def verl(cfg: Config, _prompts: int) -> tuple[Answers, Options]:
         f"{rollout}.load_format": "safetensors",
     }
     answers: Answers = {
-        "model.name": both(cfg.model.name, f"{model}.path", f"{critic}.model.path"),
-        "model.tokenizer_name": both(
+        "model.name": under(cfg.model.name, f"{model}.path", f"{critic}.model.path"),
+        "model.tokenizer_name": under(
             cfg.model.tokenizer_name, f"{model}.tokenizer_path", f"{critic}.model.tokenizer_path", "data.tokenizer"
         ),
-        "model.trust_remote_code": both(
+        "model.trust_remote_code": under(
             cfg.model.trust_remote_code,
             f"{model}.trust_remote_code",
             f"{critic}.model.trust_remote_code",
@@ -66,7 +66,7 @@ def verl(cfg: Config, _prompts: int) -> tuple[Answers, Options]:
         "ppo.value_learning_rate": {f"{critic}.optim.lr": ppo.value_learning_rate or ppo.learning_rate},
         "ppo.epochs": {f"{actor}.ppo_epochs": ppo.epochs},
         "ppo.batch_size": "vLLM packs what it samples as memory allows",
-        "ppo.mini_batch_size": both(
+        "ppo.mini_batch_size": under(
             ppo.mini_batch_size,
             f"{actor}.ppo_micro_batch_size_per_gpu",
             f"{critic}.ppo_micro_batch_size_per_gpu",
@@ -82,7 +82,7 @@ def verl(cfg: Config, _prompts: int) -> tuple[Answers, Options]:
             "algorithm.kl_ctrl.type": "fixed",
             "algorithm.kl_penalty": "kl",
         },
-        "ppo.clip_ratio": both(
+        "ppo.clip_ratio": under(
             ppo.clip_ratio, f"{actor}.clip_ratio", f"{actor}.clip_ratio_low", f"{actor}.clip_ratio_high"
         ),
         "ppo.clip_range_value": {f"{critic}.cliprange_value": ppo.clip_range_value},
@@ -97,16 +97,16 @@ def verl(cfg: Config, _prompts: int) -> tuple[Answers, Options]:
         }
         if ppo.use_8bit_adam
         else {},
-        "ppo.max_grad_norm": both(ppo.max_grad_norm, f"{actor}.optim.clip_grad", f"{critic}.optim.clip_grad"),
+        "ppo.max_grad_norm": under(ppo.max_grad_norm, f"{actor}.optim.clip_grad", f"{critic}.optim.clip_grad"),
         "ppo.rollout_samples": {"data.train_batch_size": ppo.rollout_samples},
         "ppo.scheduler": verl_schedule(cfg),
         # There the rate changes once a PPO step, not with each update, and in the first of a warm-up it is 0.
-        "ppo.warmup_steps": both(
+        "ppo.warmup_steps": under(
             0 if ppo.scheduler == "constant" else ppo.warmup_steps // updates,
             f"{actor}.optim.lr_warmup_steps",
             f"{critic}.optim.lr_warmup_steps",
         ),
-        "ppo.min_lr": both(
+        "ppo.min_lr": under(
             ppo.min_lr / ppo.learning_rate, f"{actor}.optim.min_lr_ratio", f"{critic}.optim.min_lr_ratio"
         )
         if ppo.scheduler.endswith("min_lr")
@@ -116,14 +116,14 @@ def verl(cfg: Config, _prompts: int) -> tuple[Answers, Options]:
             # A limit of its own, out of reach: a pass is one step or more, however many prompts are too long.
             "trainer.total_epochs": training.total_ppo_steps,
         },
-        "training.seed": both(
+        "training.seed": under(
             training.seed, "data.seed", f"{actor}.data_loader_seed", f"{critic}.data_loader_seed", f"{rollout}.seed"
         ),
         "training.log_interval": "every step is logged",
         "training.save_interval": {"trainer.save_freq": training.save_interval},
         "training.output_dir": {"trainer.default_local_dir": f"{training.output_dir}_verl"},
         "training.device": "CUDA GPUs, all that the script names",
-        "training.gradient_checkpointing": both(
+        "training.gradient_checkpointing": under(
             training.gradient_checkpointing,
             f"{model}.enable_gradient_checkpointing",
             f"{critic}.model.enable_gradient_checkpointing",
@@ -147,7 +147,7 @@ def verl(cfg: Config, _prompts: int) -> tuple[Answers, Options]:
         f"{actor}.clip_ratio_c": 1e9,  # a second clip of the ratio, at 3, unless it is out of reach
         f"{actor}.loss_agg_mode": "token-mean",
         f"{actor}.shuffle": True,
-        **both(0.0, f"{actor}.optim.weight_decay", f"{critic}.optim.weight_decay"),
+        **under(0.0, f"{actor}.optim.weight_decay", f"{critic}.optim.weight_decay"),
         f"{rollout}.name": "vllm",
         f"{rollout}.tensor_model_parallel_size": 1,
         f"{rollout}.n": 1,
@@ -165,7 +165,7 @@ def openrlhf(cfg: Config, prompts: int) -> tuple[Answers, Options]:
     episodes = ceil(training.total_ppo_steps * ppo.rollout_samples / prompts)  # the last rollout of one is smaller
     updates = prompts // responses_in_an_update(cfg) * episodes * ppo.epochs  # as the engine counts them
     answers: Answers = {
-        "model.name": both(cfg.model.name, "actor.model_name_or_path", "critic.model_name_or_path"),
+        "model.name": under(cfg.model.name, "actor.model_name_or_path", "critic.model_name_or_path"),
         "model.tokenizer_name": "the model's own tokenizer is used",
         "model.trust_remote_code": "code that comes with a model is always run",
         "model.torch_dtype": {"ds.param_dtype": "fp16" if cfg.model.torch_dtype == "float16" else "bf16"}
@@ -187,7 +187,7 @@ def openrlhf(cfg: Config, prompts: int) -> tuple[Answers, Options]:
         "ppo.value_learning_rate": {"critic.adam.lr": ppo.value_learning_rate or ppo.learning_rate},
         "ppo.epochs": {"train.max_epochs": ppo.epochs},
         "ppo.batch_size": "vLLM packs what it samples as memory allows",
-        "ppo.mini_batch_size": both(ppo.mini_batch_size, "train.micro_batch_size", "rollout.micro_batch_size"),
+        "ppo.mini_batch_size": under(ppo.mini_batch_size, "train.micro_batch_size", "rollout.micro_batch_size"),
         "ppo.gradient_accumulation_steps": {"train.batch_size": responses_in_an_update(cfg)},
         "ppo.kl_coeff": {"algo.kl.init_coef": ppo.kl_coeff, "algo.kl.estimator": "k1"},
         "ppo.clip_ratio": {"actor.eps_clip": ppo.clip_ratio},
@@ -197,13 +197,13 @@ def openrlhf(cfg: Config, prompts: int) -> tuple[Answers, Options]:
         "ppo.gamma": {"algo.advantage.gamma": ppo.gamma},
         "ppo.lam": {"algo.advantage.lambd": ppo.lam},
         "ppo.use_8bit_adam": "has none; --ds.adam_offload keeps the moments in the host's memory instead",
-        "ppo.max_grad_norm": both(  # 0 is DeepSpeed's "never"
+        "ppo.max_grad_norm": under(  # 0 is DeepSpeed's "never"
             0 if ppo.max_grad_norm == float("inf") else ppo.max_grad_norm, "actor.max_norm", "critic.max_norm"
         ),
         "ppo.rollout_samples": {"rollout.batch_size": ppo.rollout_samples, "rollout.n_samples_per_prompt": 1},
-        "ppo.scheduler": both(ppo.scheduler, "actor.lr_scheduler", "critic.lr_scheduler"),
-        "ppo.warmup_steps": both(ppo.warmup_steps / updates, "actor.lr_warmup_ratio", "critic.lr_warmup_ratio"),
-        "ppo.min_lr": both(ppo.min_lr / ppo.learning_rate, "actor.min_lr_ratio", "critic.min_lr_ratio"),
+        "ppo.scheduler": under(ppo.scheduler, "actor.lr_scheduler", "critic.lr_scheduler"),
+        "ppo.warmup_steps": under(ppo.warmup_steps / updates, "actor.lr_warmup_ratio", "critic.lr_warmup_ratio"),
+        "ppo.min_lr": under(ppo.min_lr / ppo.learning_rate, "actor.min_lr_ratio", "critic.min_lr_ratio"),
         "training.total_ppo_steps": {"train.num_episodes": episodes},
         "training.seed": {"train.seed": training.seed},
         "training.log_interval": {"logger.logging_steps": training.log_interval},
@@ -233,7 +233,7 @@ def openrlhf(cfg: Config, prompts: int) -> tuple[Answers, Options]:
     }
     return answers, {
         "algo.advantage.estimator": "gae",
-        **both([0.9, 0.999], "actor.adam.betas", "critic.adam.betas"),
+        **under([0.9, 0.999], "actor.adam.betas", "critic.adam.betas"),
         "data.input_key": "prompt",
         "data.label_key": "label",
         "data.apply_chat_template": True,
@@ -241,16 +241,16 @@ def openrlhf(cfg: Config, prompts: int) -> tuple[Answers, Options]:
         "eval.temperature": 0,
         "eval.n_samples_per_prompt": 1,
         "eval.split": "train",
-        **both(
+        **under(
             GPUS, "actor.num_gpus_per_node", "critic.num_gpus_per_node", "ref.num_gpus_per_node", "vllm.num_engines"
         ),
         "vllm.gpu_memory_utilization": 0.5,
         "ds.zero_stage": 3,
-        **both(True, "train.colocate_all", "vllm.enable_sleep", "ds.enable_sleep"),
+        **under(True, "train.colocate_all", "vllm.enable_sleep", "ds.enable_sleep"),
     }
 
 
-def both(value: object, *names: str) -> Options:
+def under(value: object, *names: str) -> Options:
     """One value under several names."""
     return dict.fromkeys(names, value)
 
@@ -286,7 +286,7 @@ def verl_dtype(name: str) -> Options:
     # The plus adds a key that verl's classes have and its YAML does not name.
     return {
         "actor_rollout_ref.rollout.dtype": name,
-        **both(name, *(f"+{engine}.mixed_precision.param_dtype" for engine in engines)),
+        **under(name, *(f"+{engine}.mixed_precision.param_dtype" for engine in engines)),
     }
 
 
@@ -300,4 +300,4 @@ def verl_schedule(cfg: Config) -> Options | str:
     names = "actor_rollout_ref.actor.optim.lr_scheduler_type", "critic.optim.lr_scheduler_type"
     if cfg.ppo.scheduler not in kinds:
         return "knows constant and cosine only: the rate stays constant"
-    return both(kinds[cfg.ppo.scheduler], *names)
+    return under(kinds[cfg.ppo.scheduler], *names)

@@ -25,7 +25,7 @@ class Evaluation:
         return f"{self.accuracy:.1%} [{self.low:.1%}, {self.high:.1%}] of {self.count}"
 
 
-def wilson_interval(right: float, count: int) -> tuple[float, float]:
+def wilson_interval(right: int, count: int) -> tuple[float, float]:
     """The 95 % score interval of a proportion right/count (Wilson 1927); sound near 0 and 1 too."""
     share, z = right / count, 1.96
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)

@@ -1,4 +1,4 @@
-"""FSDP: the actor's weights, their gradients, Adam's moments and the reference shared out over a run's processes.
+"""FSDP: the actor's weights, their gradients, Adam's moments and the reference sharded over a run's processes.
 
 Each process keeps its part of every tensor, and has a layer's whole weights only while the layer computes (PyTorch's
 fully_shard; Zhao et al. 2023, "PyTorch FSDP"). All processes have to gather them at the same time; but sampling takes
@@ -20,8 +20,8 @@ from course_utils.config import Config, ConfigError
 from course_utils.policy import ActorCritic, compute_dtype
 
 
-def sharing(accelerator: Accelerator) -> int:
-    """How many processes share the weights out: all, where accelerate's config says FSDP, and else 1."""
+def shards(accelerator: Accelerator) -> int:
+    """Over how many processes the weights are sharded: all, where accelerate's config says FSDP, and else 1."""
     return accelerator.num_processes if parse_flag_from_env("ACCELERATE_USE_FSDP") else 1
 
 
@@ -49,7 +49,7 @@ def check(cfg: Config) -> None:
         )
 
 
-def share_out(actor: ActorCritic, device: torch.device) -> int:
+def shard(actor: ActorCritic, device: torch.device) -> int:
     """Leaves each process its part of the weights of actor or reference, on its device. All processes call it, with
     equal weights; an optimizer is to be made afterwards.
 
@@ -62,7 +62,7 @@ def share_out(actor: ActorCritic, device: torch.device) -> int:
     for module in (*layers, actor):  # the actor last: it takes what is left
         # A root would otherwise keep its weights whole after a forward pass.
         fully_shard(module, mesh=mesh, reshard_after_forward=True)
-    actor.shared_out = True
+    actor.sharded = True
     return len(layers)
 
 
@@ -75,7 +75,7 @@ def copy_weights(actor: ActorCritic, copy: nn.Module) -> None:
 
 @torch.no_grad()
 def gathered(of: nn.Module | torch.optim.Optimizer, keep: bool) -> dict:
-    """Its state_dict with whole tensors, in the CPU's memory, for what is shared out. All processes call it; where
+    """Its state_dict with whole tensors, in the CPU's memory, for what is sharded. All processes call it; where
     `keep` is false they get None in place of those."""
     found: dict[int, Tensor | None] = {}  # a weight that has two names is written once
 
@@ -89,8 +89,8 @@ def gathered(of: nn.Module | torch.optim.Optimizer, keep: bool) -> dict:
     return tree_map_only(DTensor, whole, state)
 
 
-def shared(state: dict, optimizer: torch.optim.Optimizer) -> dict:
-    """An optimizer's state_dict of whole tensors as this optimizer can load it: of a weight that is shared out, this
+def sharded_state(state: dict, optimizer: torch.optim.Optimizer) -> dict:
+    """An optimizer's state_dict of whole tensors as this optimizer can load it: of a weight that is sharded, this
     process's part."""
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
 

@@ -21,8 +21,8 @@ def make_optimizer(
         {"params": list(actor.value_head.parameters()), "lr": cfg.ppo.value_learning_rate or rate},
     ]
     adam = partial(torch.optim.AdamW, fused=True)  # one pass over the weights in place of ten
-    if cfg.ppo.use_8bit_adam and (device.type != "cuda" or actor.shared_out):
-        why_not = "does not know FSDP's weights" if actor.shared_out else "needs a CUDA GPU"
+    if cfg.ppo.use_8bit_adam and (device.type != "cuda" or actor.sharded):
+        why_not = "does not know FSDP's weights" if actor.sharded else "needs a CUDA GPU"
         note(f"ppo.use_8bit_adam {why_not}: going on with 32-bit AdamW")
     elif cfg.ppo.use_8bit_adam:
         try:

@@ -54,7 +54,7 @@ class ActorCritic(nn.Module):
         self.compute_dtype = compute_dtype
         self.loss_scale: LossScale | None = None
         self.last_batch = torch.empty(0, 0, dtype=torch.long)  # what to show if the update meets a NaN
-        self.shared_out = False  # over the processes (fsdp.py), which then have to take equally many passes
+        self.sharded = False  # over the processes (fsdp.py), which then have to take equally many passes
         self._first_read = 0
         # Zeros, so that every value is 0 until the critic has seen a return.
         self.value_head = nn.Linear(head.in_features, 1)
@@ -87,7 +87,7 @@ class ActorCritic(nn.Module):
         first_read = max(first, self._first_read)
         wanted = mask.clone()
         wanted[:, :first_read] = False
-        if mask.all() and not self.shared_out:  # no padding: all rows at once, and nothing to put back into its place
+        if mask.all() and not self.sharded:  # no padding: all rows at once, and nothing to put back into its place
             logits, values = (x.unflatten(0, (len(mask), -1)) for x in self._scaled(*self._run(input_ids, wanted)))
             unread = first_read - first
             return (F.pad(logits, (0, 0, unread, 0)), F.pad(values, (unread, 0))) if unread else (logits, values)

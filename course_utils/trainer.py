@@ -60,12 +60,12 @@ class Trainer:
         shape = policy.load_shape(cfg)  # what the model cannot read is refused before anything takes time
         if self.device.type == "cuda":
             total = torch.cuda.get_device_properties(self.device).total_memory
-            check_gpu(shape, self.cfg_of_process, total, self.accelerator.print, fsdp.sharing(self.accelerator))
+            check_gpu(shape, self.cfg_of_process, total, self.accelerator.print, fsdp.shards(self.accelerator))
         for note in notes(cfg):
             self.accelerator.print(note)
         self.tokenizer = policy.load_tokenizer(cfg, self.accelerator.print)
-        self.prompts = self._prompts_of(cfg.dataset.split, cfg.training.num_samples)
-        self.eval_prompts = self._prompts_of(cfg.dataset.eval_split, cfg.dataset.eval_samples)
+        self.prompts = self.prompts_of(cfg.dataset.split, cfg.training.num_samples)
+        self.eval_prompts = self.prompts_of(cfg.dataset.eval_split, cfg.dataset.eval_samples)
 
         self.step = 0
         self._before: dict[str, float] = {}  # the evaluation before the first step, until its line is written
@@ -90,7 +90,7 @@ class Trainer:
         needs_copy = cfg.ppo.kl_coeff and not cfg.model.lora
         self.reference = self._placed(policy.load_reference(cfg)) if needs_copy else None
         self.actor = self.sampler = actor
-        if actor.shared_out:
+        if actor.sharded:
             self.sampler = policy.load_reference(cfg).to(self.device)
             fsdp.copy_weights(actor, self.sampler)
         elif self.accelerator.num_processes > 1:
@@ -99,7 +99,7 @@ class Trainer:
         self.optimizer.register_step_pre_hook(self._before_optimizer_step)
         self.lr_scheduler = make_scheduler(cfg, self.optimizer)
         if resume_from:
-            state = checkpoint.restore(resume_from, self.optimizer, self.lr_scheduler, actor.shared_out)
+            state = checkpoint.restore(resume_from, self.optimizer, self.lr_scheduler, actor.sharded)
             self.step = state["step"]
             if actor.loss_scale:
                 actor.loss_scale.load_state_dict(state["loss_scale"])
@@ -208,7 +208,7 @@ class Trainer:
             return self._scored(reference, buffer)
 
     def update(self, buffer: dict[str, Tensor]) -> dict[str, float]:
-        """cfg.ppo.epochs passes of run_ppo_update_epoch over this process's share; the mean of their metrics."""
+        """cfg.ppo.epochs passes of run_ppo_update_epoch over this process's rows; the mean of their metrics."""
         self.exercises.connect()  # here, since another trainer of the same functions may have put in its own losses
         self.actor.train()
         schedule = self.lr_scheduler.state_dict()
@@ -217,7 +217,7 @@ class Trainer:
         except BaseException:  # a stop by hand above all, after which the step begins again
             self._rewind(schedule)
             raise
-        if self.unwrapped.shared_out:
+        if self.unwrapped.sharded:
             fsdp.copy_weights(self.actor, self.sampler)
         means = torch.tensor(
             [sum(e[name] for e in epochs) / len(epochs) for name in UPDATE_METRICS], device=self.device
@@ -227,7 +227,7 @@ class Trainer:
 
     def _epochs(self, buffer: dict[str, Tensor]) -> list[dict[str, float]]:
         """The metrics of each epoch."""
-        share = self._share(buffer)
+        rows = self._rows_of_process(buffer)
         epochs = []
         # Of the prompt only its last position predicts a token of the response. One more, so that a learner's slip by
         # one position reads what it would read.
@@ -238,7 +238,7 @@ class Trainer:
                 metrics = self._fitting(
                     "mini_batch_size",
                     lambda: self.exercises.run_ppo_update_epoch(
-                        self.actor, self.optimizer, self.lr_scheduler, share, self.cfg_of_process, self.device
+                        self.actor, self.optimizer, self.lr_scheduler, rows, self.cfg_of_process, self.device
                     ),
                 )
             epochs.append(check_update_metrics(metrics))
@@ -258,7 +258,7 @@ class Trainer:
 
     def evaluate(self, split: str | None = None) -> Evaluation:
         """Greedy accuracy on cfg.dataset.eval_split, or on as many problems of another split."""
-        prompts = self._prompts_of(split, self.cfg.dataset.eval_samples) if split else self.eval_prompts
+        prompts = self.prompts_of(split, self.cfg.dataset.eval_samples) if split else self.eval_prompts
         return self._fitting(
             "batch_size", lambda: evaluate(self.sampler, prompts, self.tokenizer, self.cfg, self.device)
         )
@@ -272,7 +272,7 @@ class Trainer:
         """
         self._stop_if_unusable()
         parts = {"model": self.unwrapped.model, "value_head": self.unwrapped.value_head, "optimizer": self.optimizer}
-        if self.unwrapped.shared_out:
+        if self.unwrapped.sharded:
             tensors = {name: fsdp.gathered(part, self.accelerator.is_main_process) for name, part in parts.items()}
         else:
             tensors = {name: part.state_dict() for name, part in parts.items()}
@@ -331,7 +331,7 @@ class Trainer:
 
     # ---------------------------------------------------------------- set-up and safety
 
-    def _prompts_of(self, split: str, count: int | None) -> list[Prompt]:
+    def prompts_of(self, split: str, count: int | None) -> list[Prompt]:
         """The first `count` problems of a split as prompts; those that are too long are skipped, and said."""
         data = self.cfg.dataset
         problems = load_problems(data, split)[:count]
@@ -349,13 +349,15 @@ class Trainer:
 
     def _placed(self, model: policy.ActorCritic) -> policy.ActorCritic:
         """The model on this process's device: whole, or with FSDP this process's part of it."""
-        if fsdp.sharing(self.accelerator) == 1:
+        if fsdp.shards(self.accelerator) == 1:
             return model.to(self.device)
-        layers = fsdp.share_out(model, self.device)
-        self.accelerator.print(f"FSDP: {self.accelerator.num_processes} processes share out a model of {layers} layers")
+        layers = fsdp.shard(model, self.device)
+        self.accelerator.print(
+            f"FSDP: a model of {layers} layers, sharded over {self.accelerator.num_processes} processes"
+        )
         return model
 
-    def _share(self, buffer: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _rows_of_process(self, buffer: dict[str, Tensor]) -> dict[str, Tensor]:
         """This process's rows of a buffer."""
         return {name: self._mine(rows) for name, rows in buffer.items()}
 
@@ -364,8 +366,8 @@ class Trainer:
         return rows[self.accelerator.process_index :: self.accelerator.num_processes]
 
     def _scored(self, model: policy.ActorCritic, buffer: dict[str, Tensor]) -> Tensor:
-        """Log-probs (N, R) of the responses under `model`, each process scoring its share."""
-        return self._gather({"logprobs": self._score_rows(model, self._share(buffer))})["logprobs"]
+        """Log-probs (N, R) of the responses under `model`, each process scoring its rows."""
+        return self._gather({"logprobs": self._score_rows(model, self._rows_of_process(buffer))})["logprobs"]
 
     def _score_rows(self, model: policy.ActorCritic, rows: dict[str, Tensor]) -> Tensor:
         """Log-probs of these rows of a buffer, in this process: as many at a time as in the update, where the logits of

@@ -44,7 +44,7 @@ def test_two_processes_that_share_the_weights_out_learn_what_two_whole_models_le
         return ["--exercises", str(solutions), *small_run(*settings, folder, *more)]
 
     said = train(SHARED, overrides("shared"))
-    assert said.count("FSDP: 2 processes share out a model of 4 layers") == 2  # the actor, the reference
+    assert said.count("FSDP: a model of 4 layers, sharded over 2 processes") == 2  # the actor, the reference
     assert "FSDP" not in train(WHOLE, overrides("whole"))
     shared, whole = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("shared", "whole"))
     assert len(shared) == len(whole) == 3
@@ -111,7 +111,7 @@ def test_weights_that_only_one_process_would_load_are_refused(small_config, monk
 def test_one_process_shares_nothing_out(small_config, solutions, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     run = Trainer(small_config("model.lora=4"), load_exercises(solutions))
-    assert fsdp.sharing(run.accelerator) == 1 and run.sampler is run.unwrapped
+    assert fsdp.shards(run.accelerator) == 1 and run.sampler is run.unwrapped
 
 
 def test_processes_take_equally_many_passes_whether_or_not_there_is_padding(small_config, monkeypatch):
@@ -123,7 +123,7 @@ def test_processes_take_equally_many_passes_whether_or_not_there_is_padding(smal
     padded[0, :2] = 0
     at_once = actor(ids, full)
     assert passes == [2 * ROWS_TOGETHER]
-    actor.shared_out = True
+    actor.sharded = True
     for mask in (padded, full):
         passes.clear()
         outputs = actor(ids, mask)
@@ -133,6 +133,6 @@ def test_processes_take_equally_many_passes_whether_or_not_there_is_padding(smal
 
 def test_8_bit_adam_is_left_out_and_said(small_config):
     actor, said = load_actor(small_config()), []
-    actor.shared_out = True
+    actor.sharded = True
     make_optimizer(small_config("ppo.use_8bit_adam=true"), actor, torch.device("cuda"), said.append)
     assert said == ["ppo.use_8bit_adam does not know FSDP's weights: going on with 32-bit AdamW"]

@@ -23,7 +23,6 @@ OVERRIDES = {  # exercise key -> in what its runs differ from run.yaml
         "ppo.learning_rate=2e-4",
         "ppo.kl_coeff=0.02",
         "ppo.max_grad_norm=1.0",
-        "training.total_ppo_steps=12",
     ],
     "value_loss": ["ppo.clip_range_value=0.05"],  # or a single epoch would clip nothing
     "entropy": ["ppo.entropy_coeff=0.15"],
