@@ -286,6 +286,10 @@ def test_a_source_notebook_runs_from_top_to_bottom(key, kernel):
         for output in cell.outputs
         if output.get("name") == "stderr"
     ]
+    printed = "\n".join(
+        o.text for cell in notebook.cells if cell.cell_type == "code" for o in cell.outputs if "text" in o
+    )
+    assert max(map(len, printed.splitlines())) <= 120  # JupyterLab breaks a longer line inside a word
     check_cell = next(cell for cell in notebook.cells if cell.id == "check")
     picture, report = check_cell.outputs
     assert "✓ yours is the target" in picture.data["text/html"] and "✗" not in picture.data["text/html"]

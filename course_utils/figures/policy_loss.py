@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
+from textwrap import fill
 
 import numpy as np
 import torch
@@ -50,7 +51,7 @@ class LuckyGuess:
 
     def __str__(self) -> str:
         return (
-            f"{self.rollout.questions[self.row]}\nright answer: {self.rollout.golds[self.row]}\n"
+            f"{fill(self.rollout.questions[self.row], 88)}\nright answer: {self.rollout.golds[self.row]}\n"
             f"response: {self.rollout.responses[self.row]}"
         )
 
