@@ -117,6 +117,15 @@ def test_a_large_step_breaks_tokens_of_the_right_response(update):
         assert any(new < old - 0.2 for old, new in zip(before, after)) is broken, rate
 
 
+def test_at_12_two_digits_of_the_right_response_fall_one_of_them_a_trifle(update):
+    falls = [
+        (old - new, token)
+        for old, new, token in zip(update.probabilities[0][0], update.probabilities[12][0], update.tokens[0])
+    ]
+    (much, one), (little, other) = sorted((fall for fall in falls if fall[0] > 0.002), reverse=True)
+    assert one.isdigit() and other.isdigit() and much > 0.1 and little < 0.02
+
+
 @pytest.mark.parametrize("rate", [0, 3, 27, 30])
 def test_the_drawing_marks_every_visible_change_and_says_the_largest(update, rate):
     figure, description = draw_update(update, float(rate))
