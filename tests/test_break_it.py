@@ -240,20 +240,19 @@ def test_what_a_wrong_function_logs_is_drawn_beside_what_was_measured():
 
 
 def test_the_numbers_in_the_words_are_those_of_the_recorded_runs():
-    def at_the_end(key, name, metric="rollout/kl"):
-        return sorted(run[metric][-1] for run in recorded(key)[name].values())
+    def at_the_end(key, name):
+        return sorted(run["rollout/kl"][-1] for run in recorded(key)[name].values())
 
     def in_the_last_third(key, name, metric):
         return last_third(recorded(key)[name], metric)
 
     first, second, lost = at_the_end("policy_loss", "no clipping")
-    reward, *_ = at_the_end("policy_loss", "no clipping", "rollout/reward_mean")
     low, _, high = at_the_end("policy_loss", RIGHT)
 
     def rewards(key, name):  # of each seed in the last third, the lowest first
         return sorted(last_third({0: run}, "rollout/reward_mean") for run in recorded(key)[name].values())
 
-    _, worse, better = rewards("policy_loss", "no clipping")
+    worst, worse, better = rewards("policy_loss", "no clipping")
     lowest, _, highest = rewards("policy_loss", RIGHT)
     right = in_the_last_third("gae", RIGHT, "rollout/reward_mean")
     text = {name: in_the_last_third("entropy", name, "rollout/entropy") for name in recorded("entropy")}
@@ -261,7 +260,7 @@ def test_the_numbers_in_the_words_are_those_of_the_recorded_runs():
     expected = {
         ("policy_loss", "no clipping"): [
             f"end at {first:.0f} and {second:.0f} nats, with rewards of {better:.2f} and {worse:.2f} in the last third",
-            f"to {lost:.0f} nats and a reward of {reward:.2f}. With clipping they end at {low:.1f} to {high:.1f} nats, "
+            f"to {lost:.0f} nats, with {worst:.2f}. With clipping they end at {low:.1f} to {high:.1f} nats, "
             f"with {lowest:.2f} to {highest:.2f}.",
         ],
         ("entropy", "sign turned"): [

@@ -173,8 +173,8 @@ MISTAKES: dict[str, dict[str, Mistake]] = {
             KL,
             "your loss with a clip_ratio of 1e9. Nothing holds the policy back: two of the three runs end at 13 and "
             "18 nats, with rewards of 0.77 and 0.60 in the last third, so this one can look right when you try it "
-            "once; the third runs away, to 317 nats and a reward of 0.03. With clipping they end at 3.6 to 5.7 nats, "
-            "with 0.68 to 0.77.",
+            "once; the third runs away, to 317 nats, with 0.06. With clipping they end at 3.6 to 5.7 nats, with 0.68 "
+            "to 0.77.",
         ),
         "no mask": Mistake(
             policy_over_padding,
