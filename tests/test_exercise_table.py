@@ -3,8 +3,10 @@
 import re
 import shutil
 
+import nbformat
 import pytest
 
+from course_utils.config import load_config
 from course_utils.exercise_table import exercise_table
 from course_utils.exercises import EXERCISES, STAND_INS, ExerciseError, load_exercises, missing_exercises
 from course_utils.trainer import Trainer
@@ -58,6 +60,18 @@ def test_nothing_stands_in_unless_it_is_asked_for(some):
     with pytest.raises(ExerciseError, match="value_loss.py, entropy.py, gae.py"):
         load_exercises(folder)
     assert [e.key for e in missing_exercises(folder)] == ["value_loss", "entropy", "gae", "minibatch_update"]
+
+
+@pytest.mark.parametrize("stand_ins, state", [(False, "missing"), (True, "a stand-in")])
+def test_what_is_missing_is_called_a_stand_in_only_where_one_was_asked_for(some, stand_ins, state, capsys):
+    """The cell with the course's run, after the settings and before anything was trained."""
+    cells = nbformat.read(ROOT / "notebooks/06_train_gsm8k/train_gsm8k.ipynb", 4).cells
+    [reference] = [cell.source for cell in cells if cell.id == "reference"]
+    names = {"EXERCISES": some("policy_loss"), "STAND_INS": stand_ins, "missing_exercises": missing_exercises}
+    exec(reference, names | {"cfg": load_config(ROOT / "configs/config_debug.yaml")})
+    first, *reasons = capsys.readouterr().out.splitlines()
+    assert first == "Not to be compared with the course's run:"
+    assert reasons == [f"- {e.function} is {state}" for e in EXERCISES.values() if e.key != "policy_loss"]
 
 
 @pytest.mark.parametrize("keys", [(), ("policy_loss", "gae"), ("minibatch_update",), tuple(EXERCISES)])
