@@ -353,6 +353,10 @@ def test_warnings_of_torch_do_not_stand_in_the_report(capsys):
         warnings.simplefilter("error")
         check(warned)
     assert "✗" not in capsys.readouterr().out
+    with warnings.catch_warnings(record=True) as said, pytest.raises(AssertionError, match="criteria do not hold yet"):
+        warnings.simplefilter("always")
+        check(edited("gae", ("(centered**2).sum() / tokens", "raw.var()")))
+    assert not said  # nor of the search for a known mistake
 
 
 def test_a_failure_shows_no_traceback():
