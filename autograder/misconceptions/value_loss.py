@@ -111,7 +111,18 @@ MISCONCEPTIONS = (
     ),
     Misconception(
         "relative range",
-        "The range grows with the old value, as the policy's does with the old probability. Here it is a "
+        "The range is a share of the old value, as the policy's is of the old probability, and upside down where that "
+        "is below 0. Here it is a distance: the same for every value.",
+        (
+            (
+                "values_old - clip_range_value, values_old + clip_range_value",
+                "values_old * (1 - clip_range_value), values_old * (1 + clip_range_value)",
+            ),
+        ),
+    ),
+    Misconception(
+        "relative range, of the size",
+        "The range grows with the size of the old value, as the policy's does with the old probability. Here it is a "
         "distance: the same for every value.",
         (
             (
