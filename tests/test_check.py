@@ -60,10 +60,13 @@ WRONG = {
         ("advantages masked in place", "masking", "changed its argument advantages in place"),
     ],
     "value_loss": [
+        ("relative range", "worked_example", "Your range grows with the old value"),
         ("relative range", "clipping", "moved up by 1.5 from 2"),
+        ("relative range, of the size", "clipping", "moved up by 1.5 from 2"),
         ("no half", "worked_example", "The factor ½ is missing"),
         ("mask as an index", "worked_example", "You index with the mask"),
-        ("clipped around the return", "worked_example", "your clip never acts"),
+        ("clipped around the return", "worked_example", "your clip has no effect on this mean"),
+        ("larger of two means", "worked_example", "your clip has no effect on this mean"),
         ("divided by all positions", "worked_example", "all 8 positions"),
         ("smaller error", "worked_example", "You took the smaller"),
         ("no clipping", "clipping", "v_clipped = 1.5"),
@@ -85,6 +88,8 @@ WRONG = {
         ("mean over the vocabulary", "worked_example", "averaged over the vocabulary"),
         ("sum over the tokens", "worked_example", "You summed over the tokens"),
         ("mean of means", "worked_example", "every response token weighs the same"),
+        ("mean over the responses", "worked_example", "You divided by the 2 responses"),
+        ("no mask", "worked_example", "Padding is averaged in"),
         ("softmax over the tokens", "worked_example", "token by token"),
         ("no mask", "masking", "Multiply the entropies"),
         ("log of softmax", "stability", "softmax() underflows"),
@@ -98,6 +103,8 @@ WRONG = {
         ("no penalty", "token_rewards", "The KL penalties are missing"),
         ("reward in the last column", "token_rewards", "not in the last column"),
         ("reward at every token", "token_rewards", "final reward on top"),
+        ("returns without values", "token_rewards", "raw advantages + values"),
+        ("from the first token", "token_rewards", "δ = r + γ · next value − value"),
         ("value of the padding after the end", "recursion", "Does the value on the padding leak in?"),
         ("gamma forgotten", "recursion", "Go from the last token"),
         ("lambda forgotten", "recursion", "Go from the last token"),
@@ -109,6 +116,7 @@ WRONG = {
         ("mean not subtracted", "whitening", "The mean is missing"),
         ("whitened row by row", "whitening", "each response by itself"),
         ("whitened over padding", "whitening", "Subtract the response tokens' mean"),
+        ("junk whitened in", "whitening", "Do the mean and the variance include the padding?"),
         ("padding moved off 0", "whitening", "mask once more"),
         ("no eps", "whitening", "add 1e-8"),
         ("penalty on padding", "masking", "Mask the penalties"),
@@ -257,7 +265,48 @@ SLIPS = {  # of newcomers, each once told in words that sent them to another lin
         "clipping",
         "They come whitened; use them as they are.",
     ),
+    "the policy loss a response": (
+        "policy_loss",
+        ("(surrogate * response_mask).sum() / tokens", "(surrogate * response_mask).sum() / len(surrogate)"),
+        "worked_example",
+        "You divided by the 2 responses; divide by the 6 response tokens.",
+    ),
+    "the value loss a response": (
+        "value_loss",
+        ("response_mask).sum() / tokens\n    larger", "response_mask).sum() / len(error)\n    larger"),
+        "worked_example",
+        "You divided by the 2 responses; divide by the 6 response tokens.",
+    ),
+    "δ upside down": (
+        "gae",
+        ("gamma * next_value - values[:, t]", "gamma * values[:, t] - next_value"),
+        "token_rewards",
+        "If they are right, look at δ = r + γ · next value − value",
+    ),
+    "mean() and var()": (
+        "gae",
+        (
+            "(raw - raw.sum() / tokens) * response_mask\n    variance = (centered**2).sum() / tokens",
+            "(raw - raw.mean()) * response_mask\n    variance = raw.var()",
+        ),
+        "whitening",
+        "Do the mean and the variance include the padding?",
+    ),
+    "all epochs": (
+        "minibatch_update",
+        ("    order = torch", "    for _ in range(ppo.epochs):\n        pass\n    order = torch"),
+        "forward",
+        "The trainer calls this function once for each of ppo.epochs: write one pass.",
+    ),
 }
+# What says all that is to be said: no hint speaks of it.
+WITHOUT_A_HINT = (
+    "it returned None: is the `return`",
+    "it must return (",
+    "return a tensor, without .item()",
+    "in place; the caller still needs it",
+    "it must be cfg.ppo.",
+)
 
 
 @pytest.mark.parametrize("name", SLIPS)

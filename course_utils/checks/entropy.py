@@ -27,6 +27,10 @@ def worked_example(function: Callable) -> None:
         -(7.25 / 4 + 3.75 / 2) / 2 * LN2: "This is the mean of each response's mean; every response token weighs the "
         "same. See hint 2.",
         -11 * LN2: "You summed over the tokens; divide by the number of response tokens, 6. See hint 2.",
+        -11 / 2 * LN2: "You divided by the 2 responses; divide by the 6 response tokens. See hint 2.",
+        # Nearly sure padding has .002466 nats, twice.
+        -(11 * LN2 + 0.004932) / 8: "Padding is averaged in: multiply the entropies by response_mask, and divide their "
+        "sum by 6. See hint 2.",
         -11 / 8 * LN2: "You divided by all 8 positions; padding does not count, so divide by the mask's sum. "
         "See hint 2.",
     }

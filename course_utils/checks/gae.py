@@ -23,7 +23,9 @@ def token_rewards(function: Callable) -> None:
         "returns of response A with γ = λ = 1",
         a,
         [0.9, 0.84, 0.88, 0.9],
-        "The reward of a token is minus its KL penalty, and the last token's has the final reward on top. See hint 1.",
+        "With γ = λ = 1 a return is the sum of the rewards from its token on. Look at the token rewards first: minus "
+        "the penalty, the last one with the final reward on top. If they are right, look at δ = r + γ · next value − "
+        "value and at the returns, raw advantages + values. See hint 1 and hint 2.",
         {
             (1.1, 1.16, 1.12, 1.1): "The penalties are added; a penalty is subtracted. See hint 1.",
             (1.0, 1.0, 1.0, 1.0): "The KL penalties are missing. See hint 1.",
@@ -122,7 +124,8 @@ def whitening(function: Callable) -> None:
         "advantages",
         response,
         [0.75, 0.75, 1.25, -0.25, -1.0, -1.5],
-        "Subtract the response tokens' mean, divide by their standard deviation. See hint 3.",
+        "Subtract the response tokens' mean, divide by their standard deviation. Do the mean and the variance include "
+        "the padding? See hint 3.",
         {
             (0.2, 0.2, 0.3, 0.0, -0.15, -0.25): "These are the raw advantages; whiten them. See hint 3.",
             (

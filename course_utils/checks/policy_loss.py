@@ -19,6 +19,7 @@ def worked_example(function: Callable) -> None:
     slips = {
         -0.0875 / 6: "Only the sign is wrong: an optimizer minimises, so the loss is minus the objective. See hint 1.",
         0.0875: "You summed; divide by the number of response tokens, 6. See hint 2.",
+        0.0875 / 2: "You divided by the 2 responses; divide by the 6 response tokens. See hint 2.",
         0.0875 / 8: "You divided by all 8 positions; padding does not count, so divide by the mask's sum. See hint 2.",
         0.2984375: "You averaged each response, then the responses; here every response token weighs the "
         "same. See hint 2.",

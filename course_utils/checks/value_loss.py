@@ -18,6 +18,7 @@ def worked_example(function: Callable) -> None:
     slips = {
         0.145 / 6: "The factor ½ is missing. See hint 2.",
         0.145 / 2: "You summed; divide by the number of response tokens, 6. See hint 2.",
+        0.145 / 4: "You divided by the 2 responses; divide by the 6 response tokens. See hint 2.",
         0.145 / 16: "You divided by all 8 positions; padding does not count, so divide by the mask's sum. See hint 2.",
         (0.145 + 2 * 18**2) / 16: "Padding counts in yours: multiply the errors by response_mask. See hint 2.",
         (0.145 + 2 * 18**2) / 12: "Padding counts in yours: multiply the errors by response_mask. See hint 2.",
@@ -26,7 +27,9 @@ def worked_example(function: Callable) -> None:
         0.0425 / 4: "This is the mean of each response's mean; every response token weighs the same. See hint 2.",
         rows_picked: "You index with the mask: it holds whole numbers, so that picks rows 0 and 1. Multiply by it, or "
         "index with response_mask == 1. See hint 2.",
-        0.135 / 12: "This equals the loss without clipping: your clip never acts. See hint 1.",
+        0.135 / 12: "This equals the loss without clipping: your clip has no effect on this mean. See hint 1.",
+        # A fifth of the old value on both sides: .0324 + .09 + .0484 + .01 and .0225 + .0441.
+        0.2474 / 12: "Your range grows with the old value. It is c on both sides, whatever the value. See hint 1.",
         0.115 / 12: "You took the clipped error everywhere; it counts only where it is the larger. See hint 1.",
         0.105 / 12: "You took the smaller of the two errors; the loss is the larger, the pessimistic one. See hint 1.",
     }
