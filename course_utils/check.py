@@ -45,7 +45,8 @@ def check(function: Callable, criterion: str | None = None) -> None:
     """Prints a report on `function`, on all criteria of its exercise or on one.
 
     Raises:
-        AssertionError: a criterion does not hold; said are which, the likely reason and the hint to open.
+        AssertionError: a criterion does not hold; said are which, the likely reason and the hint to open,
+            if one speaks of it.
         NotImplementedError: the stub has not been replaced.
         ValueError: no exercise has a function of this name, or the exercise has no such criterion.
     """
@@ -196,16 +197,9 @@ def _failure(criterion: Callable, function: Callable, exercise: Exercise) -> str
         if isinstance(error, NotImplementedError) and is_stub(error):
             raise
         if isinstance(error, AssertionError) and str(error):
-            return _with_hint(str(error))
+            return str(error)
         return _what_was_raised(error, _cells(function, exercise), exercise)
     return None
-
-
-def _with_hint(advice: str) -> str:
-    """Advice that names no hint, of a wrong type or shape, gets the one that lists the steps."""
-    if re.search(r"\bhint \d", advice, re.IGNORECASE):
-        return advice
-    return f"{advice}{'' if advice[-1] in '.?!' else '.'} See hint 2."
 
 
 def _what_was_raised(error: Exception, cells: dict[str, str], exercise: Exercise) -> str:

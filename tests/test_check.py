@@ -7,6 +7,7 @@ import sys
 import textwrap
 import warnings
 
+import nbformat
 import pytest
 import torch
 
@@ -329,8 +330,69 @@ def test_every_stub_says_that_it_is_to_be_written(key):
 )
 def test_a_misconception_is_found_explained_and_named(key, name, criterion, words):
     message = failure(wrong(key, name), criterion)
-    assert words in message and re.search(r"See hint \d|hint \d lists the steps", message, re.IGNORECASE)
+    assert words in message
+    hint = re.search(r"See hint \d|hint \d lists the steps", message, re.IGNORECASE)
+    assert (hint is None) == any(said in message for said in WITHOUT_A_HINT)
     assert f"→ This is a known mistake, “{name}”: {named(key, name).advice}" in message
+
+
+def hints(key: str) -> dict[str, str]:
+    """What each hint of an exercise says, by its number, in exercise 5 "2 of part 1"."""
+    [cell] = [cell for cell in nbformat.read(ROOT / EXERCISES[key].notebook, 4).cells if cell.id == "hints"]
+    texts = {}
+    for summary, text in re.findall(r"<summary>(.*?)</summary>(.*?)(?=<summary>|$)", cell.source, re.DOTALL):
+        if title := re.match(r"Hint (\d)", summary):
+            number = title[1]
+            texts[number] = text
+        for part in re.findall(r"\d", "" if title else summary):
+            texts[f"{number} of part {part}"] = text
+    return texts
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "criterion", "hint", "speaks_of"),
+    [
+        ("policy_loss", ("(ratio - 1).abs() >", "(ratio - 1) >"), "metrics", "3", "(ratio - 1).abs() > clip_ratio"),
+        ("policy_loss", ("(ratio - 1).abs() >", "log_ratio.abs() >"), "metrics", "3", "(ratio - 1).abs() > clip_ratio"),
+        (
+            "policy_loss",
+            ("-log_ratio.detach().sum()", "(log_ratio.detach() ** 2 / 2).sum()"),
+            "metrics",
+            "1",
+            "without an absolute value or a square",
+        ),
+        (
+            "policy_loss",
+            ("-log_ratio.detach().sum()", "(ratio - 1 - log_ratio).detach().sum()"),
+            "metrics",
+            "1",
+            "mean of old minus new",
+        ),
+        (
+            "gae",
+            ("returns = raw + values", "returns = (raw + values).to(response_mask.dtype)"),
+            "no_gradient",
+            "3",
+            "zeros_like(values)",
+        ),
+        ("minibatch_update", ("values[:, first:-1]", "values[:, first:]"), "forward", "2 of part 1", "P − 1"),
+        ("minibatch_update", ('batch["values"]', 'batch["returns"]'), "losses", "2 of part 2", "`values`"),
+        ("minibatch_update", ("number.item()", "number"), "metrics", "3 of part 2", ".item()"),
+        ("minibatch_update", ("norm.item()", "norm"), "metrics", "3 of part 3", "returns the norm"),
+        ("minibatch_update", ("-entropy, total", "entropy, total"), "metrics", "1 of part 2", "minus its loss"),
+        ("minibatch_update", ("lr_scheduler.step()", "pass"), "step", "2 of part 3", "lr_scheduler.step()"),
+    ],
+)
+def test_the_hint_that_is_named_speaks_of_it(key, change, criterion, hint, speaks_of):
+    assert f"See hint {hint}." in failure(edited(key, change), criterion)
+    assert speaks_of in hints(key)[hint]
+
+
+def test_in_exercise_5_each_hint_is_named_with_its_part():
+    for module in ("minibatch_parts", "minibatch_update"):
+        source = (ROOT / f"course_utils/checks/{module}.py").read_text()
+        named = re.findall(r"\bhint (\d(?: of part [\d{]\w*}?)?)", source, re.IGNORECASE)
+        assert named and set(named) <= {*hints("minibatch_update"), "3 of part {part}"} - set("123")
 
 
 @pytest.mark.parametrize(

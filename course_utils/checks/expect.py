@@ -25,13 +25,14 @@ def call(function: Callable, *args):
     return result
 
 
-def scalars(result, *names: str) -> tuple[Tensor, ...]:
+def scalars(
+    result, *names: str, advice: str = "It is a mean over the response tokens. See hint 2."
+) -> tuple[Tensor, ...]:
     """The parts of a result, each a tensor of shape (). One name: the result itself is the part."""
     parts = tensors(result, *names)
     for name, part in zip(names, parts, strict=True):
         assert part.shape == (), (
-            f"{name} has shape {tuple(part.shape)}; it must be one number, a tensor of shape (): the mean "
-            "over the response tokens"
+            f"{name} has shape {tuple(part.shape)}; it must be one number, a tensor of shape (). {advice}"
         )
     return parts
 
@@ -41,10 +42,10 @@ def tensors(result, *names: str) -> tuple[Tensor, ...]:
     wanted = f"({', '.join(names)})" if len(names) > 1 else names[0]
     parts = result if len(names) > 1 else (result,)
     assert isinstance(parts, tuple | list) and len(parts) == len(names), (
-        f"it returned {_describe(result)}; it must return {wanted}"
+        f"it returned {_describe(result)}; it must return {wanted}."
     )
     for name, part in zip(names, parts, strict=True):
-        assert isinstance(part, Tensor), f"{name} is {_describe(part)}; return a tensor, without .item()"
+        assert isinstance(part, Tensor), f"{name} is {_describe(part)}; return a tensor, without .item()."
     return tuple(parts)
 
 

@@ -211,7 +211,7 @@ def no_gradient(function: Callable) -> None:
     for tensor in arguments[:3]:
         tensor.requires_grad_()
     for name, result in zip(("advantages", "returns"), _call(function, *arguments), strict=True):
-        assert result.dtype == torch.float32, f"{name} have dtype {result.dtype}; they must be float32."
+        assert result.dtype == torch.float32, f"{name} have dtype {result.dtype}; they must be float32. See hint 3."
         expect.no_gradient(name, result, "They are fixed targets for the update: use .detach(). See hint 3.")
 
 
@@ -226,6 +226,7 @@ def _call(function: Callable, *args) -> tuple[Tensor, ...]:
     results = expect.tensors(expect.call(function, *args), "advantages", "returns")
     for name, result in zip(("advantages", "returns"), results, strict=True):
         assert result.shape == args[2].shape, (
-            f"{name} have shape {tuple(result.shape)}; they must have that of values, {tuple(args[2].shape)}."
+            f"{name} have shape {tuple(result.shape)}; they must have that of values, {tuple(args[2].shape)}. "
+            "See hint 3."
         )
     return results

@@ -34,7 +34,9 @@ PPO = SimpleNamespace(
 def inputs(function: Callable) -> None:
     """prompt and response go through the actor together, ids and masks, in one call"""
     actor, _ = _outputs(function)
-    assert len(actor.rows) == 1, f"the actor was called {len(actor.rows)} times; once is enough for all three outputs."
+    assert len(actor.rows) == 1, (
+        f"the actor was called {len(actor.rows)} times; once is enough for all three outputs. See hint 2 of part 1."
+    )
 
 
 def positions(function: Callable) -> None:
@@ -64,7 +66,7 @@ def _outputs(function: Callable) -> tuple[TableActor, tuple[Tensor, ...]]:
     for name, part, shape in zip(("log_probs_new", "values_new", "logits_new"), parts, ((2, 4), (2, 4), (2, 4, 4))):
         assert part.shape == shape, (
             f"{name} has shape {tuple(part.shape)}; it must be {shape}: b = 2 responses, R = 4 positions"
-            f"{', V = 4 tokens of the vocabulary' if len(shape) == 3 else ''}. See hint 2."
+            f"{', V = 4 tokens of the vocabulary' if len(shape) == 3 else ''}. See hint 2 of part 1."
         )
     return actor, parts
 
@@ -87,10 +89,10 @@ def total(function: Callable) -> None:
         "total, where the losses are 1, 10 and −100 and the coefficients 0.5 and 0.01",
         loss,
         5.0,
-        "It is 1 + 0.5 · 10 + 0.01 · (−100). See hint 1.",
+        "It is 1 + 0.5 · 10 + 0.01 · (−100). See hint 2 of part 2.",
         {
-            7.0: "The entropy loss has its minus sign already: add it. See hint 1.",
-            2.5: "Divide by nothing here: mini-batches are weighed in part 3. See hint 1.",
+            7.0: "The entropy loss has its minus sign already: add it. See hint 1 of part 2.",
+            2.5: "Divide by nothing here: mini-batches are weighed in part 3. See hint 1 of part 3.",
         },
     )
     assert loss.requires_grad, "the total carries no gradient: no .item(), no detach() on the way to it."
@@ -99,15 +101,21 @@ def total(function: Callable) -> None:
 def metrics(function: Callable) -> None:
     """one float for each name in METRICS; loss/entropy is the entropy itself"""
     _, _, found = _loss(function)
-    assert isinstance(found, dict), f"the metrics are a {type(found).__name__}; they must be a dict."
+    assert isinstance(found, dict), (
+        f"the metrics are a {type(found).__name__}; they must be a dict. See hint 3 of part 2."
+    )
     for name, target in zip(UPDATE_METRICS, (1.0, 10.0, 100.0, 5.0, 0.1, 0.2, -0.1)):
-        assert name in found, f"the dict lacks {name}."
+        assert name in found, f"the dict lacks {name}. See hint 3 of part 2."
         assert isinstance(found[name], float), (
-            f"{name} is a {type(found[name]).__name__}; make it a float with .item()."
+            f"{name} is a {type(found[name]).__name__}; make it a float with .item(). See hint 3 of part 2."
         )
-        slips = {-100.0: "The log shows the entropy itself: minus the entropy loss. See hint 1."}
+        slips = {-100.0: "The log shows the entropy itself: minus the entropy loss. See hint 1 of part 2."}
         expect.close(
-            name, torch.tensor(found[name]), target, "Is it in its place?", slips if name == "loss/entropy" else None
+            name,
+            torch.tensor(found[name]),
+            target,
+            "Is it in its place? See hint 2 of part 2.",
+            slips if name == "loss/entropy" else None,
         )
 
 
@@ -118,9 +126,9 @@ def _loss(function: Callable) -> tuple[LinearLosses, Tensor, dict]:
     with losses.in_the_place_of_those_of(function):
         result = function(actor, dict(buffer), PPO)
     assert isinstance(result, tuple | list) and len(result) == 2, (
-        f"it returned a {type(result).__name__}; it must return (total, metrics)"
+        f"it returned a {type(result).__name__}; it must return (total, metrics)."
     )
-    expect.scalars(result[0], "total")
+    expect.scalars(result[0], "total", advice="It is the sum of three losses. See hint 2 of part 2.")
     return losses, *result
 
 

@@ -45,7 +45,7 @@ def forward(function: Callable) -> None:
             given["values_new"],
             [[3.0, 4.0, 5.0]],
             "P is the width of prompt_input_ids: all responses begin in the same column, whatever the lengths of the "
-            "prompts in a mini-batch. See hint 2.",
+            "prompts in a mini-batch. See hint 2 of part 1.",
         )
     epoch = _far_epoch(function)
     rows = epoch.only_mini_batch()
@@ -55,7 +55,7 @@ def forward(function: Callable) -> None:
         epoch.losses.only_call("compute_policy_loss")["log_probs_new"],
         target.gather(-1, epoch.buffer["response_input_ids"].unsqueeze(-1)).squeeze(-1)[rows],
         "They are log_softmax of the logits as they are, over the whole vocabulary, gathered at response_input_ids: no "
-        "temperature, no bounds, no choice of tokens. See hint 2.",
+        "temperature, no bounds, no choice of tokens. See hint 2 of part 1.",
     )
 
 
@@ -69,12 +69,12 @@ def losses(function: Callable) -> None:
     predicting = torch.tensor([[0, 1, 1, 1, 1, 0], [0, 1, 1, 0, 0, 0]]) * (-1 / 6)
     advice = (
         "If forward fails too, correct that first. The total is policy + vf_coeff · value + "
-        "entropy_coeff · entropy loss. See hint 1."
+        "entropy_coeff · entropy loss. See hint 2 of part 2."
     )
     expect.close("step of the values (SGD, learning rate 1)", epoch.moved["values"], 0.5 * predicting, advice)
     step = epoch.moved["logits"]
     if torch.allclose(step.sum(dim=-1), -0.01 * predicting, atol=1e-6):
-        advice = "The entropy loss has its minus sign already: add it. See hint 1."
+        advice = "The entropy loss has its minus sign already: add it. See hint 1 of part 2."
     expect.close("step of the logits, summed over the vocabulary", step.sum(dim=-1), 0.01 * predicting, advice)
     # The first token of A had probability 1/2: the gradient of its log-probability is 1 - 1/2.
     expect.close("step of the logit of A's first token", step[0, 1, 1], -(1 - 1 / 2) / 6, advice)
@@ -82,7 +82,8 @@ def losses(function: Callable) -> None:
         "step of the values of three responses whose tokens are far likelier than when they were written",
         _far_epoch(function).moved["values"].sum(dim=1),
         [-1 / 3] * 3,
-        "Every mini-batch is trained on, however far the policy has moved: clipping takes care of that. See hint 2.",
+        "Every mini-batch is trained on, however far the policy has moved: clipping takes care of that. "
+        "See hint 2 of part 3.",
     )
     expect_own_numbers(function)
 
@@ -106,7 +107,7 @@ def minibatches(function: Callable) -> None:
         setting = f"{count} responses, mini_batch_size {size}, gradient_accumulation_steps {steps}"
         seen = sorted(row for rows in epoch.actor.rows for row in rows)
         assert seen == [*range(count)], (
-            f"{setting}: responses {seen} were used; each of 0 to {count - 1} must be, once. See hint 2."
+            f"{setting}: responses {seen} were used; each of 0 to {count - 1} must be, once. See hint 2 of part 3."
         )
         epoch.expect_mini_batches()
         # A group's loss is a mean over its responses, so each of them has moved by what it would alone over their
@@ -123,7 +124,7 @@ def minibatches(function: Callable) -> None:
                 sorted(alone / group for group in groups for _ in range(group)),
                 f"The groups have {', '.join(map(str, groups))} responses; each counts 1 / (its group's "
                 "responses). Weigh a mini-batch by its responses / the group's, step the last group, "
-                "and call zero_grad after each step. See hint 2.",
+                "and call zero_grad after each step. See hint 2 of part 3.",
             )
     buffer, actor = _buffer(2)
     buffer["response_attention_mask"][0, 1:] = 0  # one token beside three
@@ -132,7 +133,7 @@ def minibatches(function: Callable) -> None:
         "step of the values of a response of one token and of one of three, a mini-batch each, in one group",
         epoch.moved["values"].sum(dim=1),
         [-1 / 2, -1 / 2],
-        "Weigh a mini-batch by its responses, not by their tokens. See hint 2.",
+        "Weigh a mini-batch by its responses, not by their tokens. See hint 2 of part 3.",
     )
 
 
@@ -143,15 +144,16 @@ def step(function: Callable) -> None:
     assert events == ["optimizer.step", "lr_scheduler.step"] * 3, (
         "5 responses, mini_batch_size 1, gradient_accumulation_steps 2: the groups have 2, 2 and 1 of them, "
         "so there are three times optimizer.step() and then lr_scheduler.step(). Yours: "
-        f"{', '.join(events) or 'none'}. See hint 2."
+        f"{', '.join(events) or 'none'}. See hint 2 of part 3."
     )
     left = [p for p in epoch.actor.parameters() if p.grad is not None and p.grad.any()]
     assert not left, (
-        "gradients are left after the epoch: call optimizer.zero_grad() after each step, the last one too. See hint 2."
+        "gradients are left after the epoch: call optimizer.zero_grad() after each step, the last one too. "
+        "See hint 2 of part 3."
     )
     advice = (
         "Call nn.utils.clip_grad_norm_ on all parameters of the actor once the group's gradients are "
-        "complete, before optimizer.step(). See hint 2."
+        "complete, before optimizer.step(). See hint 2 of part 3."
     )
     for responses, steps in ((1, 1), (3, 2)):  # one mini-batch of 1 response; two of 2 and of 1, in one group
         epoch = Epoch(
@@ -177,7 +179,7 @@ def step(function: Callable) -> None:
         "how far each of three responses moved in two such steps, one of two mini-batches and one of one, by size",
         torch.stack(lengths).sort().values,
         [0.01 / 2**0.5, 0.01 / 2**0.5, 0.01],
-        "Clip before each step, the last, smaller group's too. See hint 2.",
+        "Clip before each step, the last, smaller group's too. See hint 2 of part 3.",
     )
 
 
@@ -196,28 +198,31 @@ def metrics(function: Callable) -> None:
     kind = type(epoch.result).__name__
     assert isinstance(epoch.result, dict), f"it returned a {kind}; it must return a dict."
     missing = [name for name in UPDATE_METRICS if name not in epoch.result]
-    assert not missing, f"the dict lacks {', '.join(missing)}."
+    assert not missing, f"the dict lacks {', '.join(missing)}. See hint 3 of part 2."
     for name in UPDATE_METRICS:
         kind = type(epoch.result[name]).__name__
-        assert isinstance(epoch.result[name], float), f"{name} is a {kind}; it must be a float: call .item()."
+        part = 3 if name == "params/grad_norm" else 2
+        assert isinstance(epoch.result[name], float), (
+            f"{name} is a {kind}; it must be a float: call .item(). See hint 3 of part {part}."
+        )
     # A response's gradient is 1/2, -1/2 by two equally likely logits and 1/2 by its value: the squares add up
     # to 3/4. In the group of four each weighs 1/4: the norm is sqrt(4 * 3/4) / 4. For the group of one it is
     # sqrt(3/4).
     targets = (2.0, 20.0, 200.0, 12.0, 0.2, 0.4, -0.2 / 3, (3**0.5 / 4 + 0.75**0.5) / 2)
     slips = {
-        "loss/entropy": {-200.0: "The log shows the entropy itself: minus the entropy loss. See hint 1."},
-        "loss/total": {9.0: "Log the total as it was before it is weighed. See hint 3."},
+        "loss/entropy": {-200.0: "The log shows the entropy itself: minus the entropy loss. See hint 1 of part 2."},
+        "loss/total": {9.0: "Log the total as it was before it is weighed. See hint 3 of part 2."},
         "params/grad_norm": {
-            0.1: "This is the norm after clipping; take the one before. See hint 3.",
-            0.0: "The gradients had been cleared: clip before optimizer.step() and zero_grad(). See hint 2.",
+            0.1: "This is the norm after clipping; take the one before. See hint 3 of part 3.",
+            0.0: "The gradients had been cleared: clip before optimizer.step() and zero_grad(). See hint 2 of part 3.",
         },
     }
     for name, target in zip(UPDATE_METRICS, targets, strict=True):
-        advice = "It is the mean over the three mini-batches, each counting once. See hint 3."
+        advice = "It is the mean over the three mini-batches, each counting once. See hint 3 of part 2."
         if name == "params/grad_norm":
             advice = (
                 "It is the mean over the two steps of what clip_grad_norm_ returned. If `minibatches` or `step` "
-                "fails above, correct that first. See hint 3."
+                "fails above, correct that first. See hint 3 of part 3."
             )
         expect.close(name, torch.tensor(epoch.result[name]), target, advice, slips.get(name))
     # 1 + 10 / 2 - 100 / 100
@@ -227,7 +232,7 @@ def metrics(function: Callable) -> None:
         torch.tensor(epoch.result["loss/total"]),
         5.0,
         "It is what is trained: policy + vf_coeff · value + entropy_coeff · entropy loss. If `losses` fails above, "
-        "correct that first. See hint 1.",
+        "correct that first. See hint 2 of part 2.",
     )
 
 
@@ -243,7 +248,7 @@ def expect_output(name: str, yours: Tensor, rows: list[int]) -> None:
         shifted = actor.values[rows, 2:]
         assert not torch.equal(yours.detach(), shifted), (
             "The numbers are those one position late. The output at a token predicts the next one: the first "
-            "response token, at position P, is predicted at P − 1. See hint 2."
+            "response token, at position P, is predicted at P − 1. See hint 2 of part 1."
         )
     on_response = example.response_mask[rows] == 1
     expect.close(
@@ -251,7 +256,7 @@ def expect_output(name: str, yours: Tensor, rows: list[int]) -> None:
         yours[on_response],
         target[rows][on_response],
         "Take positions P−1 to P+R−2 of the actor's outputs; log_probs_new is log_softmax of "
-        "those logits, gathered at response_input_ids. See hint 2.",
+        "those logits, gathered at response_input_ids. See hint 2 of part 1.",
     )
 
 
@@ -272,7 +277,7 @@ def expect_arguments(losses: "LinearLosses", batch: dict[str, Tensor], ppo: Simp
 def _must_be(loss: str, argument: str, source: str) -> str:
     return (
         f'{argument} of {loss} must be the buffer\'s "{source}" of this mini-batch, '
-        "of the same rows as the actor's inputs. See hint 2."
+        "of the same rows as the actor's inputs. See hint 2 of part 2."
     )
 
 
@@ -309,11 +314,13 @@ class TableActor(nn.Module):
                 wanted = self._whole(row, "attention_mask")
                 end = int(wanted.nonzero().max()) + 1  # after the last token a causal model is asked nothing
                 assert torch.equal(mask[:end].long(), wanted[:end]), (
-                    "attention_mask must be prompt_attention_mask followed by response_attention_mask. See hint 2."
+                    "attention_mask must be prompt_attention_mask followed by response_attention_mask. "
+                    "See hint 2 of part 1."
                 )
                 return row
         raise AssertionError(
-            "input_ids must be prompt_input_ids followed by response_input_ids, whole rows of the buffer. See hint 2."
+            "input_ids must be prompt_input_ids followed by response_input_ids, whole rows of the buffer. "
+            "See hint 2 of part 1."
         )
 
     def _whole(self, row: int, name: str) -> Tensor:
@@ -379,7 +386,7 @@ class Epoch:
         assert len(calls) == 1 and sorted(calls[0]) == everyone, (
             f"{len(everyone)} responses with mini_batch_size {len(everyone)} are one mini-batch: the actor is called "
             f"once, with each response once. Yours: {', then '.join(map(str, calls)) or 'never called'}. To cut an "
-            "order, torch.split takes the size of a piece, torch.chunk the number of pieces. See hint 2."
+            "order, torch.split takes the size of a piece, torch.chunk the number of pieces. See hint 2 of part 3."
         )
         return calls[0]
 
@@ -389,15 +396,15 @@ class Epoch:
         size, sizes = self.ppo.mini_batch_size, [len(rows) for rows in self.actor.rows]
         assert max(sizes, default=0) <= size, (
             f"the actor was asked about {max(sizes)} responses in one call, where mini_batch_size is {size}. Cut the "
-            "order into mini-batches first, and call it once for each. See hint 2."
+            "order into mini-batches first, and call it once for each. See hint 2 of part 3."
         )
         assert all(count == size for count in sizes[:-1]), (
             f"the mini-batches had {', '.join(map(str, sizes))} responses, where mini_batch_size is {size}; only the "
-            "last one may have fewer. See hint 2."
+            "last one may have fewer. See hint 2 of part 3."
         )
 
     def _scheduler_step(self, *given) -> None:
-        assert not given, "lr_scheduler.step() is called with nothing between its brackets. See hint 2."
+        assert not given, "lr_scheduler.step() is called with nothing between its brackets. See hint 2 of part 3."
         self.events.append("lr_scheduler.step")
 
 
@@ -422,7 +429,7 @@ class LinearLosses:
         calls = self.calls[loss]
         assert len(calls) == 1, (
             f"{loss} was called {len(calls)} times for one mini-batch; call it once, by this name: notebook 6 "
-            "puts your own in its place."
+            "puts your own in its place. See hint 2 of part 2."
         )
         return calls[0]
 
@@ -458,7 +465,7 @@ def _mean(name: str, tensor: Tensor, mask: Tensor, shown: float) -> Tensor:
     """A loss that reads `shown` and has the gradient of the mean of `tensor` over the mask."""
     assert tensor.shape == mask.shape, (
         f"{name} has shape {tuple(tensor.shape)} beside a response_mask of {tuple(mask.shape)}; both must be "
-        "(b, R): take the R positions P−1 to P+R−2, both included. See hint 2."
+        "(b, R): take the R positions P−1 to P+R−2, both included. See hint 2 of part 1."
     )
     mean = (tensor * mask).sum() / mask.sum()
     return mean - mean.detach() + shown
@@ -521,7 +528,7 @@ def expect_shuffled(function: Callable) -> None:
     cut, drawn_next = zip(*(_mini_batches(function, drawn) for drawn in (0, 0, 7)))
     torch.manual_seed(0)
     problem = shuffle_problem(cut, [torch.tensor(LENGTHS)], drawn_next, torch.rand(1).item())
-    assert not problem, f"{problem}. See hint 2."
+    assert not problem, f"{problem}. See hint 2 of part 3."
 
 
 def shuffle_problem(cut: Sequence, lengths: Iterable[Tensor], drawn_next: Sequence, undrawn: object) -> str:

@@ -123,10 +123,10 @@ def metrics(function: Callable) -> None:
         "clip_frac",
         clip_frac,
         4 / 6,
-        "It is the share of response tokens with |r − 1| > ε. See hint 2.",
+        "It is the share of response tokens with |r − 1| > ε. See hint 3.",
         {
             2 / 6: "Count every response token with |r − 1| > ε: on both sides, whether or not "
-            "clipping changed its loss. See hint 2.",
+            "clipping changed its loss. See hint 3.",
             4 / 8: all_positions,
         },
     )
@@ -137,8 +137,8 @@ def metrics(function: Callable) -> None:
         "clip_frac of the ratios 0.81, 1.215, 1.215 and 1",
         frac,
         2 / 4,
-        "Only 1.215 is further than ε = 0.2 from 1, twice. See hint 2.",
-        {1 / 4: "You compare the logarithm of the ratio with ε; it is |r − 1| that counts. See hint 2."},
+        "Only 1.215 is further than ε = 0.2 from 1, twice. See hint 3.",
+        {1 / 4: "You compare the logarithm of the ratio with ε; it is |r − 1| that counts. See hint 3."},
     )
     _, frac, _ = _call(function, near - 1, zeros - 1, zeros, torch.ones(1, 4, dtype=torch.long), 0.1)
     expect.close(
@@ -153,8 +153,8 @@ def metrics(function: Callable) -> None:
         {
             -kl: "The sign: it is old − new. See hint 1.",
             kl * 6 / 8: all_positions,
-            0.0883743: "This is k2, half the squared log-ratio; k1 is the mean of old − new.",
-            0.0733346: "This is k3, r − 1 − log r; k1 is the mean of old − new.",
+            0.0883743: "This is k2, half the squared log-ratio; k1 is the mean of old − new. See hint 1.",
+            0.0733346: "This is k3, r − 1 − log r; k1 is the mean of old − new. See hint 1.",
         },
     )
     expect.close(
