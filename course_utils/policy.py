@@ -163,7 +163,7 @@ def load_tokenizer(cfg: Config, note: Callable[[str], None] = lambda _: None) ->
     masks by position allow."""
     name = cfg.model.tokenizer_name or cfg.model.name
     tokenizer = _load(AutoTokenizer, name, cfg)
-    tokenizer.padding_side = "left"
+    tokenizer.padding_side = "left"  # for whoever samples from a checkpoint; here pad_prompts() pads
     if tokenizer.eos_token_id is None:
         raise ModelError(
             f"the tokenizer of {name} has no end-of-sequence token, so no response could end; "

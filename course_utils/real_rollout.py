@@ -68,7 +68,7 @@ def real_rollout(count: int = 16, seed: int = 0) -> RealRollout:
 
 @cache
 def embedded_tokenizer() -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained(EMBEDDED_MODEL, padding_side="left")
+    return AutoTokenizer.from_pretrained(EMBEDDED_MODEL)
 
 
 def embedded_actor(temperature: float = 1.0) -> ActorCritic:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from course_utils.checks.behaviour import Fact, of_value
-from course_utils.checks.minibatch_update import OF_THE_BUFFER, Epoch
+from course_utils.checks.minibatch_update import OF_THE_BUFFER
+from course_utils.checks.one_epoch import Epoch
 from course_utils.exercises import UPDATE_METRICS
 
 

@@ -7,13 +7,8 @@ import torch
 from torch import Tensor
 
 from course_utils.checks import expect
-from course_utils.checks.minibatch_update import (
-    LinearLosses,
-    TableActor,
-    expect_arguments,
-    expect_output,
-    worked_buffer,
-)
+from course_utils.checks.minibatch_update import expect_arguments, expect_output
+from course_utils.checks.one_epoch import LinearLosses, TableActor, worked_buffer
 from course_utils.exercises import UPDATE_METRICS
 
 ROWS = [0, 1]

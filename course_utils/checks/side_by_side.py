@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from course_utils.checks.minibatch_parts import PPO
-from course_utils.checks.minibatch_update import Epoch, LinearLosses, worked_buffer
+from course_utils.checks.one_epoch import Epoch, LinearLosses, worked_buffer
 from course_utils.figures.show import ORANGE
 from course_utils.figures.token_explorer import diverging
 from course_utils.worked_example import VOCABULARY, arguments_of, worked_example
