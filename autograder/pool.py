@@ -8,6 +8,8 @@ job's failure is never another's.
 import itertools
 import multiprocessing
 import os
+import signal
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
@@ -100,6 +102,7 @@ def _processes(workers: int) -> ProcessPoolExecutor:
 def _start_process() -> None:
     """One thread for each of many processes, none of which may outlive the one that started it."""
     os.environ["OMP_NUM_THREADS"] = "1"
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(1))  # Ctrl-C: without a traceback from each
 
     def end_with_parent():
         multiprocessing.parent_process().join()
@@ -144,6 +147,8 @@ def _outcome(function: Callable, *arguments: object) -> object:
     """In the worker: what the function returns or raises. So an exception of the future's own tells of the worker."""
     try:
         return function(*arguments)
+    except SystemExit:  # Ctrl-C: the pool would take it for this job's outcome, and begin the next
+        os._exit(1)
     except Exception as error:
         return error
 

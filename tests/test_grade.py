@@ -258,6 +258,34 @@ def test_killed_at_any_moment_it_goes_on_where_it_was(course, marks):
     assert course.scores() == {(student, "03_entropy"): 10 for student in students}
 
 
+@pytest.mark.slow
+def test_ctrl_c_stops_the_class_and_it_goes_on_where_it_was(course, marks):
+    """A terminal sends the signal to all processes of the command; of those at work none may begin another job."""
+    course.hand_in("student0", "entropy", f"note {marks}\n# student0")
+    for number in range(1, 6):
+        course.hand_in(f"student{number}", "entropy", f"note {marks}\n# sleep 300\n# {number}")
+    # Not -m: each worker would import the test's module, which takes longer than python -m autograder's.
+    arguments = [sys.executable, "-c", "from tests.class_of_students import main; main()", str(course.folder)]
+    process = subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    written = course.folder / "autograded/student0/03_entropy/entropy.ipynb"
+    try:
+        deadline = time.time() + 120
+        while not (written.exists() and len(list(marks.iterdir())) == 3) and time.time() < deadline:
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+        said = process.communicate(timeout=60)[1]
+    finally:
+        if alive(process.pid):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == -signal.SIGINT and "spawn" not in said  # in no traceback of a worker
+    assert len(list(marks.iterdir())) == 3
+    assert course.scores() == {("student0", "03_entropy"): 10} and len(cached(course)) == 1
+    for number in range(1, 6):
+        course.hand_in(f"student{number}", "entropy", f"note {marks}\n# {number}")
+    assert set(scores(run(course)).values()) == {10}
+    assert len(list(marks.iterdir())) == 3 + 5
+
+
 def cached(course):
     folder = course.folder / "verdicts"
     return [path for path in folder.iterdir() if path.suffix == ".json"] if folder.is_dir() else []
