@@ -48,7 +48,7 @@ DTYPES = {
 
 
 class NoSandbox(PlainError):
-    """No sandbox can be had on this machine; the message says why and what to do."""
+    """No sandbox can be had on this machine, or no process without one; the message says why and what to do."""
 
 
 class SlowStart(Exception):
@@ -123,7 +123,7 @@ class Worker:
     """A worker process. Everything that it is told and everything that it says goes through `ask`."""
 
     def __init__(self, sandboxed: bool = True):
-        self.command = command(sandboxed)
+        self.command, self.sandboxed = command(sandboxed), sandboxed
         self.process: subprocess.Popen | None = None
         self.scratch: tempfile.TemporaryDirectory | None = None  # the working folder where there is no sandbox
 
@@ -136,15 +136,16 @@ class Worker:
 
     def start(self) -> None:
         """Starts the process and waits until it has imported torch. NoSandbox: it cannot. SlowStart: not in time."""
-        self.scratch = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        if not self.sandboxed:
+            self.scratch = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         with tempfile.TemporaryFile() as errors:
             self.process = subprocess.Popen(
                 self.command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                cwd=self.scratch.name,
-                env={"PATH": os.defpath},
+                cwd=self.scratch.name if self.scratch else None,
+                env={"PATH": os.defpath, "OMP_NUM_THREADS": "1"},  # or numpy starts one a core, and they are counted
                 start_new_session=True,
                 bufsize=0,
             )
@@ -160,12 +161,17 @@ class Worker:
                 self.stop()
                 errors.seek(0)
                 said = errors.read(2000).decode(errors="replace").strip() or str(failure)
-                raise NoSandbox(
-                    f"the sandbox does not start: {said}\nA container or a kernel setting may forbid user "
-                    "namespaces (sysctl kernel.unprivileged_userns_clone=1, or "
-                    "kernel.apparmor_restrict_unprivileged_userns=0). --no-sandbox runs the submissions "
-                    "unprotected."
-                ) from failure
+                raise NoSandbox(self._no_start(said)) from failure
+
+    def _no_start(self, said: str) -> str:
+        if not self.sandboxed:
+            return f"the process that runs the submissions does not start: {said}"
+        return (
+            f"the sandbox does not start: {said}\nA container or a kernel setting may forbid user "
+            "namespaces (sysctl kernel.unprivileged_userns_clone=1, or "
+            "kernel.apparmor_restrict_unprivileged_userns=0). --no-sandbox runs the submissions "
+            "unprotected."
+        )
 
     def stop(self) -> None:
         """Kills the process and with it, since it is the first of its namespace, everything in the sandbox."""
@@ -176,7 +182,8 @@ class Worker:
             self.process.stdin.close()
             self.process.stdout.close()
             self.process = None
-            self.scratch.cleanup()
+            if self.scratch:
+                self.scratch.cleanup()
 
     def ask(
         self, message: dict, tensors: dict[str, Tensor], seconds: float = CASE_SECONDS, *, until: float = math.inf

@@ -414,6 +414,12 @@ def test_a_sandbox_that_does_not_start_says_why(monkeypatch):
         Worker().start()
 
 
+def test_where_there_is_no_sandbox_a_start_that_fails_does_not_advise_to_do_without_one(monkeypatch):
+    monkeypatch.setattr(sandbox, "command", lambda sandboxed: ["/bin/sh", "-c", "echo no torch here >&2; exit 1"])
+    with pytest.raises(NoSandbox, match="^the process that runs the submissions does not start: no torch here$"):
+        Worker(sandboxed=False).start()
+
+
 def test_a_start_that_takes_too_long_is_no_missing_sandbox(monkeypatch):
     monkeypatch.setattr(sandbox, "START_SECONDS", 0.2)
     monkeypatch.setattr(sandbox, "command", lambda sandboxed: ["/bin/sleep", "60"])
@@ -427,6 +433,19 @@ def test_unprotected_it_runs_too():
     with Worker(sandboxed=False) as worker:
         assert load(worker, "return x + 1") == {"loaded": True}
         assert call(worker)["parts"][0]["kind"] == "tensor"
+
+
+def test_unprotected_too_it_starts_with_one_thread_on_however_many_cores():
+    """numpy's library starts one a core where nothing else is said: with more than 16 that is too many."""
+    with Worker(sandboxed=False) as worker:
+        assert sandbox.most_threads(worker.process.pid) <= 1
+
+
+@needs_sandbox
+def test_a_sandbox_leaves_no_folder_outside_should_it_be_killed(monkeypatch, tmp_path):
+    monkeypatch.setattr(sandbox.tempfile, "tempdir", str(tmp_path))
+    with Worker():
+        assert not list(tmp_path.iterdir())
 
 
 def test_unprotected_too_there_is_an_empty_folder_to_work_in():
