@@ -21,15 +21,15 @@ from nbgrader.utils import parse_utc
 
 from autograder import attempts
 from autograder.feedback import printable
-from autograder.master import ASSIGNMENTS, master
+from autograder.master import ASSIGNMENTS, ROOT, master
 from autograder.verdict import Result, Verdict
 from course_utils.exercises import EXERCISES
 from course_utils.export import AGAIN, ExportError, module_source
 
 MAX_NOTEBOOK = 5_000_000  # bytes; with a few pictures in it, one of the course has some 100,000
-MAX_SOURCE = 30_000  # characters of a solution cell: Python may read one for a second; the course's longest has 4,000
+MAX_SOURCE = 30_000  # characters of a solution cell: Python may read one for a second; the course's longest has 2,000
 MAX_MARKS = 30  # combining marks on one letter: more have no meaning (Unicode Standard Annex 15, section 13)
-MAX_CELLS = 1000  # the course's longest notebook has 48
+MAX_CELLS = 1000  # the course's longest notebook has 51
 TIMESTAMP, SECRET = "timestamp.txt", "submission_secret.txt"  # what nbgrader's submit leaves beside the notebooks
 MAX_RECEIPT = 1_000  # bytes of each
 MAX_STUDENT = 128  # characters: the width of the gradebook's column
@@ -75,7 +75,8 @@ class Receipt:
 
 
 def find(submitted: Path) -> tuple[list[tuple[str, str]], list[str]]:
-    """The (student, key) of everything that was handed in, sorted; and a line for each name that no student has."""
+    """The (student, key) of everything that was handed in, sorted; and a line for each name that no student, or no
+    assignment, has."""
     found, refused = [], []
     for student in sorted(os.listdir(submitted)) if submitted.is_dir() else []:
         folder = submitted / student
@@ -92,7 +93,19 @@ def find(submitted: Path) -> tuple[list[tuple[str, str]], list[str]]:
                 refused.append(f"{folder} is not graded: it cannot be read ({error.strerror}).")
                 continue
             found += [(student, key) for assignment, key in ASSIGNMENTS.items() if assignment in there]
+            refused += _no_assignments(folder, there)
     return found, refused
+
+
+def _no_assignments(folder: Path, there: list[str]) -> list[str]:
+    """A line for each name in a student's folder under which nobody would miss the work that lies there."""
+    known = {*os.listdir(ROOT / "notebooks")}  # also what is handed out and not graded
+    return [
+        f"{ascii(str(folder / name))} is not graded: no assignment has this name. Graded are the folders "
+        f"{', '.join(ASSIGNMENTS)}: rename it, or move it elsewhere."
+        for name in sorted(there)
+        if name not in known and not name.startswith(".")
+    ]
 
 
 def no_student(name: str) -> str:

@@ -298,6 +298,19 @@ def test_linked_folders_are_not_followed(tmp_path):
     assert len(refused) == 1 and "eve" in refused[0] and "symbolic link" in refused[0]
 
 
+def test_work_that_lies_under_no_assignments_name_is_reported(tmp_path):
+    """Nobody would miss it: the table shows it as not handed in."""
+    hand_in(tmp_path, "ada", KEY)
+    names = ["01_Policy_Loss", "policy_loss", "policy_loss.ipynb", os.fsdecode(b"\xff")]
+    for name in (*names, "06_train_gsm8k", ".DS_Store"):
+        (tmp_path / "ada" / name).mkdir()
+    found, refused = find(tmp_path)
+    assert found == [("ada", KEY)] and len(refused) == len(names)
+    for name, line in zip(names, refused):
+        assert line.startswith(f"{str(tmp_path / 'ada' / name)!a} is not graded: no assignment has this name.")
+        assert line.isascii() and "01_policy_loss, 02_value_loss" in line
+
+
 @pytest.mark.parametrize(
     "student", ["Łukasz", "a b", "o'brien", "a(1)", "x@y.edu", "a+b", "{x}", "名", "%s", "a" * 128]
 )
