@@ -217,7 +217,7 @@ def _check_solved(
     cells: list[SolutionCell], statements: list[tuple[SolutionCell, ast.stmt]], exercise: Exercise
 ) -> None:
     """ExportError: no cell defines the exercise's function, or one of its parts that it uses, or one of those used
-    is a stub.
+    is a stub, or imports what the judge does not have.
 
     `statements` are the top-level statements of the cells, each with its cell. Of several definitions of a
     name the last one counts, as it does when the module runs.
@@ -238,6 +238,19 @@ def _check_solved(
     for name in sorted(missing)[:1]:
         own = next(cell for cell in cells if cell.grade_id == exercise.key)
         raise own.error(f"function missing: no solution cell has a 'def {name}' at its left margin")
+    # Of each block the statements that surely run: a `try` around the import may have done without it.
+    for cell, node in [*statements, *((cell_of[name], node) for name in called for node in definitions[name].body)]:
+        if _imports_the_course(node):
+            raise cell.error("course_utils is not there where this is graded: do without it", node.lineno)
+
+
+def _imports_the_course(node: ast.stmt) -> bool:
+    names = []
+    if isinstance(node, ast.Import):
+        names = [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+        names = [node.module]
+    return any(name.split(".")[0] == "course_utils" for name in names)
 
 
 def _names(nodes: list[ast.stmt], context: type[ast.expr_context]) -> set[str]:

@@ -186,6 +186,13 @@ def test_nobodys_preprocessor_changes_what_is_exported(tmp_path):
         ("\n%%time\nit's = 3\n" + SOLVED, 2, "%%time", "IPython magics"),
         (SOLVED + "\nfiles = !ls", 8, "files = !ls", "IPython magics"),
         (SOLVED + "\ntorch.exp?", 8, "torch.exp?", "IPython magics"),
+        ("import math, course_utils.check\n" + SOLVED, 1, "import math, course_utils.check", "course_utils is not"),
+        (
+            SOLVED.replace("    ratio", "    from course_utils import worked_example\n    ratio"),
+            4,
+            "from course_utils import worked_example",
+            "course_utils is not there where this is graded",
+        ),
     ],
 )
 def test_a_refusal_names_notebook_cell_line_and_text(tmp_path, source, line, text, problem):
@@ -265,10 +272,21 @@ def test_a_refusal_without_a_line_names_notebook_and_cell(tmp_path, source, prob
         "def compute_policy_loss(a):\n    raise NotImplementedError()\n\n" + SOLVED,
         "def not_called():\n    raise NotImplementedError()\n\n" + SOLVED,
         SOLVED + "\nword = 'raise NotImplementedError' or r'\\d' or '\\d'\n",
+        "try:\n    import course_utils\nexcept ImportError:\n    pass\n\n" + SOLVED,
+        "def not_called():\n    from course_utils.check import check\n\n" + SOLVED,
+        "from .course_utils import mine\nimport course_utils_of_mine\n" + SOLVED,
     ],
-    ids=["below the return", "an older stub above", "in a function not used", "in a string"],
+    ids=[
+        "below the return",
+        "an older stub above",
+        "in a function not used",
+        "in a string",
+        "an import that may fail",
+        "an import that never runs",
+        "of another package",
+    ],
 )
-def test_a_working_answer_is_not_refused_for_a_stub_that_never_runs(tmp_path, source, recwarn):
+def test_a_working_answer_is_not_refused_for_what_never_runs(tmp_path, source, recwarn):
     assert export_notebook(write_exercise(tmp_path / "a.ipynb", source), tmp_path).exists()
     assert not recwarn.list
 
