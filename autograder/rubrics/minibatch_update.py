@@ -12,7 +12,7 @@ from torch import Tensor
 
 from autograder import reference, worker
 from autograder.rubrics import Draw, close, error_in_words, mask_of, numberless, untouched
-from course_utils.checks.minibatch_update import OF_THE_BUFFER, shuffle_problem
+from course_utils.checks.minibatch_update import OF_THE_BUFFER, rotated, shuffle_problem
 from course_utils.exercises import LOSSES, UPDATE_METRICS
 
 PPO = {
@@ -126,7 +126,18 @@ def across(cases: list["Epoch"], answers: list[tuple[dict, dict]]) -> dict[str, 
         return {}
     lengths = [eighteen[0].buffer[f"{name}_attention_mask"].sum(1) for name in ("prompt", "response")]
     problem = shuffle_problem(cut, lengths, drawn_next, eighteen[0].drawn_next())
+    if not problem and _in_turn(cases, answers):
+        problem = "the responses are shuffled for some numbers of them only: shuffle them with torch.randperm, always"
     return {"minibatches": problem} if problem else {}
+
+
+def _in_turn(cases: list["Epoch"], answers: list[tuple[dict, dict]]) -> bool:
+    """Whether all epochs but those above, whose number of responses can be read here, go through the buffer in turn."""
+    return all(
+        rotated(sum(case.order(tensors), []))
+        for case, (_, tensors) in zip(cases, answers)
+        if case.criterion == "minibatches" and not case.shuffled
+    )
 
 
 @dataclass
