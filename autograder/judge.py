@@ -72,10 +72,10 @@ def judge_exercise(process: Worker, key: str, source: str, secret: bytes) -> Ver
     answers = questioning.answers(cases)
     problems = {}  # criterion -> what is wrong in its first failed case, without a full stop
     for case, (told, tensors) in zip(cases, answers):
-        if case.requires in problems:
+        if {case.criterion, case.requires} & problems.keys():
             continue
         if problem := told.get("failed") or _guarded(NO_RESULT, case.problem, told, tensors, REFERENCES[key], source):
-            problems.setdefault(case.criterion, bounded(str(problem)))
+            problems[case.criterion] = bounded(str(problem))
     if hasattr(rubric, "across"):
         problems = _guarded({"minibatches": NO_RESULT}, rubric.across, cases, answers) | problems
     # Failed criteria first: there another mistake most often answers otherwise, and need not be asked the rest.
