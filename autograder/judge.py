@@ -211,14 +211,14 @@ def recognise(key: str, cases: list, answers: list[tuple[dict, dict]]) -> miscon
     """The misconception whose solution answers every case as the submission did, if there is one."""
     if any("failed" in told for told, _ in answers):
         return None
-    own_orders = [_own_order(case, tensors) for case, (_, tensors) in zip(cases, answers)]
-    torch_drew = _torch_drew(cases, answers)
-    torchs = [[]] * len(cases)
+    taken = [_order_taken(case, tensors) for case, (_, tensors) in zip(cases, answers)]
+    as_randperm_has_it = all(not order or order == case.drawn_order() for case, order in zip(cases, taken))
+    not_imposed = [[] for _ in cases]  # the bank's functions draw an order themselves, most of them by randperm
+    draws_from_torch = _draws_from_torch(cases, answers)
     answers = [_on_tokens(key, case, answer) for case, answer in zip(cases, answers)]
-    drawn = all(not own or own == case.drawn_order() for case, own in zip(cases, own_orders))
-    for orders in [torchs] if drawn else [torchs, own_orders]:  # by torch.randperm; as the submission did
+    for orders in [not_imposed] if as_randperm_has_it else [not_imposed, taken]:
         for wrong, function in _bank(key):
-            if wrong.name == ANOTHER_GENERATOR and torch_drew:
+            if wrong.name == ANOTHER_GENERATOR and draws_from_torch:
                 continue
             if all(
                 _same(_on_tokens(key, case, _answer_of(function, case, order)), answer)
@@ -228,15 +228,17 @@ def recognise(key: str, cases: list, answers: list[tuple[dict, dict]]) -> miscon
     return None
 
 
-def _torch_drew(cases: list, answers: list[tuple[dict, dict]]) -> bool:
-    """Whether what an epoch shuffles by came from torch's generator, as its seed has it: other random numbers where
-    others had been drawn before."""
+def _draws_from_torch(cases: list, answers: list[tuple[dict, dict]]) -> bool:
+    """Whether each shuffled epoch has moved torch's generator on from where its seed had put it, and not to one same
+    place wherever it had been."""
     shuffled = [pair for pair in zip(cases, answers) if getattr(pair[0], "shuffled", False)]
-    drawn = [told.get("drawn_next") for _, (told, _) in shuffled]
-    return len(set(map(str, drawn))) > 1 and all(case.drawn_next() != own for (case, _), own in zip(shuffled, drawn))
+    drawn_next = [told.get("drawn_next") for _, (told, _) in shuffled]
+    return len(set(map(str, drawn_next))) > 1 and all(
+        case.drawn_next() != own for (case, _), own in zip(shuffled, drawn_next)
+    )
 
 
-def _own_order(case, tensors: dict) -> list[int]:
+def _order_taken(case, tensors: dict) -> list[int]:
     """The order in which an epoch took the responses; [] of another case, or where it did not take each once."""
     order = sum(case.order(tensors), []) if hasattr(case, "order") else []
     return order if sorted(order) == [*range(len(order))] else []
@@ -251,7 +253,7 @@ def _on_tokens(key: str, case, answer: tuple[dict, dict]) -> tuple[dict, dict]:
 
 
 def _answer_of(function: Callable, case, order: list[int]) -> tuple[dict, dict]:
-    """What a solution of the bank answers, if it takes the responses in this order."""
+    """What a solution of the bank answers; where an order is given, if it takes the responses in that."""
     with warnings.catch_warnings(), contextlib.ExitStack() as patches:
         warnings.simplefilter("ignore")
         if order:
