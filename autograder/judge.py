@@ -70,6 +70,8 @@ def judge_exercise(process: Worker, key: str, source: str, secret: bytes) -> Ver
     cases = rubric.cases(Draw(int.from_bytes(seed[:7], "big")))
     questioning = Questioning(process, key, source)
     answers = questioning.answers(cases)
+    if questioning.unloadable:
+        return without_points(key, bounded(f"{questioning.unloadable}."), questioning.timed_out)
     problems = {}  # criterion -> what is wrong in its first failed case, without a full stop
     for case, (told, tensors) in zip(cases, answers):
         if {case.criterion, case.requires} & problems.keys():
@@ -98,6 +100,12 @@ def judge_exercise(process: Worker, key: str, source: str, secret: bytes) -> Ver
     )
 
 
+def without_points(key: str, problem: str, timed_out: bool = False) -> Verdict:
+    """The verdict where nothing could be judged, and why."""
+    results = tuple(Result(name, False, expected) for name, expected in criteria(key).items())
+    return Verdict(key, results, problem=problem, timed_out=timed_out)
+
+
 def _guarded(otherwise, function: Callable, *args):
     """function(*args), which looks at answers. Their form is the submission's to choose, and no form that the judge
     stumbles over is worth a point."""
@@ -119,6 +127,7 @@ class Questioning:
         self.loaded = False  # whether a child is there that has loaded the module
         self.failed: dict[str, str] = {}  # criterion -> what happened
         self.refused = ""  # why no further case is asked
+        self.unloadable = ""  # why none at all could be asked
         self.timed_out = False  # whether any case had no answer in time
         self.until = time.monotonic() + EXERCISE_SECONDS
 
@@ -157,6 +166,8 @@ class Questioning:
         if not self.loaded:
             why = error_in_words(told["error"], self.source) if "error" in told else told.get("failed", NO_RESULT)
             self.refused = f"the solution cell does not run on its own: {why}"
+            if not self.failed:  # or it has run before, and what it answered then counts
+                self.unloadable = self.refused
             self._end()
 
     def _put(self, message: dict, tensors: dict | None = None) -> tuple[dict, dict]:

@@ -22,7 +22,7 @@ from nbgrader.utils import parse_utc
 from autograder import attempts
 from autograder.feedback import printable
 from autograder.master import ASSIGNMENTS, ROOT, master
-from autograder.verdict import Result, Verdict
+from autograder.verdict import Verdict
 from course_utils.exercises import EXERCISES
 from course_utils.export import AGAIN, ExportError, module_source
 
@@ -56,10 +56,9 @@ class Submission:
 
     def failed(self) -> Verdict:
         """The verdict on a submission with a problem: nothing passed."""
-        from autograder.judge import criteria  # imports torch, which collecting and exporting do without
+        from autograder.judge import without_points  # imports torch, which collecting and exporting do without
 
-        results = tuple(Result(name, False, expected) for name, expected in criteria(self.key).items())
-        return Verdict(self.key, results, problem=self.problem)
+        return without_points(self.key, self.problem)
 
 
 @dataclass(frozen=True)

@@ -144,7 +144,7 @@ def test_no_draw_lets_a_mistake_through(process, key, name):
 @pytest.mark.parametrize("key", EXERCISES)
 @pytest.mark.parametrize(
     "body",
-    ["pass", "return 'text'", "return (0.0,) * 9", "1 / 0", "__import__('os')._exit(1)", "pass\nx = undefined_name"],
+    ["pass", "return 'text'", "return (0.0,) * 9", "1 / 0", "__import__('os')._exit(1)"],
 )
 def test_every_failure_that_is_no_misconception_names_a_hint_too(process, key, body):
     found = lost(verdict(process, key, f"def {EXERCISES[key].function}(*arguments):\n    {body}"))
@@ -412,9 +412,28 @@ def test_a_failure_says_no_number_of_a_hidden_input(process):
     assert said and all("ValueError" in one and "#" in one and not re.search(r"\d", one) for one in said)
 
 
-def test_a_cell_that_does_not_run_on_its_own_says_why(process):
-    found = lost(verdict(process, "entropy", "x = helper_of_another_cell()"))
-    assert all("does not run on its own: it raised NameError" in advice for advice in found.values())
+def test_a_cell_that_does_not_run_on_its_own_says_why_and_sends_to_no_hint(process):
+    found = verdict(process, "entropy", "x = helper_of_another_cell()")
+    assert lost(found) == dict.fromkeys(judge.criteria("entropy"), "")
+    assert found.problem == (
+        "the solution cell does not run on its own: it raised NameError: name 'helper_of_another_cell' is not defined "
+        "at the line: x = helper_of_another_cell()."
+    )
+
+
+def test_a_cell_that_does_not_run_a_second_time_keeps_what_it_has_earned(process, monkeypatch):
+    """As on a machine that has become busy; it runs again because a case has ended its process."""
+    loads, ask = [], Worker.ask
+
+    def once(self, message, *rest, **options):
+        loads.extend([1] * (message["kind"] == "load"))
+        return ask(self, message | {"source": "1 / 0"} if len(loads) == 2 else message, *rest, **options)
+
+    monkeypatch.setattr(Worker, "ask", once)
+    ending = "    if logits_new.dtype != torch.float32: __import__('os')._exit(0)\n    log_probs = "
+    found = verdict(process, "entropy", solution_source("entropy").replace("    log_probs = ", ending, 1))
+    assert len(loads) == 2 and found.problem == "" and 0 < len(lost(found)) < len(found.results)
+    assert any("does not run on its own" in advice for advice in lost(found).values())
 
 
 def test_no_advice_shows_a_number_of_the_judge(process):
