@@ -16,8 +16,8 @@ class Result:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One exercise of one submission; but for `timed_out`, a pure function of the solution's source and the rubric's
-    version."""
+    """One exercise of one submission. Inputs are drawn by the course's secret and the solution's source: the same
+    source is asked the same, and but for a time-out an honest one has the same verdict whatever stands beside it."""
 
     key: str  # of course_utils.exercises.EXERCISES
     results: tuple[Result, ...]
