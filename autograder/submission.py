@@ -382,6 +382,6 @@ def _module(sources: dict[str, str], positions: dict[str, int], key: str) -> str
             "metadata": {"nbgrader": {"grade_id": grade_id, "solution": True}},
         }
     try:
-        return module_source(from_dict({"cells": cells}), master(key).file)[1]
+        return module_source(from_dict({"cells": cells}), master(key).file, alone=True)[1]
     except ExportError as error:
         raise Unreadable(str(error).replace(AGAIN, "").strip()) from None

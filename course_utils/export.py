@@ -91,7 +91,7 @@ class ModuleExporter(Exporter):
         change what is graded."""
         resources = self._init_resources(resources)
         name = resources["metadata"]["name"]
-        key, text = module_source(nb, os.path.join(resources["metadata"]["path"], f"{name}.ipynb"))
+        key, text = module_source(nb, os.path.join(resources["metadata"]["path"], f"{name}.ipynb"), alone=True)
         if resources.get("unique_key") == name:  # no --output was given
             resources["unique_key"] = key  # a copy "policy_loss (1).ipynb" still gives policy_loss.py
         return text, resources
@@ -109,12 +109,15 @@ def header(key: str) -> str:
     return IMPORTS + RELATIVE_IMPORTS.get(key, "")
 
 
-def module_source(notebook: NotebookNode, name: str) -> tuple[str, str]:
-    """The exercise's key and its module's text, of the notebook at `name`. ExportError: it is unfinished."""
+def module_source(notebook: NotebookNode, name: str, alone: bool = False) -> tuple[str, str]:
+    """The exercise's key and its module's text, of the notebook at `name`. ExportError: it is unfinished, or imports
+    course_utils where it is to stand `alone`, as in the judge; a file that checks itself may do so."""
     cells = _solution_cells(notebook, name)
     key = _exercise_key(cells, name)
     statements = [(cell, node) for cell in cells for node in _parse(cell, header(key)).body]
     _check_solved(cells, statements, EXERCISES[key])
+    if alone:
+        _check_alone(statements, EXERCISES[key].function)
     # repr: a file's name, whatever it holds, cannot end the string.
     title = repr(f"Exercise {EXERCISES[key].number}, exported from {Path(name).name}: change it there.")
     sources = [MARKER.sub("", cell.source).strip("\n") for cell in cells]
@@ -217,7 +220,7 @@ def _check_solved(
     cells: list[SolutionCell], statements: list[tuple[SolutionCell, ast.stmt]], exercise: Exercise
 ) -> None:
     """ExportError: no cell defines the exercise's function, or one of its parts that it uses, or one of those used
-    is a stub, or imports what the judge does not have.
+    is a stub.
 
     `statements` are the top-level statements of the cells, each with its cell. Of several definitions of a
     name the last one counts, as it does when the module runs.
@@ -238,10 +241,15 @@ def _check_solved(
     for name in sorted(missing)[:1]:
         own = next(cell for cell in cells if cell.grade_id == exercise.key)
         raise own.error(f"function missing: no solution cell has a 'def {name}' at its left margin")
-    # Of each block the statements that surely run: a `try` around the import may have done without it.
-    for cell, node in [*statements, *((cell_of[name], node) for name in called for node in definitions[name].body)]:
-        if _imports_the_course(node):
-            raise cell.error("course_utils is not there where this is graded: do without it", node.lineno)
+
+
+def _check_alone(statements: list[tuple[SolutionCell, ast.stmt]], function: str) -> None:
+    """ExportError: a statement that surely runs, of a cell or of `function`, imports course_utils. One inside a `try`
+    or an `if` may be done without."""
+    for cell, top in statements:
+        for node in [top, *(top.body if isinstance(top, ast.FunctionDef) and top.name == function else [])]:
+            if _imports_the_course(node):
+                raise cell.error("course_utils is not there where this is graded: do without it", node.lineno)
 
 
 def _imports_the_course(node: ast.stmt) -> bool:
@@ -276,7 +284,7 @@ def read_exercise(path: str | Path) -> tuple[str, str]:
             "Check the path. If the file is damaged, go back to an earlier copy: JupyterLab "
             "keeps the last checkpoint in .ipynb_checkpoints beside it."
         ) from error
-    return module_source(notebook, str(path))
+    return module_source(notebook, str(path), alone=True)
 
 
 def write_module(text: str, path: Path) -> None:

@@ -45,6 +45,11 @@ def with_source(source: object) -> dict:
 # ------------------------------------------------------------------ what counts
 
 
+def test_a_cell_that_needs_course_utils_has_a_plain_reason(tmp_path):
+    found = read_one(tmp_path, with_source("from course_utils.check import check\n" + solution_source(KEY)))
+    assert found.module is None and "line 1: course_utils is not there where this is graded" in found.problem
+
+
 @pytest.mark.parametrize("key", EXERCISES)
 def test_a_submission_becomes_the_module_that_the_exporter_makes(tmp_path, key):
     found = read_one(tmp_path, notebook(key), key)
