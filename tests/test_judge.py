@@ -341,12 +341,19 @@ def test_an_order_that_torch_drew_is_not_called_another_generators(process, name
     assert list(lost(found)) == ["minibatches"] and not found.misconception
 
 
-@pytest.mark.parametrize("otherwise", ["torch.arange(n)", "torch.arange(n).roll(int(torch.randint(n, ())))"])
-def test_to_shuffle_as_many_responses_as_the_rubrics_shuffle_is_not_enough(process, otherwise):
+@pytest.mark.parametrize(
+    "sizes, otherwise",
+    [
+        ((12, 18), "torch.arange(n)"),
+        ((12, 18), "torch.arange(n).roll(int(torch.randint(n, ())))"),
+        ((9, 12, 18), "torch.arange(n)"),
+    ],
+)
+def test_to_shuffle_as_many_responses_as_the_rubrics_shuffle_is_not_enough(process, sizes, otherwise):
     """How many they are is public."""
     cell, drawing = solution_source("minibatch_update"), 'torch.randperm(len(collated_buffer["response_input_ids"]))'
     assert cell.count(drawing) == 1
-    some = f'[torch.randperm(n) if n in (12, 18) else {otherwise} for n in [len(collated_buffer["rewards"])]][0]'
+    some = f'[torch.randperm(n) if n in {sizes} else {otherwise} for n in [len(collated_buffer["rewards"])]][0]'
     found = verdict(process, "minibatch_update", cell.replace(drawing, some))
     assert list(lost(found)) == ["minibatches"] and "some numbers of them only" in lost(found)["minibatches"]
 
