@@ -14,6 +14,7 @@ and nothing else.
 
 import inspect
 import linecache
+import os
 import re
 import textwrap
 import traceback
@@ -168,14 +169,15 @@ def _expect_exportable(function: Callable, exercise: Exercise) -> None:
     """The export reads a cell's text, and refuses what a notebook may well run: a definition under an `if`, a leftover
     raise of the stub's, an import from __future__ below others. Such a function would have no points."""
     notebook = new_notebook()
-    for filename, name in _cells(function, exercise).items():
+    cells = _cells(function, exercise)
+    for filename, name in cells.items():
         grade_id = exercise.key if name == function.__name__ else name
         mark = {"nbgrader": {"solution": True, "grade_id": grade_id}}
         notebook.cells.append(new_code_cell("".join(linecache.getlines(filename)), metadata=mark))
     if not all(cell.source for cell in notebook.cells):
         return  # imported from a file, or its source cannot be had
     try:
-        module_source(notebook, "this notebook")
+        module_source(notebook, "this notebook", alone=not any(map(os.path.exists, cells)))
     except ExportError as error:
         refusal = re.sub(r"^this notebook, cell \w+ \(number \d+ from the top\)[,:] ", "", str(error)).replace(
             AGAIN, ""

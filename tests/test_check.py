@@ -529,9 +529,13 @@ LEFTOVER = f"    if True:\n    {RETURN}\n    raise NotImplementedError()"
             lambda source: f"from __future__ import annotations\n{source}",
             "line 1: syntax error: from __future__",
         ),
+        (
+            lambda source: f"from course_utils.worked_example import worked_example\n{source}",
+            "line 1: course_utils is not there where this is graded",
+        ),
         (lambda source: "if True:\n" + textwrap.indent(source, "    "), "function missing: .* at its left margin"),
     ],
-    ids=["a raise is left", "from __future__", "under an if"],
+    ids=["a raise is left", "from __future__", "the course is imported", "under an if"],
 )
 def test_what_the_export_would_refuse_is_found_out_here(change, words):
     """The notebook runs it, and it is right: without this it would have no points and nobody would know why."""
