@@ -21,7 +21,7 @@ lab: workspace ## that workspace in JupyterLab
 
 EXERCISES ?= workspace/exercises
 bundle: .venv/installed ## build/tinier_zero_colab.zip, for Google Colab, with the functions that you exported in workspace/
-	.venv/bin/python -m course_utils.bundle --exercises $(EXERCISES)
+	.venv/bin/python -m course_utils.bundle --exercises "$(EXERCISES)"
 
 release: .venv/installed ## the student notebooks, from notebooks/ into autograder/release/
 	.venv/bin/nbgrader generate_assignment '0[1-6]_*' --force

@@ -10,7 +10,7 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs
 
 from course_utils import fsdp
-from course_utils.config import Config, ConfigError, trackers
+from course_utils.config import Config, ConfigError, check_shares, trackers
 
 WRITING = timedelta(hours=2)  # so long processes wait for each other: the main one may be writing a checkpoint
 OTHER_SHARDING = DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM
@@ -59,12 +59,7 @@ def make_accelerator(cfg: Config) -> Accelerator:
         )
     if fsdp.shards(accelerator) > 1:
         fsdp.check(cfg)
-    for key in ("mini_batch_size", "rollout_samples"):
-        if getattr(cfg.ppo, key) % accelerator.num_processes:
-            raise ConfigError(
-                f"ppo.{key}={getattr(cfg.ppo, key)} cannot be shared by "
-                f"{accelerator.num_processes} processes; make it a multiple"
-            )
+    check_shares(cfg, accelerator.num_processes)
     return accelerator
 
 

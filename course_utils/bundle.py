@@ -81,12 +81,15 @@ def contents(exercises: Path, wheel: Path) -> Iterator[tuple[Path, str]]:
 def write_bundle(exercises: Path, target: Path) -> None:
     """Writes the bundle of the current folder, with the modules of `exercises` that there are, to `target`.
 
-    BundleError: the folder is not a course's, or the wheel cannot be built. A file at `target` is replaced at the end.
+    BundleError: the folder is not a course's, `target` is a folder, or the wheel cannot be built. A file at `target` is
+    replaced at the end.
     """
     if not (Path("configs").is_dir() and NOTEBOOK.is_file()):
         raise BundleError(
             f"{Path.cwd()} has no configs/ or no {NOTEBOOK}: run this in your workspace, or in the repository"
         )
+    if target.is_dir():
+        raise BundleError(f"{target} is a folder: name a file, such as {target / BUNDLE}")
     target.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=target.parent) as scratch:
         partial = Path(scratch, target.name)

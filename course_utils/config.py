@@ -208,6 +208,15 @@ def save_config(cfg: Config, path: str | Path) -> None:
     write_file(OmegaConf.to_yaml(OmegaConf.structured(cfg)), Path(path))
 
 
+def check_shares(cfg: Config, processes: int) -> None:
+    """ConfigError: the processes cannot share a mini-batch or a rollout out."""
+    for key in ("mini_batch_size", "rollout_samples"):
+        if getattr(cfg.ppo, key) % processes:
+            raise ConfigError(
+                f"ppo.{key}={getattr(cfg.ppo, key)} cannot be shared by {processes} processes; make it a multiple"
+            )
+
+
 def of_one_process(cfg: Config, processes: int) -> Config:
     """The config with one process's share of a mini-batch."""
     return replace(cfg, ppo=replace(cfg.ppo, mini_batch_size=cfg.ppo.mini_batch_size // processes))

@@ -1,7 +1,7 @@
 """How much memory a run needs, by part, before it takes any: an estimate from the model's shape and the settings.
 
     python -m course_utils.memory --config configs/config_colab.yaml     # prints the table of a config's model
-    python -m course_utils.memory --config configs/config.yaml --fsdp 4  # in each of 4 processes with FSDP
+    python -m course_utils.memory --config configs/config.yaml --fsdp 4 ppo.mini_batch_size=8  # in each of 4 processes
 
 What is certain is counted (weights, gradients, optimizer, reference, cache); activations and logits are counted for a
 Llama-like layer and for losses as in the course's solutions. tests/test_memory.py holds both against measured peaks.
@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
-from course_utils.config import Config, ConfigError, load_config, of_one_process
+from course_utils.config import Config, ConfigError, check_shares, load_config, of_one_process
 from course_utils.plain_error import PlainError
 from course_utils.policy import compute_dtype, load_shape
 
@@ -136,8 +136,11 @@ def main() -> None:
     parser.add_argument("--fsdp", type=int, default=1, metavar="N", help="processes that share the weights out")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     args = parser.parse_intermixed_args()
+    if args.fsdp < 1:
+        parser.error(f"--fsdp {args.fsdp}: it is a number of processes, 1 or more")
     try:
         cfg = load_config(args.config, args.overrides)
+        check_shares(cfg, args.fsdp)
         memory = estimate(load_shape(cfg), of_one_process(cfg, args.fsdp), args.fsdp)
     except PlainError as error:
         sys.exit(f"error: {error}")

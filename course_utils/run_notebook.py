@@ -14,6 +14,7 @@ from pathlib import Path
 
 import papermill
 from nbconvert import HTMLExporter
+from nbformat.reader import NotJSONError
 from tqdm import tqdm
 
 from course_utils.config import Config, load_config
@@ -22,7 +23,11 @@ from course_utils.export import ExportError
 from course_utils.metrics import read_metrics
 from course_utils.plain_error import PlainError
 from course_utils.run_folder import run_of
-from course_utils.train import add_exercises, exercises_folder, summary
+from course_utils.train import STOPPED, add_exercises, exercises_folder, summary
+
+
+class NoRunError(PlainError):
+    """A notebook that does not train."""
 
 
 def follow(cfg: Config, already: Path | None, done: threading.Event) -> None:
@@ -47,6 +52,7 @@ def execute(notebook: Path, config: str, exercises: str, overrides: list[str]) -
     Raises:
         papermill.PapermillExecutionError: a cell failed; the notebook with its error is in the run's folder, if the run
             came so far.
+        NoRunError: it is another notebook than number 6.
     """
     output_dir = str(Path(load_config(config, overrides).training.output_dir).resolve())
     overrides = [*overrides, f"training.output_dir={output_dir}"]
@@ -81,6 +87,8 @@ def execute(notebook: Path, config: str, exercises: str, overrides: list[str]) -
         folder = run_of(cfg)
         if folder and folder != already and executed.exists():
             keep(executed, folder / notebook.name)
+    if not folder or folder == already:
+        raise NoRunError(f"{notebook} has trained nothing; this command runs notebooks/06_train_gsm8k. See {executed}")
     return folder
 
 
@@ -103,6 +111,10 @@ def main() -> None:
         folder = execute(args.notebook, args.config, exercises_folder(args), args.overrides)
     except (PlainError, ExportError, OSError) as error:
         sys.exit(f"error: {error}")
+    except NotJSONError:
+        sys.exit(f"error: {args.notebook} is no notebook; this command runs notebooks/06_train_gsm8k/train_gsm8k.ipynb")
+    except KeyboardInterrupt:
+        sys.exit(STOPPED)
     except papermill.PapermillExecutionError as error:
         sys.exit(f"error: cell {error.exec_count} of {args.notebook} failed\n{error.ename}: {error.evalue}")
     print(summary(folder))

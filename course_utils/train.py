@@ -29,6 +29,10 @@ from course_utils.samples import accuracy_of
 from course_utils.trainer import Trainer
 
 SOLUTIONS = "build/solutions"
+STOPPED = (
+    "\nstopped: finished steps are in metrics.jsonl of the run's folder; training.resume=auto goes on from its last "
+    "checkpoint"
+)
 
 
 def run(config: str, exercises: str, overrides: list[str], stand_ins: bool = False) -> Path:
@@ -102,10 +106,7 @@ def main() -> None:
     except (PlainError, ExportError, OSError) as error:  # OSError: such as a full disk
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit(
-            "\nstopped: finished steps are in metrics.jsonl of the run's folder; training.resume=auto goes on "
-            "from its last checkpoint"
-        )
+        sys.exit(STOPPED)
 
 
 if __name__ == "__main__":

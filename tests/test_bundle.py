@@ -179,6 +179,12 @@ def test_the_bundle_is_found_in_google_drive(tmp_path, monkeypatch):
     assert started == [(place, "__main__")]
 
 
+def test_a_folder_in_the_place_of_the_bundle_is_said(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit, match="error: docs is a folder: name a file, such as docs/tinier_zero_colab.zip"):
+        bundle.main(["--to", "docs"])
+
+
 def test_what_pip_complains_of_is_shown(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with ZipFile("bundle.zip", "w") as archive:
@@ -335,11 +341,18 @@ def test_an_exercise_is_checked_with_nothing_but_the_bundle(colab_machine, bundl
 def test_a_newer_bundle_replaces_the_functions_in_the_same_kernel(tmp_path, monkeypatch):
     """Corrected, bundled and uploaded again under the same name: no old directory of the zip is used."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=0, stdout=""))
+    said = []
+    monkeypatch.setattr(
+        subprocess, "run", lambda args, **_: said.append(args) or SimpleNamespace(returncode=0, stdout="")
+    )
+    Path("exercises").mkdir()
+    Path("exercises/entropy.py").touch()  # of an earlier bundle that had it
     for text in ("first", "a longer second"):
         with ZipFile(bundle.BUNDLE, "w") as archive:
             archive.write(bundle_main.__file__, "__main__.py")
             archive.writestr("exercises/gae.py", text)
             archive.writestr(f"{text}.whl", "")
         runpy.run_path(bundle.BUNDLE, run_name="__main__")
-        assert Path("exercises/gae.py").read_text() == text
+        assert Path("exercises/gae.py").read_text() == text and not Path("exercises/entropy.py").exists()
+        # Or pip would leave the earlier bundle's wheel, of the same version.
+        assert said[-1][-3:] == ["--force-reinstall", "--no-deps", f"{text}.whl"]

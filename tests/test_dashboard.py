@@ -53,6 +53,14 @@ def test_a_flat_curve_keeps_away_from_the_upper_edge():
             assert low == 0 and max(y for line in axes.lines for y in line.get_ydata()) < 0.95 * high
 
 
+def test_an_entropy_with_the_wrong_sign_is_seen():
+    figure = new_figure(HEIGHT)
+    draw(figure, [HISTORY[0] | {"loss/entropy": -0.086}, HISTORY[1] | {"loss/entropy": -0.082}])
+    (axes,) = (axes for axes in figure.axes if axes.get_title().strip() == "Entropy")
+    low, high = axes.get_ylim()
+    assert low < -0.086 and high == 0
+
+
 def test_every_curve_is_drawn_with_and_without_evaluations(tmp_path):
     evaluated = [*HISTORY[:-1], HISTORY[-1] | {"eval/accuracy": 0.5, "eval/low": 0.4, "eval/high": 0.6}]
     before = [HISTORY[0] | {"before/accuracy": 0.2, "before/low": 0.1, "before/high": 0.3}, *evaluated[1:]]

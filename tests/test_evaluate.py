@@ -71,6 +71,7 @@ def test_samples_are_shown_escaped_and_side_by_side(tmp_path):
     paths = [tmp_path / f"samples_{when}.jsonl" for when in ("before", "after")]
     table = before_and_after(*map(read_samples, paths), count=1)
     assert not any(tag in table for tag in ("<script>", "<i>", "<u>")) and "&lt;/script&gt;<br>2" in table
+    assert 'class="mathjax_ignore tex2jax_ignore"' in table  # or the dollars of GSM8K begin and end formulas
     assert table.count("✗ wrong") == 1 and 0 < table.find("✗ wrong") < table.find("✓ right")
     assert list(map(accuracy_of, paths)) == [0, 1]
     words = summary(tmp_path)

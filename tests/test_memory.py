@@ -227,6 +227,16 @@ def test_what_cannot_be_estimated_stops_no_run(small_config, monkeypatch, kind):
     assert "no attribute 'heads'" in said[0]
 
 
+@pytest.mark.parametrize(
+    "fsdp, complaint", [("0", "--fsdp 0: it is a number"), ("3", "mini_batch_size=32 cannot be shared by 3")]
+)
+def test_processes_that_there_cannot_be_are_said(fsdp, complaint, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["memory", "--config", "configs/config_debug.yaml", "--fsdp", fsdp])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert complaint in f"{stopped.value} {capsys.readouterr().err}"
+
+
 def test_a_config_that_is_wrong_is_said_without_a_traceback(monkeypatch):
     monkeypatch.setattr("sys.argv", ["memory", "--config", "configs/config_debug.yaml", "ppo.clip_ration=0.1"])
     with pytest.raises(SystemExit, match="error: .*clip_ration"):

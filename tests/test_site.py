@@ -28,13 +28,27 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
-def site(released_course, tmp_path_factory) -> Path:
+def builder():
     spec = importlib.util.spec_from_file_location("build_site", ROOT / "docs/site/build.py")
     builder = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(builder)
+    return builder
+
+
+@pytest.fixture(scope="module")
+def site(builder, released_course, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("site")
     builder.build(released_course / "autograder/release", out, SMALL)
     return out
+
+
+def test_no_folder_of_somebody_is_deleted_for_the_site(builder, released_course, tmp_path):
+    (tmp_path / "thesis.txt").touch()
+    with pytest.raises(builder.SiteError, match="holds something else than an earlier site"):
+        builder.build(released_course / "autograder/release", tmp_path, [])
+    with pytest.raises(builder.SiteError, match="does not hold the 5 exercise notebooks: run `make release`"):
+        builder.build(tmp_path, tmp_path / "site", [])
+    assert [*tmp_path.iterdir()] == [tmp_path / "thesis.txt"]
 
 
 @pytest.fixture(scope="module")

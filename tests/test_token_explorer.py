@@ -166,4 +166,5 @@ def test_only_what_jupyterlab_s_sanitiser_leaves_is_used():
                 "font-family",
                 "line-height",
                 "white-space",
+                "word-wrap",
             }

@@ -13,6 +13,7 @@ import nbformat
 import papermill
 import pytest
 from jupyter_client import KernelManager
+from nbformat.v4 import new_code_cell, new_notebook
 from transformers import AutoModelForCausalLM
 
 from course_utils import run_notebook, train
@@ -157,6 +158,21 @@ def test_a_failing_cell_is_said_in_one_message(small_run, tmp_path, monkeypatch)
     with pytest.raises(SystemExit, match="01_policy_loss/policy_loss.ipynb") as stopped:
         run_notebook.main()
     assert "Traceback" not in str(stopped.value)
+
+
+@pytest.mark.slow
+def test_a_notebook_that_does_not_train_is_said(small_run, solutions, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    given = ["run_notebook", str(tmp_path / "other.ipynb"), "--exercises", str(solutions), *small_run()]
+    monkeypatch.setattr(sys, "argv", given)
+    (tmp_path / "other.ipynb").write_text("# no notebook")
+    with pytest.raises(SystemExit, match="other.ipynb is no notebook; .*06_train_gsm8k"):
+        run_notebook.main()
+    cells = [new_code_cell("CONFIG = EXERCISES = OVERRIDES = None", metadata={"tags": ["parameters"]})]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(new_notebook(cells=cells, metadata=kernel), tmp_path / "other.ipynb")
+    with pytest.raises(SystemExit, match="other.ipynb has trained nothing.*06_train_gsm8k. See .*running_other.ipynb"):
+        run_notebook.main()
 
 
 def test_no_place_for_the_executed_notebook_is_said_in_one_message(small_run, solutions, tmp_path, monkeypatch):

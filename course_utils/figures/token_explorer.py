@@ -15,6 +15,7 @@ from course_utils.figures.show import BLUE, ORANGE
 
 STRONGEST = 0.75  # of the full colour, so that black can be read on it
 TOKEN = "padding: 2px 1px; border: 1px solid #bbbbbb; color: #000000; background-color: {}"
+TEXT = "font-family: monospace; line-height: 2; white-space: pre-wrap; word-wrap: break-word"
 
 
 def explore_tokens(tokens: list[str], quantities: dict[str, Tensor]) -> None:
@@ -58,7 +59,7 @@ def tokens_html(tokens: list[str], name: str, values: Tensor | Sequence[float], 
         for share, text in zip(shares, _texts([share * limit for share in shares]))
     )
     return (
-        f'<div style="font-family: monospace; line-height: 2; white-space: pre-wrap">{"".join(spans)}</div>'
+        f'<div style="{TEXT}">{"".join(spans)}</div>'
         f"<div>{escape(name)}: {scale} {escape(_extremes(tokens, numbers))}</div>"
     )
 

@@ -18,6 +18,7 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 from sphinx.cmd.build import main as sphinx
 
+from course_utils.exercises import EXERCISES
 from course_utils.export import export_all
 from course_utils.run_notebook import execute
 
@@ -28,12 +29,26 @@ UNWRITTEN = "exercise \\d is not written yet: .*"  # what check() raises on a st
 WIDGET = "application/vnd.jupyter.widget-view+json"  # a slider; the picture of its start values stands below it
 
 
+INDEX = "searchindex.js"  # which Sphinx writes, and hardly anybody else
+
+
 class SiteError(Exception):
     """A notebook that cannot be shown as it should be."""
 
 
 def build(release: Path, out: Path, overrides: list[str]) -> None:
-    """Writes the site to `out`. `release` holds the student notebooks; `overrides` change the run of notebook 6."""
+    """Writes the site to `out`. `release` holds the student notebooks; `overrides` change the run of notebook 6.
+
+    Raises:
+        SiteError: `out` holds something else than an earlier site; a notebook is missing or fails.
+    """
+    if out.exists() and not out.is_dir() or out.is_dir() and any(out.iterdir()) and not (out / INDEX).exists():
+        raise SiteError(f"{out} holds something else than an earlier site: name a new or an empty folder")
+    exercises = sorted(release.glob("0[1-5]_*/*.ipynb"))
+    if len(exercises) != len(EXERCISES):
+        raise SiteError(
+            f"{release} does not hold the {len(EXERCISES)} exercise notebooks: run `make release`, or name --release"
+        )
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "source"
         source.mkdir()
@@ -41,7 +56,7 @@ def build(release: Path, out: Path, overrides: list[str]) -> None:
             shutil.copy(HERE / name, source)
         shutil.copytree(ROOT / "docs", source / "docs", ignore=shutil.ignore_patterns("site"))
         shutil.copy(ROOT / "docs/training.png", source)
-        for path in sorted(release.glob("0[1-5]_*/*.ipynb")):
+        for path in exercises:
             write(exercise(path), source, path)
         write(training(Path(folder), overrides), source, TRAINING)
         shutil.rmtree(out, ignore_errors=True)
