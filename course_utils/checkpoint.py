@@ -49,7 +49,9 @@ def save(folder: Path, model: PreTrainedModel, tokenizer, tensors: dict[str, dic
             shutil.rmtree(replaced, ignore_errors=True)
             folder.rename(replaced)
         partial.rename(folder)
-        shutil.rmtree(replaced, ignore_errors=True)
+        if replaced.exists():
+            replaced.rename(partial)  # so that what is called .replaced is whole, whenever this ends
+            shutil.rmtree(partial, ignore_errors=True)
     except Exception as error:  # of a full disk each library tells by a class of its own
         if replaced.exists() and not folder.exists():
             replaced.rename(folder)
@@ -69,6 +71,14 @@ def _to_disk(folder: Path) -> None:
         os.close(handle)
 
 
+def recover(run_dir: Path) -> None:
+    """Puts back what a process had taken out of the way when it was killed, before it put a new one there."""
+    for replaced in run_dir.glob(".*.replaced"):
+        folder = run_dir / replaced.name.removeprefix(".").removesuffix(".replaced")
+        if not folder.exists():
+            replaced.rename(folder)
+
+
 def latest(run_dir: Path) -> Path | None:
     """The step_N folder with the largest N."""
     found = [path for path in run_dir.glob("step_*") if path.name.removeprefix("step_").isdigit()]
@@ -78,8 +88,8 @@ def latest(run_dir: Path) -> Path | None:
 def step_of(folder: Path) -> int:
     """How many PPO steps the model in a checkpoint's folder has behind it; 0 where there is none."""
     try:
-        return json.loads((folder / "trainer_state.json").read_text())["step"]
-    except (OSError, ValueError, KeyError):
+        return int(json.loads((folder / "trainer_state.json").read_text())["step"])
+    except (OSError, ValueError, KeyError, TypeError):
         return 0
 
 

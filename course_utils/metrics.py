@@ -43,12 +43,16 @@ class MetricsLog:
     def write(self, lines: list[dict]) -> None:
         """These in place of all that were there."""
         write_file("".join(json.dumps(line) + "\n" for line in lines), self.path)
+        self._end = self.path.stat().st_size
 
     def append(self, metrics: dict) -> None:
         with writing(self.path), self.path.open("a") as file:
+            if os.fstat(file.fileno()).st_size > self._end:
+                file.truncate(self._end)  # what an attempt left that was stopped, or that the disk had no room for
             file.write(json.dumps(metrics) + "\n")
             file.flush()
             os.fsync(file.fileno())
+            self._end = os.fstat(file.fileno()).st_size
 
 
 def read_metrics(path: Path) -> list[dict]:

@@ -272,7 +272,7 @@ def _load_model(cfg: Config, folder: str | Path | None = None, dtype: torch.dtyp
     model = _load(AutoModelForCausalLM, Path(folder) if folder else cfg.model.name, cfg, dtype=dtype)
     for holder in (*model.modules(), model.config, model.config.get_text_config()):  # some layers ask it in each pass
         for name, value in vars(holder).items():
-            rate = name == "p" if isinstance(holder, nn.Dropout) else "drop" in name or "jitter" in name
+            rate = name == "p" if isinstance(holder, nn.Dropout) else "drop" in name
             if rate and isinstance(value, float):
                 setattr(holder, name, 0.0)
     return model

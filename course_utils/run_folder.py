@@ -3,9 +3,10 @@
 import errno
 from contextlib import suppress
 from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 
-from course_utils.checkpoint import latest, step_of
+from course_utils.checkpoint import latest, recover, step_of
 from course_utils.config import KEYS, Config, ConfigError, read_yaml
 
 # What may differ when a run goes on: where and how long, but not what is learned.
@@ -29,7 +30,7 @@ LAST_KEY = list(KEYS)[-1]  # that save_config writes there
 def open_run(cfg: Config) -> tuple[Path, Path | None]:
     """The run's folder, made if need be, and the checkpoint to go on from (None: from the start).
 
-    A new run never writes into the folder of an old one: beside `outputs/debug` it makes `outputs/debug-2`.
+    A new run never writes into a folder that is there: beside `outputs/debug` it makes `outputs/debug-2`.
 
     Raises:
         ConfigError: there are runs, but all were started with other settings; no folder can be made there.
@@ -38,56 +39,83 @@ def open_run(cfg: Config) -> tuple[Path, Path | None]:
     try:
         if output_dir.is_file():
             raise FileExistsError(errno.EEXIST, "that is a file")
+        if output_dir.name in ("", ".."):
+            raise OSError(errno.EINVAL, "that has no name")
         if cfg.training.resume == "auto":
             _refuse_other_settings(cfg)
             last = run_of(cfg)
+            if last:
+                recover(last)
             if last and not _is_finished(last, cfg.training.total_ppo_steps):
                 return last, latest(last)
-        number = max(_numbered(output_dir), default=0) + 1
-        folder = output_dir if number == 1 else output_dir.with_name(f"{output_dir.name}-{number}")
-        folder.mkdir(parents=True)
+        return _new_folder(cfg), None
     except OSError as error:
         raise ConfigError(
             f"training.output_dir={output_dir} cannot be made: {error.strerror}. Name a folder, there already or "
             "not, in a place where you may write"
         ) from error
-    return folder, None
+
+
+def _new_folder(cfg: Config) -> Path:
+    """With a number above those of all runs, and of what else is there by this name."""
+    output_dir = Path(cfg.training.output_dir)
+    for number in count(max(_runs(cfg), default=0) + 1):
+        folder = output_dir if number == 1 else output_dir.with_name(f"{output_dir.name}-{number}")
+        with suppress(FileExistsError):  # perhaps of a run that starts at the same time
+            folder.mkdir(parents=True)
+            break
+    return folder
 
 
 def _is_finished(run: Path, steps: int) -> bool:
-    """A run may have been killed between its last step and final/, which may be there from a shorter one."""
+    """A run may have been killed between its last step and final/, which may be there from a shorter one; of a finished
+    run somebody may have kept final/ alone."""
     last = latest(run)
-    return step_of(run / "final") >= steps or last is not None and int(last.name.removeprefix("step_")) > steps
+    if last is None:
+        return (run / "final").exists()
+    return step_of(run / "final") >= steps or int(last.name.removeprefix("step_")) > steps
 
 
 def run_of(cfg: Config) -> Path | None:
     """The newest run of cfg.training.output_dir with these settings; None where there is none."""
-    for run in _runs(cfg):
+    for run in _newest_first(cfg):
         with suppress(ConfigError):  # damaged settings are nobody's
             if not _changes(cfg, run):
                 return run
     return None
 
 
-def _runs(cfg: Config) -> list[Path]:
-    """The newest first, without those that came to nothing before they wrote their settings."""
-    there = _numbered(Path(cfg.training.output_dir))
-    folders = [there[number] for number in sorted(there, reverse=True)]
-    return [folder for folder in folders if (folder / SETTINGS).exists() or latest(folder)]
+def _newest_first(cfg: Config) -> list[Path]:
+    return [run for _, run in sorted(_runs(cfg).items(), reverse=True)]
 
 
-def _numbered(output_dir: Path) -> dict[int, Path]:
-    """outputs/debug as 1, outputs/debug-2 as 2, ..., those that are there; any of them may have been deleted."""
-    there = {1: output_dir} if output_dir.exists() else {}
+def _runs(cfg: Config) -> dict[int, Path]:
+    """outputs/debug as 1, outputs/debug-2 as 2, ..., as far as they are there and runs of this output_dir: any of them
+    may have been deleted, and outputs/debug-3 may be an output_dir of its own."""
+    output_dir = Path(cfg.training.output_dir)
+    found = {1: output_dir} if came_to_something(output_dir) else {}
     for path in output_dir.parent.glob("*"):
         name, _, number = path.name.rpartition("-")
-        if name == output_dir.name and number.isdecimal() and int(number) > 1:
-            there[int(number)] = path
-    return there
+        if name == output_dir.name and number.isdecimal() and came_to_something(path) and not _is_its_own(path):
+            found[int(number)] = path
+    return found
+
+
+def came_to_something(folder: Path) -> bool:
+    """Whether a run that was started in this folder has written its settings, or a checkpoint."""
+    return (folder / SETTINGS).exists() or latest(folder) is not None
+
+
+def _is_its_own(folder: Path) -> bool:
+    """Whether a run names this very folder as its output_dir."""
+    with suppress(ConfigError):  # which is told where the settings are compared
+        settings = _settings_of(folder) or {}
+        return Path(str(settings.get("training.output_dir"))).name == folder.name
+    return False
 
 
 def _refuse_other_settings(cfg: Config) -> None:
-    for newest in _runs(cfg)[:1]:
+    for newest in _newest_first(cfg)[:1]:
         changed = _changes(cfg, newest)
         if changed and not run_of(cfg):
             raise ConfigError(

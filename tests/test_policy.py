@@ -232,6 +232,20 @@ def test_dropout_stays_off_in_training_mode(small_config, tmp_path, architecture
     torch.testing.assert_close(once, again, rtol=0, atol=0)
 
 
+def test_what_is_no_dropout_stays_as_it_is(small_config, tmp_path):
+    """PhiMoE's router_jitter_noise is a threshold too, without training."""
+    sizes = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    experts = {"num_local_experts": 8, "num_experts_per_tok": 2, "num_attention_heads": 2, "num_key_value_heads": 2}
+    config = AutoConfig.for_model("phimoe", **sizes, **experts, router_jitter_noise=0.3)
+    torch.manual_seed(0)
+    own = AutoModelForCausalLM.from_config(config).eval()
+    own.save_pretrained(tmp_path / "model")
+    ours = policy.load_actor(small_config(f"model.name={tmp_path / 'model'}")).eval()
+    tokens = torch.randint(1, 50, (2, 6))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(tokens, torch.ones_like(tokens))[0], own(tokens).logits, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.filterwarnings("error::FutureWarning")  # a learner would see what transformers is about to drop
 def test_gradient_checkpointing_gives_the_same_gradients(small_config):
     tokens = torch.randint(2, 600, (2, 6))

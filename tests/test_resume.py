@@ -206,6 +206,17 @@ def test_a_half_written_last_line_of_the_metrics_is_dropped(tmp_path):
     assert [line["step"] for line in read_metrics(path)] == [1, 2, 3]
 
 
+@pytest.mark.parametrize("text", ['{"step": 1}\n', '{"st'])
+def test_a_line_whose_writing_was_stopped_is_there_once(tmp_path, text):
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    log.append({"step": 0})
+    with log.path.open("a") as file:
+        file.write(text)  # of an append() that did not return
+    log.append({"step": 1})
+    log.append({"step": 2})
+    assert [line["step"] for line in read_metrics(log.path)] == [0, 1, 2]
+
+
 def test_a_line_of_the_metrics_is_on_the_disk_when_its_step_counts(tmp_path, monkeypatch):
     log, on_disk = MetricsLog(tmp_path / "metrics.jsonl"), []
     monkeypatch.setattr(os, "fsync", lambda _: on_disk.append(log.path.read_text()))
@@ -251,7 +262,7 @@ def test_the_latest_checkpoint_is_the_one_with_the_largest_number(tmp_path):
     assert latest(tmp_path) == tmp_path / "step_10"
 
 
-@pytest.mark.parametrize("state", ["", "{}", None])
+@pytest.mark.parametrize("state", ["", "{}", "[]", '{"step": null}', None])
 def test_a_folder_that_tells_no_step_has_none_behind_it(tmp_path, state):
     if state is not None:
         (tmp_path / "trainer_state.json").write_text(state)
@@ -263,6 +274,33 @@ def begin(cfg) -> Path:
     folder, _ = open_run(cfg)
     save_config(cfg, folder / "effective_config.yaml")
     return folder
+
+
+def test_a_checkpoint_that_was_being_replaced_when_the_process_was_killed_comes_back(small_config):
+    run = begin(small_config())
+    for name in (".step_2.replaced", ".step_1.replaced", "step_1", ".step_2.partial"):
+        (run / name).mkdir()
+    assert open_run(small_config("training.resume=auto")) == (run, run / "step_2")
+    assert (run / ".step_1.replaced").exists()  # a newer step_1 is there
+
+
+def test_of_a_finished_run_final_may_be_kept_alone(small_config):
+    run = begin(small_config())
+    (run / "final").mkdir()
+    assert open_run(small_config("training.resume=auto", "training.total_ppo_steps=99"))[0].name == "run-2"
+
+
+def test_another_output_dir_that_ends_in_a_number_is_no_run_of_this_one(small_config, tmp_path):
+    other = begin(small_config(f"training.output_dir={tmp_path / 'run-3'}", "ppo.lam=0.5"))
+    first = begin(small_config("training.resume=auto"))
+    assert (first.name, begin(small_config()).name, begin(small_config()).name) == ("run", "run-2", "run-4")
+    assert open_run(small_config(f"training.output_dir={other}", "ppo.lam=0.5", "training.resume=auto"))[0] == other
+
+
+@pytest.mark.parametrize("place", [".", "/", ".."])
+def test_a_place_without_a_name_is_refused(small_config, place):
+    with pytest.raises(ConfigError, match="cannot be made: that has no name"):
+        open_run(small_config(f"training.output_dir={place}"))
 
 
 def test_the_newest_run_goes_on(small_config):

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from course_utils.accelerator import make_accelerator
-from course_utils.checkpoint import CheckpointError, latest, step_of
+from course_utils.checkpoint import CheckpointError, latest, save, step_of
 from course_utils.config import ConfigError
 from course_utils.exercises import EXERCISES, LOSSES, UPDATE_METRICS, ExerciseError, load_exercises
 from course_utils.metrics import read_metrics
@@ -103,6 +103,17 @@ def test_a_model_that_samples_otherwise_than_it_scores_is_refused(make_trainer, 
         trainer.ppo_step()
 
 
+def test_a_model_that_draws_random_numbers_in_training_only_is_refused_too(make_trainer):
+    trainer = make_trainer()
+
+    def noise(module, _inputs, output):
+        return output + torch.randn_like(output) * output.std() if module.training else output
+
+    trainer.unwrapped.model.get_input_embeddings().register_forward_hook(noise)
+    with pytest.raises(TrainingError, match="because it draws random numbers in its layers"):
+        trainer.ppo_step()
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_in_half_precision_it_is_refused_too_where_it_is_more_than_rounding(make_trainer, monkeypatch, dtype):
     trainer = make_trainer(f"model.torch_dtype={dtype}", "dataset.max_gen_length=8", "ppo.rollout_samples=8")
@@ -110,7 +121,7 @@ def test_in_half_precision_it_is_refused_too_where_it_is_more_than_rounding(make
     assert trainer.ratio_deviation(buffer).mean() < 0.01 and trainer.begin_at_ratio_1(buffer) < 0.1
     next_token = trainer.unwrapped.next_token
     monkeypatch.setattr(trainer.unwrapped, "next_token", lambda *args: [p.roll(7, -1) for p in next_token(*args)])
-    with pytest.raises(TrainingError, match="the ratio is off 1 by up to .* in the mean"):
+    with pytest.raises(TrainingError, match="the ratio is off 1 by up to .* in the median.*Try model.torch_dtype"):
         trainer.ppo_step()
 
 
@@ -536,8 +547,25 @@ def test_a_run_stopped_in_an_evaluation_loses_no_line(make_trainer, monkeypatch,
     assert step_of(trainer.folder / "final") == 3
 
 
+@pytest.mark.parametrize("number", [1, 2])  # of step_3, of final
+def test_a_run_stopped_in_its_last_checkpoints_writes_both(make_trainer, monkeypatch, number):
+    trainer = make_trainer("training.save_interval=3")
+    monkeypatch.setattr("course_utils.checkpoint.save", stop_in_call(number, save))
+    with pytest.raises(Stopped):
+        list(trainer.train())
+    assert list(trainer.train()) == []
+    assert [step_of(trainer.folder / name) for name in ("step_3", "final")] == [3, 3]
+    lines = read_metrics(trainer.log.path)
+    assert [(line["step"], "eval/accuracy" in line) for line in lines] == [(1, False), (2, False), (3, True)]
+
+
 def test_a_run_that_fails_to_load_leaves_no_folder(make_trainer, monkeypatch):
-    monkeypatch.setattr("course_utils.policy.load_actor", stop_in_call(1, load_actor))
+    def loads(*arguments):
+        (run / "tinier-zero").mkdir()  # as TensorBoard has begun by then
+        return failing(*arguments)
+
+    run, failing = make_trainer().folder.with_name("run-2"), stop_in_call(1, load_actor)
+    monkeypatch.setattr("course_utils.policy.load_actor", loads)
     with pytest.raises(Stopped):
         make_trainer()
-    assert make_trainer().folder.name == "run"
+    assert make_trainer().folder == run
