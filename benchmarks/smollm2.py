@@ -5,6 +5,8 @@ r"""The runs of docs/smollm2.md: SmolLM2-135M-Instruct on GSM8K, their steps, be
     OMP_NUM_THREADS=1 python benchmarks/smollm2.py --name smollm2_kl_0.03 ppo.kl_coeff=0.03 \
         training.total_ppo_steps=16 training.eval_interval=16 dataset.eval_samples=100 \
         training.output_dir=outputs/smollm2_kl_0.03                                    # and 0.06
+    OMP_NUM_THREADS=1 python benchmarks/smollm2.py --name smollm2_kl_0.06_30 ppo.kl_coeff=0.06 \
+        training.output_dir=outputs/smollm2_kl_0.06_30
     OMP_NUM_THREADS=1 python benchmarks/smollm2.py --seed 2                            # and 3: ten steps each
     OMP_NUM_THREADS=2 python benchmarks/smollm2.py --seed 1 ppo.learning_rate=3e-5     # and 2, 3, 42
     OMP_NUM_THREADS=1 python benchmarks/smollm2.py --seed 2 ppo.kl_coeff=0.06 training.total_ppo_steps=8  # and 3
@@ -100,14 +102,14 @@ def draw() -> None:
         for metric, label, colour in lines:
             runs = [(history, {"lw": 1, "alpha": 0.5}) for history in other_seeds() if metric != "rollout/accuracy"]
             runs.append((read_metrics(RESULTS / "smollm2_kl_0.03.jsonl"), {"ls": "--"}))
-            runs.append((read_metrics(RESULTS / "smollm2_kl_0.06.jsonl"), {"ls": ":"}))
+            runs.append((read_metrics(RESULTS / "smollm2_kl_0.06_30.jsonl"), {"ls": ":"}))
             runs.append((read_metrics(RESULTS / "smollm2.jsonl"), {"marker": "o", "ms": 3, "label": label or None}))
             for history, style in runs:
                 points = [(line["step"], line[metric]) for line in history]
                 axes.plot(*zip(*points), color=colour, **style)
         axes.set(title=title, xlabel="PPO step", ylim=(0, None))
         if len(lines) > 1:
-            axes.legend()
+            axes.legend(loc="lower right", bbox_to_anchor=(1, 0.07), ncols=2, fontsize=8)  # where no curve is
     figure.savefig(PICTURE, dpi=130)
 
 

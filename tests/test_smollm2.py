@@ -2,6 +2,7 @@
 
 import importlib
 import itertools
+import json
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import mean
@@ -139,6 +140,20 @@ def test_the_picture_of_its_page_is_drawn_from_the_results(tmp_path, monkeypatch
     benchmark.draw()
     assert (tmp_path / "smollm2.png").read_bytes().startswith(b"\x89PNG")
     assert [len(seed) for seed in benchmark.other_seeds()] == [10, 10]
+
+
+def test_what_30_steps_with_a_dearer_kl_come_to_is_what_the_results_hold():
+    page, results = (ROOT / "docs/smollm2.md").read_text(), ROOT / "benchmarks/results"
+    cheap, dear = (json.loads((results / f"{name}.json").read_text()) for name in ("smollm2", "smollm2_kl_0.06_30"))
+    columns = cheap["before"], cheap["after"], dear["after"]
+    for name, key in (("well-formed", "well_formed"), ("right", "correct")):
+        cells = (f"{share:.1%} [{low:.1%}, {high:.1%}]" for share, low, high in (column[key] for column in columns))
+        row = f"| {name} | {' | '.join(cells)} |".replace("100.0%", "100%").replace("%,", ",").replace("%]", "]")
+        assert row.replace("%", " %") in page
+    assert f"| length, characters | {' | '.join(str(round(column['characters'])) for column in columns)} |" in page
+    last = read_metrics(results / "smollm2_kl_0.06_30.jsonl")[-4:]
+    means = [mean(line[f"rollout/{name}"] for line in last) for name in ("well_formed", "kl", "response_length")]
+    assert last[-1]["step"] == 30 and means == pytest.approx([0.5, 2.5, 61], rel=0.02)
 
 
 def test_the_table_of_seeds_with_a_dearer_kl_is_what_the_results_hold():
