@@ -146,6 +146,13 @@ def test_damaged_settings_are_told_in_one_message(small_config, text):
     assert open_run(small_config("training.resume=auto")) == (folder, folder / "step_1")
 
 
+def test_damaged_settings_are_told_of_a_later_run_too(small_config):
+    begin(small_config())
+    (begin(small_config()) / "effective_config.yaml").write_text("ppo: {")
+    with pytest.raises(ConfigError, match="run-2, but its settings are damaged"):
+        open_run(small_config("training.resume=auto"))
+
+
 @pytest.mark.parametrize("there", [True, False])
 def test_a_process_killed_while_it_writes_the_settings_leaves_what_was_there(small_config, tmp_path, there):
     path = tmp_path / "effective_config.yaml"
