@@ -77,6 +77,7 @@ def find(submitted: Path) -> tuple[list[tuple[str, str]], list[str]]:
     """The (student, key) of everything that was handed in, sorted; and a line for each name that no student, or no
     assignment, has."""
     found, refused = [], []
+    names = {*os.listdir(ROOT / "notebooks")}  # also what is handed out and not graded
     for student in sorted(os.listdir(submitted)) if submitted.is_dir() else []:
         folder = submitted / student
         if student == ".ipynb_checkpoints" or not (folder.is_dir() or folder.is_symlink()):
@@ -92,19 +93,13 @@ def find(submitted: Path) -> tuple[list[tuple[str, str]], list[str]]:
                 refused.append(f"{folder} is not graded: it cannot be read ({error.strerror}).")
                 continue
             found += [(student, key) for assignment, key in ASSIGNMENTS.items() if assignment in there]
-            refused += _no_assignments(folder, there)
+            refused += [
+                f"{ascii(str(folder / name))} is not graded: no assignment has this name. Graded are the folders "
+                f"{', '.join(ASSIGNMENTS)}: rename it, or move it elsewhere."
+                for name in sorted(there)
+                if name not in names and not name.startswith(".")
+            ]
     return found, refused
-
-
-def _no_assignments(folder: Path, there: list[str]) -> list[str]:
-    """A line for each name in a student's folder under which nobody would miss the work that lies there."""
-    known = {*os.listdir(ROOT / "notebooks")}  # also what is handed out and not graded
-    return [
-        f"{ascii(str(folder / name))} is not graded: no assignment has this name. Graded are the folders "
-        f"{', '.join(ASSIGNMENTS)}: rename it, or move it elsewhere."
-        for name in sorted(there)
-        if name not in known and not name.startswith(".")
-    ]
 
 
 def no_student(name: str) -> str:
