@@ -1,6 +1,7 @@
 """Which folder a run writes to: a new one, or with training.resume=auto that of one that was cut off."""
 
 import errno
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from itertools import count
@@ -59,7 +60,8 @@ def open_run(cfg: Config) -> tuple[Path, Path | None]:
 def _new_folder(cfg: Config) -> Path:
     """With a number above those of all runs, and of what else is there by this name."""
     output_dir = Path(cfg.training.output_dir)
-    for number in count(max(_runs(cfg), default=0) + 1):
+    newest = next((number for number, _ in _runs(cfg)), 0)
+    for number in count(newest + 1):
         folder = output_dir if number == 1 else output_dir.with_name(f"{output_dir.name}-{number}")
         with suppress(FileExistsError):  # perhaps of a run that starts at the same time
             folder.mkdir(parents=True)
@@ -78,27 +80,25 @@ def _is_finished(run: Path, steps: int) -> bool:
 
 def run_of(cfg: Config) -> Path | None:
     """The newest run of cfg.training.output_dir with these settings; None where there is none."""
-    for run in _newest_first(cfg):
+    for _, run in _runs(cfg):
         with suppress(ConfigError):  # damaged settings are nobody's
             if not _changes(cfg, run):
                 return run
     return None
 
 
-def _newest_first(cfg: Config) -> list[Path]:
-    return [run for _, run in sorted(_runs(cfg).items(), reverse=True)]
-
-
-def _runs(cfg: Config) -> dict[int, Path]:
-    """outputs/debug as 1, outputs/debug-2 as 2, ..., as far as they are there and runs of this output_dir: any of them
-    may have been deleted, and outputs/debug-3 may be an output_dir of its own."""
+def _runs(cfg: Config) -> Iterator[tuple[int, Path]]:
+    """The newest first: ..., (2, outputs/debug-2), (1, outputs/debug), as far as they are there and runs of this
+    output_dir. Any of them may have been deleted, and outputs/debug-3 may be an output_dir of its own."""
     output_dir = Path(cfg.training.output_dir)
-    found = {1: output_dir} if came_to_something(output_dir) else {}
+    numbered = [(1, output_dir)]
     for path in output_dir.parent.glob("*"):
-        name, _, number = path.name.rpartition("-")
-        if name == output_dir.name and number.isdecimal() and came_to_something(path) and not _is_its_own(path):
-            found[int(number)] = path
-    return found
+        name, _, digits = path.name.rpartition("-")
+        if name == output_dir.name and digits.isdecimal() and int(digits) > 1:
+            numbered.append((int(digits), path))
+    for number, folder in sorted(numbered, reverse=True):
+        if came_to_something(folder) and (folder == output_dir or not _is_its_own(folder)):
+            yield number, folder
 
 
 def came_to_something(folder: Path) -> bool:
@@ -115,13 +115,13 @@ def _is_its_own(folder: Path) -> bool:
 
 
 def _refuse_other_settings(cfg: Config) -> None:
-    for newest in _newest_first(cfg)[:1]:
-        changed = _changes(cfg, newest)
-        if changed and not run_of(cfg):
-            raise ConfigError(
-                f"training.resume=auto found {newest}, which was started with other settings "
-                f"({'; '.join(changed)}). Use the same ones, or training.resume=never for a new run"
-            )
+    newest = next((run for _, run in _runs(cfg)), None)
+    changed = _changes(cfg, newest) if newest else []
+    if changed and not run_of(cfg):
+        raise ConfigError(
+            f"training.resume=auto found {newest}, which was started with other settings "
+            f"({'; '.join(changed)}). Use the same ones, or training.resume=never for a new run"
+        )
 
 
 def _changes(cfg: Config, run: Path) -> list[str]:

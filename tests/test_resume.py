@@ -300,6 +300,7 @@ def test_of_a_finished_run_final_may_be_kept_alone(small_config):
 
 def test_another_output_dir_that_ends_in_a_number_is_no_run_of_this_one(small_config, tmp_path):
     other = begin(small_config(f"training.output_dir={tmp_path / 'run-3'}", "ppo.lam=0.5"))
+    begin(small_config(f"training.output_dir={tmp_path / 'run-1'}", "ppo.lam=0.5"))
     first = begin(small_config("training.resume=auto"))
     assert (first.name, begin(small_config()).name, begin(small_config()).name) == ("run", "run-2", "run-4")
     assert open_run(small_config(f"training.output_dir={other}", "ppo.lam=0.5", "training.resume=auto"))[0] == other
