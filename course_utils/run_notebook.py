@@ -85,9 +85,10 @@ def execute(notebook: Path, config: str, exercises: str, overrides: list[str]) -
         done.set()
         bar.join()
         folder = run_of(cfg)
-        if folder and folder != already and executed.exists():
+        trained = folder is not None and folder != already
+        if trained and executed.exists():
             keep(executed, folder / notebook.name)
-    if not folder or folder == already:
+    if not trained:
         raise NoRunError(f"{notebook} has trained nothing; this command runs notebooks/06_train_gsm8k. See {executed}")
     return folder
 

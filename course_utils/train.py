@@ -25,6 +25,7 @@ from course_utils.export import ExportError, export_all
 from course_utils.figures.dashboard import save_training_figure
 from course_utils.metrics import read_metrics
 from course_utils.plain_error import PlainError
+from course_utils.run_folder import SETTINGS
 from course_utils.samples import accuracy_of
 from course_utils.trainer import Trainer
 
@@ -67,7 +68,7 @@ def summary(folder: Path) -> str:
         f"metrics      {folder / 'metrics.jsonl'}\n"
         f"figure       {folder / 'training.png'}\n"
         f"samples      {folder / 'samples_before.jsonl'} and samples_after.jsonl\n"
-        f"settings     {folder / 'effective_config.yaml'}\n"
+        f"settings     {folder / SETTINGS}\n"
         f"checkpoints  {folder / 'step_*'}\n"
         f"final model  {folder / 'final'}"
     )

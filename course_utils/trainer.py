@@ -38,7 +38,7 @@ from course_utils.problems import Prompt, load_problems, make_prompts, prompt_st
 from course_utils.results import check_advantages, check_unchanged, check_update_metrics, checking_losses
 from course_utils.reward import Score, score
 from course_utils.rollout import collate, collect, pad_prompts, score_logprobs, texts_of, whole_texts
-from course_utils.run_folder import came_to_something, open_run
+from course_utils.run_folder import SETTINGS, came_to_something, open_run
 
 T = TypeVar("T")
 
@@ -82,7 +82,7 @@ class Trainer:
             raise
         if self.accelerator.is_main_process:
             self.log = MetricsLog(self.folder / "metrics.jsonl", self.step)
-            save_config(cfg, self.folder / "effective_config.yaml")
+            save_config(cfg, self.folder / SETTINGS)
 
     def _load(self, resume_from: Path | None) -> None:
         """Models, optimizer and schedule, as they begin or as a checkpoint has them."""

@@ -63,8 +63,8 @@ def dress(axes: Axes, title: str, hint: str, last_step: int) -> None:
     if title in ("Reward", "Held-out accuracy"):
         axes.set_ylim(-0.03, 1.05)
     elif title in ("Clip fraction", "Entropy"):
-        bottom, top = axes.get_ylim()  # a flat curve would lie on the upper edge; a wrong entropy may be below 0
-        axes.set_ylim(min(0, 1.1 * bottom) if axes.dataLim.y0 < 0 else 0, max(0, 1.1 * top))
+        # A flat curve would lie on the upper edge, and the entropy of a wrong sign is below 0.
+        axes.set_ylim(min(0, 1.1 * axes.dataLim.y0), max(0, 1.1 * axes.get_ylim()[1]))
     axes.set_xlim(-0.04 * last_step, 1.04 * last_step)  # a point at 0 keeps its error bar
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_title(f"{title}\n", fontsize=10, fontweight="bold")
