@@ -136,7 +136,7 @@ class Trainer:
         self._where = f"PPO step {step}, reference"
         with clock("reference"):
             kl = self.add_advantages(buffer)
-        metrics = {"step": step, **describe_rollout(buffer, scores, kl), "params/max_ratio_deviation": deviation}
+        metrics = {"step": step, **describe_rollout(buffer, scores, kl), **deviation}
         with clock("update"):
             metrics |= self.update(buffer)
         if loss_scale := self.unwrapped.loss_scale:
@@ -166,11 +166,14 @@ class Trainer:
         buffer["rewards"] = torch.tensor([s.reward for s in scores], device=self.device)
         return buffer, scores
 
-    def begin_at_ratio_1(self, buffer: dict[str, Tensor]) -> float:
-        """The largest ratio_deviation() of the log-probs of sampling. Attention over a cache rounds otherwise than the
-        update's, which has none: little in float32, more in large models and in half precision. Where the sample shows
-        more than 1e-5 of it, all log-probs are scored again, as the update will.
+    def begin_at_ratio_1(self, buffer: dict[str, Tensor]) -> dict[str, float]:
+        """Attention over a cache rounds otherwise than the update's, which has none: little in float32, more in large
+        models and in half precision. Where ratio_deviation() is more than 1e-5, all log-probs are scored again, as the
+        update will.
 
+        Returns:
+            params/sampled_ratio_deviation, the largest as sampled, and params/max_ratio_deviation, the largest with
+            which the update begins.
         Raises:
             TrainingError: it is more than rounding: above 1e-3 at any token, or in half precision, where single tokens
                 may be far off (a router turns to another expert), above 0.3 in the median.
@@ -186,9 +189,11 @@ class Trainer:
                 "because it draws random numbers in its layers or does not take padding on the left. "
                 f"{'Try model.torch_dtype=float32, or use' if half else 'Use'} another model."
             )
+        begins_with = largest
         if self._on_any_process(largest > 1e-5):
             buffer["logprobs"] = self._scored(self.unwrapped, buffer)
-        return largest
+            begins_with = self.ratio_deviation(buffer).max().item()
+        return {"params/sampled_ratio_deviation": largest, "params/max_ratio_deviation": begins_with}
 
     def add_advantages(self, buffer: dict[str, Tensor]) -> Tensor:
         """Adds ref_logprobs, advantages and returns (N, R) to the buffer; returns log π − log π_ref (N, R)."""

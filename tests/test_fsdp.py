@@ -84,7 +84,7 @@ def test_in_half_precision_too_the_copy_says_what_the_shared_model_says(small_ru
     train(SHARED, ["--exercises", str(solutions), *small_run(*half, f"training.output_dir={tmp_path / 'half'}")])
     first, second = read_metrics(tmp_path / "half/metrics.jsonl")
     assert abs(first["rollout/kl"]) < 1e-6 < abs(second["rollout/kl"])
-    assert second["params/max_ratio_deviation"] < 1e-3  # as the copy sampled
+    assert second["params/max_ratio_deviation"] < 1e-5
 
 
 def test_accelerate_reads_the_settings_for_fsdp():

@@ -72,7 +72,7 @@ def test_the_first_step_is_that_of_a_cpu(make_trainer, tmp_path):
     )
     assert make_trainer("training.output_dir=" + str(tmp_path / "again")).device.type == "cuda"
     assert here == pytest.approx(there, rel=0.02, abs=0.002)
-    assert here["params/max_ratio_deviation"] < 1e-3
+    assert here["params/max_ratio_deviation"] < 1e-5
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -80,7 +80,7 @@ def test_a_run_in_half_precision_learns_on(dtype, make_trainer):
     trainer = make_trainer(f"model.torch_dtype={dtype}", "training.gradient_checkpointing=true")
     history = list(trainer.train())
     assert len(history) == 3 and all(weight.dtype == torch.float32 for weight in trainer.unwrapped.parameters())
-    assert max(line["params/max_ratio_deviation"] for line in history) < 0.5  # as sampled: single tokens round far
+    assert max(line["params/max_ratio_deviation"] for line in history) < 0.05
 
 
 @pytest.mark.skipif(not find_spec("bitsandbytes"), reason="needs bitsandbytes")

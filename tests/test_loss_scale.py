@@ -132,7 +132,7 @@ def test_float16_trains_with_the_learners_own_update_and_a_resumed_run_keeps_its
     assert (again.value, again.skipped) == (2.0**9, 3)
     again.overflowed()
     assert again.value == 2.0**10  # the good steps before the cut count
-    assert history[0]["params/max_ratio_deviation"] < 0.05
+    assert history[0]["params/max_ratio_deviation"] < 1e-3
     assert {p.dtype for p in half_trainer.unwrapped.parameters()} == {torch.float32}
 
 
