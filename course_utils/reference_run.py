@@ -14,7 +14,7 @@ from course_utils.run_folder import MAY_DIFFER, flat
 
 RECORD = Path(__file__).with_suffix(".jsonl")
 # Settings that do not change what is learned. The number of steps does: the schedule of the learning rate has it.
-NO_MATTER = {*MAY_DIFFER, "dataset.eval_samples", "ppo.batch_size", "training.seed"} - {"training.total_ppo_steps"}
+NO_MATTER = {*MAY_DIFFER, "dataset.eval_samples", "training.seed"} - {"training.total_ppo_steps"}
 
 
 @dataclass(frozen=True)

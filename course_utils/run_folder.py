@@ -10,8 +10,9 @@ from pathlib import Path
 from course_utils.checkpoint import latest, recover, step_of
 from course_utils.config import KEYS, Config, ConfigError, read_yaml
 
-# What may differ when a run goes on: where and how long, but not what is learned.
+# What may differ when a run goes on: where, how long and in how much memory, but not what is learned.
 MAY_DIFFER = (
+    "ppo.batch_size",
     "training.total_ppo_steps",
     "training.output_dir",
     "training.resume",
@@ -19,6 +20,7 @@ MAY_DIFFER = (
     "training.eval_interval",
     "training.save_interval",
     "training.device",
+    "training.gradient_checkpointing",
     "tracking",
     "wandb.report_to_wandb",
     "wandb.project",

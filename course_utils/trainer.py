@@ -430,9 +430,9 @@ class Trainer:
         if not part or key == "mini_batch_size" and processes > 1:  # one alone cannot take more mini-batches
             smaller = f"ppo.{key}={part}, " if part else ""
             raise TrainingError(
-                f"PPO step {self.step + 1}: out of memory with ppo.{key}={size}. Try {smaller}"
-                "training.gradient_checkpointing=true, a smaller generation.max_new_tokens or a smaller model; "
-                "then go on with a new run."
+                f"PPO step {self.step + 1}: out of memory with ppo.{key}={size}. Go on with "
+                "training.resume=auto and training.gradient_checkpointing=true, unless it is; or begin a new run with "
+                f"{smaller}a smaller generation.max_new_tokens or a smaller model."
             ) from error
         if key == "mini_batch_size":
             return {key: part, "gradient_accumulation_steps": size // part * ppo.gradient_accumulation_steps}

@@ -341,11 +341,12 @@ def test_an_experiment_after_it_does_not_stand_in_the_way_of_a_run(small_config)
         open_run(small_config("ppo.lam=0.5", "training.resume=auto"))
 
 
-def test_a_run_may_go_on_elsewhere_and_be_watched_otherwise(small_config, tmp_path):
+def test_a_run_may_go_on_elsewhere_in_less_memory_and_be_watched_otherwise(small_config, tmp_path):
     folder = begin(small_config())
     moved = folder.rename(tmp_path / "moved")  # as the message of a full disk advises
     watched = "training.log_interval=7 training.save_interval=7 tracking=tensorboard wandb.report_to_wandb=true".split()
-    changes = f"training.output_dir={moved}", "training.device=cuda", *watched
+    smaller = "ppo.batch_size=1", "training.gradient_checkpointing=true"  # which change nothing that is learned
+    changes = f"training.output_dir={moved}", "training.device=cuda", *smaller, *watched
     assert open_run(small_config(*changes, "training.resume=auto")) == (moved, None)
 
 
