@@ -7,7 +7,8 @@ pass over the same tokens would give them again, but for rounding (Trainer.begin
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from torch.nn.utils.rnn import pad_sequence
+from transformers import LogitsProcessor, PreTrainedTokenizerBase, TopKLogitsWarper, TopPLogitsWarper
 
 from course_utils.config import Config, GenerationConfig
 from course_utils.decoding import begin
@@ -17,29 +18,20 @@ from course_utils.problems import Prompt
 
 def pad_prompts(prompts: list[Prompt], pad_id: int, device) -> tuple[Tensor, Tensor]:
     """ids and mask (B, P), padded on the left so that all responses begin at the same position."""
-    width = max(len(prompt.input_ids) for prompt in prompts)
-    ids = torch.full((len(prompts), width), pad_id)
-    mask = torch.zeros_like(ids)
-    for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt.input_ids) :] = torch.tensor(prompt.input_ids)
-        mask[row, width - len(prompt.input_ids) :] = 1
+    rows = [torch.tensor(prompt.input_ids) for prompt in prompts]
+    ids = pad_sequence(rows, batch_first=True, padding_value=pad_id, padding_side="left")
+    mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side="left")
     return ids.to(device), mask.to(device)
 
 
-def truncate(probs: Tensor, top_k: int, top_p: float) -> Tensor:
-    """Zeroes what top-k and top-p (nucleus, Holtzman et al. 2020) leave out. probs and result (B, V), not rescaled.
+def truncations(cfg: GenerationConfig) -> list[LogitsProcessor]:
+    """What takes away the logits that top-k and top-p (nucleus, Holtzman et al. 2020) leave out.
 
-    Off by default. Switched on, responses come from another distribution than the one whose log-probs the ratio
+    None by default. Switched on, responses come from another distribution than the one whose log-probs the ratio
     compares, so the policy gradient is biased, and tokens that were cut off can never be learned.
     """
-    if top_k:
-        smallest_kept = probs.topk(min(top_k, probs.shape[-1])).values[:, -1:]
-        probs = probs.where(probs >= smallest_kept, 0)
-    if top_p < 1:
-        ordered, order = probs.sort(descending=True)
-        beyond = (ordered.cumsum(-1) - ordered) / ordered.sum(-1, keepdim=True) >= top_p
-        probs = torch.zeros_like(probs).scatter(-1, order, ordered.masked_fill(beyond, 0))
-    return probs
+    top_k = [TopKLogitsWarper(cfg.top_k)] if cfg.top_k else []
+    return top_k + [TopPLogitsWarper(cfg.top_p)] if cfg.top_p < 1 else top_k
 
 
 def pick(probs: Tensor, uniforms: Tensor) -> Tensor:
@@ -87,8 +79,9 @@ def generate(
         if uniforms is None:
             token = allowed.argmax(-1)
         else:
-            probs = truncate(allowed.softmax(-1), cfg.top_k, cfg.top_p)
-            token = pick(probs, uniforms[rows, t])
+            for truncate in truncations(cfg):
+                allowed = truncate(ids, allowed)
+            token = pick(allowed.softmax(-1), uniforms[rows, t])
         ids[rows, t], mask[rows, t], values[rows, t] = token, 1, value
         logprobs[rows, t] = logits.gather(-1, token[:, None]).squeeze(-1) - logits.logsumexp(-1)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from course_utils import policy, problems, rollout
-from course_utils.rollout import collate, generate, pick, score_logprobs, texts_of, truncate
+from course_utils.rollout import collate, generate, pick, score_logprobs, texts_of
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_pick_takes_the_token_where_the_cumulated_probability_passes():
     uniforms = torch.tensor([0.0, 0.19, 0.21, 0.69, 0.71, 0.9999999])
     assert pick(probs, uniforms).tolist() == [0, 0, 2, 2, 3, 3]
     assert pick(torch.tensor([[0.0, 0.4, 0.6]]), torch.tensor([0.0])).item() == 1  # never a token that cannot come
-    left = torch.tensor([[0.0, 0.2, 0.0, 0.3]] * 4)  # by truncate, which does not rescale: the shares are 0.4 and 0.6
+    left = torch.tensor([[0.0, 0.2, 0.0, 0.3]] * 4)  # what does not sum to 1 is scaled: the shares are 0.4 and 0.6
     assert pick(left, torch.tensor([0.0, 0.39, 0.41, 0.9999999])).tolist() == [1, 1, 3, 3]
 
 
@@ -122,19 +122,34 @@ def test_pick_follows_the_probabilities():
     torch.testing.assert_close(shares, probs, atol=0.015, rtol=0)  # four standard deviations
 
 
-def test_truncation_by_hand():
-    probs = torch.tensor([[0.4, 0.3, 0.2, 0.1]])
-    assert truncate(probs, top_k=0, top_p=1.0).tolist() == probs.tolist()
-    assert truncate(probs, top_k=2, top_p=1.0).count_nonzero() == 2
-    assert truncate(probs, top_k=9, top_p=1.0).tolist() == probs.tolist()  # more than there are
-    # The smallest set with at least the share p: 0.4 + 0.3 < 0.75 <= 0.4 + 0.3 + 0.2.
-    assert truncate(probs, top_k=0, top_p=0.75).count_nonzero() == 3
-    assert truncate(probs, top_k=0, top_p=0.1).tolist() == [[pytest.approx(0.4), 0, 0, 0]]
-    # Both: a half of what top-k left, 0.7, and 0.4 is more than that.
-    assert truncate(probs, top_k=2, top_p=0.5).tolist() == [[pytest.approx(0.4), 0, 0, 0]]
-    shuffled = torch.tensor([[0.1, 0.4, 0.2, 0.3]])  # what is kept stays in its place
-    assert truncate(shuffled, top_k=2, top_p=1.0).tolist() == [[0, pytest.approx(0.4), 0, pytest.approx(0.3)]]
-    assert truncate(shuffled, top_k=0, top_p=0.5).tolist() == [[0, pytest.approx(0.4), 0, pytest.approx(0.3)]]
+@pytest.mark.parametrize("settings", [{"top_k": 1}, {"top_p": 1e-6}, {"top_k": 4, "top_p": 1e-6}])
+def test_sampling_among_the_likeliest_alone_is_greedy_decoding(embedded, settings):
+    assert torch.equal(
+        sample(embedded, **settings)["response_input_ids"], sample(embedded, greedy=True)["response_input_ids"]
+    )
+
+
+def test_top_k_and_top_p_keep_the_likeliest_tokens_and_no_others(embedded, monkeypatch):
+    monkeypatch.setattr(embedded[0], "temperature", 4.0)  # so that every kept token comes up
+
+    def drawn(**settings):
+        """Of each sampled token, how many are likelier, and how much of the probability they have together."""
+        buffer = sample(embedded, **settings)
+        with torch.no_grad():
+            logits, _ = embedded[0](*rollout.whole_texts(buffer))
+        probs = logits[:, buffer["prompt_input_ids"].shape[1] - 1 : -1].softmax(-1)  # (B, R, V)
+        likelier = probs > probs.gather(-1, buffer["response_input_ids"].unsqueeze(-1)) + 1e-6  # but for rounding
+        mask = buffer["response_attention_mask"].bool()
+        return likelier.sum(-1)[mask], (likelier * probs).sum(-1)[mask]
+
+    ranks, _ = drawn(top_k=3)
+    assert set(ranks.tolist()) == {0, 1, 2}
+    ranks, before = drawn(top_p=0.5)
+    assert 0.45 < before.max() < 0.5 and ranks.max() > 3
+    ranks, before = drawn(top_k=3, top_p=0.5)  # a half of what top-k left
+    assert ranks.max() <= 2 and before.max() < 0.5
+    ranks, _ = drawn()
+    assert ranks.max() > 100
 
 
 def test_collate_pads_prompts_on_the_left_and_responses_on_the_right():
