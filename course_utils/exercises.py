@@ -5,7 +5,6 @@ or deliberately wrong code. Each set is imported as a package of its own, so sev
 """
 
 import ast
-import importlib.util
 import inspect
 import itertools
 import sys
@@ -13,7 +12,6 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 
@@ -167,28 +165,20 @@ _package_numbers = itertools.count(1)
 def _new_package(folder: Path) -> str:
     """An empty package under a name of its own, in which the modules find each other by relative imports."""
     name = f"{PACKAGE}{next(_package_numbers)}"
-    spec = ModuleSpec(name, loader=None, is_package=True)
-    spec.submodule_search_locations.append(str(folder))
-    sys.modules[name] = importlib.util.module_from_spec(spec)
+    package = sys.modules[name] = ModuleType(name)
+    package.__path__ = [str(folder)]
     return name
 
 
-class _SourceLoader(SourceFileLoader):
-    """Always compiles the source. Python tells a stale .pyc by whole seconds and length, which is too coarse
-    for somebody who exports, trains, corrects one digit and exports again."""
-
-    def get_code(self, fullname: str):
-        path = self.get_filename(fullname)
-        return self.source_to_code(self.get_data(path), path)
-
-
 def _load_function(package: str, folder: Path, exercise: Exercise) -> Callable:
+    """By compiling the source: Python tells a stale .pyc by whole seconds and length, which is too coarse for somebody
+    who exports, trains, corrects one digit and exports again."""
     name, path = f"{package}.{exercise.key}", folder / exercise.module_file
     path = path if path.is_file() else STAND_INS / exercise.module_file
-    spec = importlib.util.spec_from_file_location(name, path, loader=_SourceLoader(name, str(path)))
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    module = sys.modules[name] = ModuleType(name)
+    module.__package__, module.__file__ = package, str(path)
     try:
-        spec.loader.exec_module(module)
+        exec(compile(path.read_bytes(), path, "exec"), module.__dict__)
     except (Exception, SystemExit) as error:  # SystemExit: a learner's exit() must not end the trainer
         raise ExerciseError(
             f"{_where(error, folder, path)}: {type(error).__name__}: {error}\n"
