@@ -17,13 +17,14 @@ from nbgrader.api import Gradebook, InvalidEntry, MissingEntry, SubmittedNoteboo
 from nbgrader.apps.baseapp import NbGrader
 from nbgrader.preprocessors import AssignLatePenalties
 from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError
-from tornado.log import app_log
 
 from autograder.master import ROOT, Master, master, points, rebuilt
 from autograder.submission import DAYS, SECRET, TIMESTAMP, Submission, moment, receipt, written
 from autograder.verdict import Verdict
 from course_utils.plain_error import PlainError
 from course_utils.whole_file import write_whole
+
+app_log = logging.getLogger("tornado.application")  # nbgrader's gradebook writes there
 
 
 class GradebookError(PlainError):

@@ -150,7 +150,7 @@ def test_no_step_needs_make():
 
 def test_everything_that_is_imported_is_declared():
     every_extra = requirements(*PROJECT["optional-dependencies"])
-    for folder in ("course_utils", "tests"):
+    for folder in ("course_utils", "autograder", "tests"):
         for name, path in imported((ROOT / folder).rglob("*.py")).items():
             assert name in every_extra, f"{path} imports {name}, which pyproject.toml does not list"
 
