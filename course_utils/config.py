@@ -1,8 +1,8 @@
 """The settings of a run: a schema, and load_config, which reads them from YAML files and the command line.
 
-A file may name others under `defaults:`; it inherits their values and overrides what it repeats. The numbers
-live in configs/*.yaml alone: a field below without a default has to be set there. Whatever is unknown, of the
-wrong type or impossible is refused with a ConfigError before anything is loaded.
+A file may name others under `defaults:`; it inherits their values and overrides what it repeats. A field below
+without a default has to be set in one of them. Whatever is unknown, of the wrong type or impossible is refused with a
+ConfigError before anything is loaded.
 """
 
 import math
@@ -36,8 +36,7 @@ class ModelConfig:
     name: str = MISSING                  # "embedded", "smollm2", a model of the Hub, a folder, or a .gguf file
     tokenizer_name: str | None = None    # null = the same as name
     trust_remote_code: bool = False      # run code that comes with the model: only if you trust its author
-    # The type that is computed in. The seed kept the weights in it too, and bf16 rounded their updates away;
-    # here they are always float32.
+    # The type that is computed in. Weights are always float32: bfloat16 would round updates of 2e-6 away.
     torch_dtype: str = MISSING           # float32, bfloat16, float16, or auto = the best type of the device
     lora: int = 0                        # rank of the LoRA adapters that are trained (needs peft); 0 = all weights are
 
@@ -103,8 +102,8 @@ class TrainingConfig:
 class GenerationConfig:
     max_new_tokens: int = MISSING        # tokens of a response
     min_new_tokens: int = MISSING        # above 0 bans an early end of text, of which scoring knows nothing
-    # PPO's ratio compares two policies on samples of the old one. The seed sampled from another distribution
-    # (temperature 0.7, top-k 50, top-p 0.95) than the one it scored, so these three are off by default.
+    # PPO's ratio compares two policies on samples of the old one, so sampling and scoring have to mean the same
+    # distribution. Scoring knows the temperature; top-k and top-p, of which it knows nothing, are off by default.
     temperature: float = MISSING         # of sampling and of scoring
     top_k: int = MISSING                 # sample among the k likeliest tokens only; 0 = off
     top_p: float = MISSING               # sample among the likeliest tokens that sum to p; 1.0 = off
