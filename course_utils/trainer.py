@@ -503,12 +503,12 @@ def notes(cfg: Config) -> Iterator[str]:
             "ppo.kl_coeff=0: no reference is kept, so the KL to it is not measured and shows as 0; "
             "ppo.kl_coeff=1e-12 measures it"
         )
-    top_k, top_p = cfg.generation.top_k, cfg.generation.top_p
-    if top_k or top_p < 1:
-        yield (
-            f"generation.top_k={top_k}, generation.top_p={top_p}: responses come from another distribution than the "
-            "one that is scored, so the policy gradient is biased; top_k=0 and top_p=1.0 sample from the whole one"
-        )
+    for name, whole in {"top_k": 0, "top_p": 1.0, "min_new_tokens": 0}.items():
+        if (value := getattr(cfg.generation, name)) != whole:
+            yield (
+                f"generation.{name}={value}: responses come from another distribution than the one that is scored, so "
+                f"the policy gradient is biased; {whole} samples from the whole one"
+            )
 
 
 def describe_rollout(buffer: dict[str, Tensor], scores: list[Score], kl: Tensor) -> dict[str, float]:

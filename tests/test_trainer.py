@@ -242,7 +242,7 @@ def test_without_a_kl_coefficient_no_reference_is_loaded_and_the_run_says_what_t
     assert "ppo.kl_coeff" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("override", ["generation.top_k=5", "generation.top_p=0.9"])
+@pytest.mark.parametrize("override", ["generation.top_k=5", "generation.top_p=0.9", "generation.min_new_tokens=3"])
 def test_a_run_that_samples_from_another_distribution_than_it_scores_says_so(small_config, override):
     (note,) = notes(small_config(override))
     assert override in note and "the policy gradient is biased" in note
