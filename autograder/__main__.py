@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     if sys.platform == "win32":
         print(f"error: {WINDOWS}", file=sys.stderr)
         return 2
-    sys.stdout.reconfigure(errors="replace")  # a name that this terminal cannot show
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a name that this terminal cannot show
     try:
         return args.command(args)
     except PlainError as error:

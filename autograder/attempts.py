@@ -132,7 +132,7 @@ def in_source(source: str) -> tuple[str, ...]:
     found = {}
     for node in nodes:
         for what in _tried(node):
-            found.setdefault(what, node.lineno)
+            found.setdefault(what, node.lineno)  # type: ignore[attr-defined]
     return tuple(f"the solution {what} (line {line})" for what, line in list(found.items())[:MOST])
 
 

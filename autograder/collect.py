@@ -126,7 +126,7 @@ class CourseCollect(ExchangeCollect):
                         self._collect(record)
                     except (OSError, ValueError) as error:
                         self._not_collected(record["filename"], error)
-                        no_room = error.strerror if of_the_disk(error) else no_room
+                        no_room = error.strerror if of_the_disk(error) else no_room  # type: ignore[union-attr]
         except OSError as error:
             self.fail(f"{submitted}: {error.strerror}")
         if no_room:

@@ -183,7 +183,7 @@ RECORDED = dict(zip(LOSSES, map(recorded, LOSSES, STAND_INS)))
 def run_epoch(function, case: dict, tensors: dict[str, Tensor]) -> tuple[dict, dict[str, Tensor]]:
     """One run_ppo_update_epoch with stand-in losses, so that exercises 1 to 3 do not matter; what each loss was given
     in the last call, the actor's inputs and what became of its parameters."""
-    actor = Actor(*(tensors.pop(name) for name in ("embedding", "logits", "actor_values")), case["flat"])
+    actor = Actor(*(tensors.pop(name) for name in ("embedding", "logits", "actor_values")), case["flat"])  # type: ignore[call-arg]
     buffer = dict(sorted(tensors.items()))  # whatever order the frame had
     optimizer, rates = descent(actor, 1.0, case["kept"]), case["rates"]
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rates[min(step, len(rates) - 1)])

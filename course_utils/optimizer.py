@@ -26,7 +26,7 @@ def make_optimizer(
         note(f"ppo.use_8bit_adam {why_not}: going on with 32-bit AdamW")
     elif cfg.ppo.use_8bit_adam:
         try:
-            from bitsandbytes.optim import AdamW8bit as adam
+            from bitsandbytes.optim import AdamW8bit as adam  # type: ignore[no-redef]
         except ImportError:
             note("ppo.use_8bit_adam needs bitsandbytes (pip install bitsandbytes): going on with 32-bit AdamW")
     return adam(groups, lr=rate, weight_decay=0.0)  # a schedule to min_lr reads the default rate, not the groups'

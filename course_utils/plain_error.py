@@ -10,5 +10,5 @@ class PlainError(Exception):
 
 def in_plain_words(error: Exception) -> Exception:
     """An error of another class, shown in the same way."""
-    error._render_traceback_ = lambda: PlainError._render_traceback_(error)
+    error._render_traceback_ = lambda: PlainError._render_traceback_(error)  # type: ignore[attr-defined,arg-type]
     return error

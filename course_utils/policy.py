@@ -150,7 +150,7 @@ class ActorCritic(nn.Module):
             hidden = self._hidden
         finally:
             self._hidden = self._chosen = None  # or this pass's graph would live on, where memory ran out too
-        values = self.value_head(hidden.float()).squeeze(-1)
+        values = self.value_head(hidden.float()).squeeze(-1)  # type: ignore[attr-defined]
         return logits if self.temperature == 1 else logits / self.temperature, values
 
     def _choose(self, _head, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:

@@ -286,7 +286,7 @@ class Trainer:
             tensors = {name: part.state_dict() for name, part in parts.items()}
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            state = {"step": self.step}
+            state: dict[str, Any] = {"step": self.step}
             if loss_scale := self.unwrapped.loss_scale:
                 state["loss_scale"] = loss_scale.state_dict()
             checkpoint.save(self.folder / name, self.unwrapped.model, self.tokenizer, tensors, self.lr_scheduler, state)

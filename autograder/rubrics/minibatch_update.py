@@ -252,7 +252,7 @@ class Epoch:
         given = {
             name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in self.buffer.items()
         }
-        actor = worker.Actor(
+        actor = worker.Actor(  # type: ignore[call-arg]
             *(self.actor[name].double() for name in ("embedding", "logits", "actor_values")), self.actor["flat"]
         )
         replay = reference.epoch(actor, given, order, self.ppo, self.rates, worker.STAND_INS, self.kept)

@@ -97,7 +97,7 @@ def _of_half_precision(function: Callable) -> list[Fact]:
     except Exception as error:
         return [f"raises {type(error).__name__}"]
     found, *numbers = of_value(loss)
-    return [found, *(_beside_ln_1000(abs(number)) for number in numbers)]
+    return [found, *(_beside_ln_1000(abs(number)) for number in numbers)]  # type: ignore[arg-type]
 
 
 def _beside_ln_1000(number: float) -> str:

@@ -193,7 +193,8 @@ def _table(
     rows = "".join(
         f"<tr><th>{name}</th>"
         + "".join(
-            _cell(token, *cell, largest) for token, cell in zip(tokens, zip(*map(Tensor.tolist, parts)), strict=True)
+            _cell(token, *cell, largest)  # type: ignore[call-arg]
+            for token, cell in zip(tokens, zip(*map(Tensor.tolist, parts)), strict=True)
         )
         + "</tr>"
         for name, tokens, *parts in zip(names, columns, numbers, target, right, strict=True)
