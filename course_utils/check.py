@@ -34,9 +34,10 @@ from course_utils.checks.devices import mixed_devices
 from course_utils.checks.minibatch_parts import PARTS
 from course_utils.checks.misconceptions import recognised
 from course_utils.checks.side_by_side import side_by_side
-from course_utils.exercises import EXERCISES, Exercise, is_stub
+from course_utils.exercises import EXERCISES, Exercise
 from course_utils.export import AGAIN, ExportError, header, module_source
 from course_utils.plain_error import in_plain_words
+from course_utils.stubs import is_stub
 
 PACKAGE = "course_utils.stand_ins"  # where `from .policy_loss import ...` of exercise 5 finds its losses
 _running_again = False

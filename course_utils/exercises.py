@@ -4,19 +4,17 @@ A set is a folder of exported modules (export.py makes them): the course's own s
 or deliberately wrong code. Each set is imported as a package of its own, so several can live in one process.
 """
 
-import ast
 import inspect
 import itertools
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 from course_utils.plain_error import PlainError
-from course_utils.stubs import stub_lines, used
+from course_utils.stubs import unwritten_lines
 from course_utils.this_python import this_python
 
 
@@ -150,11 +148,11 @@ def _require_modules(folder: Path) -> None:
     names = "\n".join(f"    exercise {e.number}: {e.notebook}" for e in missing)
     raise ExerciseError(
         f"{folder} has no {', '.join(e.module_file for e in missing)}. Finish and save\n{names}\n"
-        f"then export them with\n    {_command(missing, folder)}\n(to be run in the folder that holds notebooks/)"
+        f"then export them with\n    {export_command(missing, folder)}\n(to be run in the folder that holds notebooks/)"
     )
 
 
-def _command(exercises: list[Exercise], folder: Path) -> str:
+def export_command(exercises: list[Exercise], folder: Path) -> str:
     return f'{this_python()} -m course_utils.export {" ".join(e.notebook for e in exercises)} --to "{folder}"'
 
 
@@ -183,7 +181,7 @@ def _load_function(package: str, folder: Path, exercise: Exercise) -> Callable:
         raise ExerciseError(
             f"{_where(error, folder, path)}: {type(error).__name__}: {error}\n"
             f"Correct it in {exercise.notebook}, save, and export again:\n"
-            f"    {_command([exercise], folder)}"
+            f"    {export_command([exercise], folder)}"
         ) from error
     _check_function(module, path, exercise)
     return getattr(module, exercise.function)
@@ -213,86 +211,6 @@ def _check_function(module: ModuleType, path: Path, exercise: Exercise) -> None:
         raise ExerciseError(
             f"{path}: wrong arguments\n    expected: {expected}\n    found:    {exercise.function}{signature}\n{again}"
         )
-    lines = unwritten_lines(path, exercise)
+    lines = unwritten_lines(path, exercise.function)
     if lines:  # or the first update would find it, when the model is loaded and a rollout written
         raise ExerciseError(f"{path}, line {lines[0]}: {exercise.function} is not written yet. {again}")
-
-
-# ------------------------------------------------------------------ an error while a run goes on
-
-
-@contextmanager
-def naming_the_exercise() -> Iterator[None]:
-    """A block that calls exported functions: what one of them raises becomes an ExerciseError that says where.
-
-    Other errors pass, those of functions that were given from elsewhere too, and those of stand-ins, which nobody
-    has to correct.
-    """
-    try:
-        with _exit_is_an_error():
-            yield
-    except Exception as error:
-        found = _exported_line(error)
-        if found is None or isinstance(error, PlainError) or type(error).__name__ == "OutOfMemoryError":
-            raise  # the last one is torch's, and nobody's slip
-        exercise, frame = found
-        raise ExerciseError(
-            f"exercise {exercise.number}, {frame.filename}, line {frame.lineno}: {frame.line}\n"
-            f"    {type(error).__name__}: {error}\n"
-            f"Correct it in {exercise.notebook}, save, and export again:\n"
-            f"    {_command([exercise], Path(frame.filename).parent)}"
-        ) from error
-
-
-class ExitCalled(Exception):
-    """exit() or sys.exit() where a result was expected."""
-
-
-@contextmanager
-def _exit_is_an_error() -> Iterator[None]:
-    """exit() in an exported function would end the run without a word."""
-    try:
-        yield
-    except SystemExit as error:
-        wrong = ExitCalled(
-            f"SystemExit({error.code!r}) would end the whole run; raise an error that says what is wrong"
-        )
-        raise wrong.with_traceback(error.__traceback__) from error  # which leads to the line
-
-
-def _exported_line(error: Exception) -> tuple[Exercise, traceback.FrameSummary] | None:
-    """The exercise in whose module the error came up, and the last line of that module on the way there."""
-    modules = {
-        file: name.rpartition(".")[2]
-        for name, module in sys.modules.items()
-        if name.startswith(PACKAGE) and (file := getattr(module, "__file__", None)) and Path(file).parent != STAND_INS
-    }
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in modules]
-    return (EXERCISES[modules[frames[-1].filename]], frames[-1]) if frames else None
-
-
-# ------------------------------------------------------------------ what is not written yet
-
-
-def unwritten_lines(path: Path, exercise: Exercise) -> list[int]:
-    """The lines of an exported module where the exercise's function, or one that it uses, is still the stub."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    definitions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
-    return sorted(line for name in used(exercise.function, definitions) for line in stub_lines(definitions[name]))
-
-
-def is_stub(error: NotImplementedError) -> bool:
-    """Whether a line of Python raised it; torch raises the same for an operation that a dtype lacks."""
-    line = traceback.extract_tb(error.__traceback__)[-1].line  # nothing where there is no source
-    return not line or line.startswith("raise NotImplementedError")
-
-
-@contextmanager
-def unless_stub(function: str) -> Iterator[None]:
-    """A block that uses the learner's `function`, in a cell that must not fail while it is still the stub."""
-    try:
-        yield
-    except NotImplementedError as error:
-        if not is_stub(error):
-            raise
-        print(f"{function} is not written yet: run this cell again when check() is content with it")

@@ -35,9 +35,6 @@ class RealRollout:
         """(N, R), 1 from the first response token through the end-of-sequence token."""
         return self.buffer["response_attention_mask"]
 
-    def hidden_states(self) -> Tensor:
-        return hidden_states(self.actor, self.buffer)
-
 
 def real_rollout(count: int = 16, seed: int = 0) -> RealRollout:
     """Samples one response for each of `count` training problems; the same ones for the same seed. Takes a second."""

@@ -61,10 +61,8 @@ def strict_answer(text: str) -> Decimal | None:
 
 def flexible_answer(text: str) -> Decimal | None:
     """The last number in the text, or None."""
-    last = None
-    for last in _LAST_NUMBER.finditer(text):  # noqa: B007
-        pass
-    return _value(last)
+    numbers = list(_LAST_NUMBER.finditer(text))
+    return _value(numbers[-1] if numbers else None)
 
 
 def _value(number: re.Match | None) -> Decimal | None:

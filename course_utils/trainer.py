@@ -4,8 +4,8 @@
     for metrics in trainer.train():
         print(metrics["rollout/reward_mean"])
 
-What belongs to the machine is here and not in the learner's code: devices, processes, mixed precision, checkpoints,
-the check for NaN. `run_ppo_update_epoch` calls loss.backward() and optimizer.step() as on a single CPU.
+What belongs to the machine is here and not in the learner's code: processes, mixed precision, checkpoints, the check
+for NaN. `run_ppo_update_epoch` calls loss.backward() and optimizer.step() as on a single CPU.
 """
 
 import json
@@ -26,10 +26,11 @@ from torch import Tensor
 
 from course_utils import checkpoint, fsdp, policy
 from course_utils.accelerator import make_accelerator, start_trackers
+from course_utils.blame import naming_the_exercise
 from course_utils.config import Config, of_one_process, save_config
 from course_utils.disk import write_file
 from course_utils.evaluate import Evaluation, evaluate
-from course_utils.exercises import UPDATE_METRICS, Exercises, naming_the_exercise
+from course_utils.exercises import UPDATE_METRICS, Exercises
 from course_utils.memory import check_gpu
 from course_utils.metrics import MetricsLog, explained_variance, masked_mean, read_metrics
 from course_utils.optimizer import make_optimizer, make_scheduler
@@ -41,6 +42,7 @@ from course_utils.rollout import collate, collect, pad_prompts, score_logprobs, 
 from course_utils.run_folder import SETTINGS, came_to_something, open_run
 
 T = TypeVar("T")
+SAMPLE = 8  # rows that are looked at where all would cost a pass of the model
 
 
 class TrainingError(PlainError):
@@ -129,20 +131,21 @@ class Trainer:
         # A seed for each step: a resumed run draws what an uninterrupted one would have drawn.
         set_seed(self.cfg.training.seed + 1000 * step + self.accelerator.process_index)
         self._running, self._where = step, f"PPO step {step}, rollout"
-        clock, start = Clock(), time.perf_counter()
-        with clock("rollout"):
+        spent: dict[str, float] = {}  # seconds in each part
+        start = time.perf_counter()
+        with timed(spent, "rollout"):
             buffer, scores = self.rollout(step)
             deviation = self.begin_at_ratio_1(buffer)
         self._where = f"PPO step {step}, reference"
-        with clock("reference"):
+        with timed(spent, "reference"):
             kl = self.add_advantages(buffer)
         metrics = {"step": step, **describe_rollout(buffer, scores, kl), **deviation}
-        with clock("update"):
+        with timed(spent, "update"):
             metrics |= self.update(buffer)
         if loss_scale := self.unwrapped.loss_scale:
             metrics |= {"params/loss_scale": loss_scale.value, "params/skipped_updates": loss_scale.skipped}
         seconds = time.perf_counter() - start
-        metrics |= {f"time/{name}_share": spent / seconds for name, spent in clock.spent.items()}
+        metrics |= {f"time/{name}_share": part / seconds for name, part in spent.items()}
         tokens = buffer["response_attention_mask"].sum().item()
         self.step = step
         return metrics | {"time/step_seconds": seconds, "time/tokens_per_second": tokens / seconds}
@@ -256,9 +259,9 @@ class Trainer:
         return epochs
 
     def ratio_deviation(self, buffer: dict[str, Tensor]) -> Tensor:
-        """|π/π_old − 1| (T,) at the tokens of the first 8 responses, a sample, since all would cost a pass: 0 but for
-        rounding, or sampling and scoring do not mean the same policy."""
-        part = {name: tensor[: policy.ROWS_TOGETHER] for name, tensor in buffer.items()}
+        """|π/π_old − 1| (T,) at the tokens of the first SAMPLE responses: 0 but for rounding, or sampling and scoring
+        do not mean the same policy."""
+        part = {name: tensor[:SAMPLE] for name, tensor in buffer.items()}
         log_ratio = self._score_rows(self.unwrapped, part) - part["logprobs"]
         return (log_ratio.exp() - 1).abs()[part["response_attention_mask"].bool()]
 
@@ -313,8 +316,8 @@ class Trainer:
             self.save("final")
 
     def _finish(self) -> None:
-        """What a run owes that was stopped after its last step: its checkpoints, and the evaluation, if the step was
-        not meant to be the last or the answers are those of a later one."""
+        """Writes what is missing of a run that was stopped after its last step: the evaluation, made again, and the
+        checkpoints."""
         evaluation = self._evaluation()
         if self.accelerator.is_main_process:
             lines = read_metrics(self.log.path)
@@ -465,7 +468,7 @@ class Trainer:
 
     def _stop_if_unusable(self) -> None:
         """Finite weights may still be so large that nothing else is: a few prompts show it."""
-        ids, mask = pad_prompts(self.eval_prompts[: policy.ROWS_TOGETHER], self.tokenizer.pad_token_id, self.device)
+        ids, mask = pad_prompts(self.eval_prompts[:SAMPLE], self.tokenizer.pad_token_id, self.device)
         with torch.no_grad():
             outputs = self.sampler(ids, mask, logits_to_keep=1)
         if not all(tensor.isfinite().all() for tensor in (*outputs, *self.sampler.parameters())):
@@ -526,14 +529,9 @@ def describe_rollout(buffer: dict[str, Tensor], scores: list[Score], kl: Tensor)
     }
 
 
-class Clock:
-    """Seconds spent in each named part."""
-
-    def __init__(self):
-        self.spent: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, name: str):
-        start = time.perf_counter()
-        yield
-        self.spent[name] = time.perf_counter() - start
+@contextmanager
+def timed(spent: dict[str, float], name: str) -> Iterator[None]:
+    """A block whose seconds are put into spent[name]."""
+    start = time.perf_counter()
+    yield
+    spent[name] = time.perf_counter() - start

@@ -37,8 +37,6 @@ class WorkedExample:
     clip_range_value: float = 0.2
     gamma: float = 0.8
     lam: float = 0.5
-    vf_coeff: float = 0.5
-    entropy_coeff: float = 0.01
 
 
 def worked_example() -> WorkedExample:

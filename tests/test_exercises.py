@@ -7,14 +7,9 @@ import sys
 import pytest
 import torch
 
-from course_utils.exercises import (
-    EXERCISES,
-    STAND_INS,
-    ExerciseError,
-    load_exercises,
-    naming_the_exercise,
-    unless_stub,
-)
+from course_utils.blame import naming_the_exercise
+from course_utils.exercises import EXERCISES, STAND_INS, ExerciseError, load_exercises
+from course_utils.stubs import unless_stub
 
 LOSSES = ("compute_policy_loss", "compute_value_loss", "compute_entropy_loss")
 

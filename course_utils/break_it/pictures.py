@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from course_utils.break_it.mistakes import KL, MEASURED, METRICS, MISTAKES, REWARD
-from course_utils.exercises import EXERCISES, unless_stub
+from course_utils.exercises import EXERCISES
 from course_utils.figures.show import BLUE, GREEN, ORANGE, image, new_figure, show
+from course_utils.stubs import unless_stub
 
 RECORDED = Path(__file__).parent / "recorded.json"
 RIGHT = "right"

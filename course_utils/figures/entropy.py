@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.distributions import Categorical
 
-from course_utils.exercises import unless_stub
 from course_utils.figures.show import BLUE, GREY, ORANGE, new_figure
 from course_utils.problems import Problem
 from course_utils.real_rollout import (
@@ -23,6 +22,7 @@ from course_utils.real_rollout import (
     rewards_of,
 )
 from course_utils.rollout import texts_of
+from course_utils.stubs import unless_stub
 
 TEMPERATURES = np.linspace(0.1, 5, 50)
 OPEN = 0.1  # nats: above it we call a token a decision

@@ -11,7 +11,7 @@ from torch import Tensor
 from course_utils.figures.show import BLUE, ORANGE, new_figure
 from course_utils.figures.token_explorer import diverging, signed, visible
 from course_utils.problems import Problem, Prompt
-from course_utils.real_rollout import RealRollout, embedded_tokenizer, respond, rewards_of
+from course_utils.real_rollout import RealRollout, embedded_tokenizer, hidden_states, respond, rewards_of
 from course_utils.rollout import texts_of
 
 LINE = 13  # tokens in a line of a heat map
@@ -81,7 +81,7 @@ class LinearCritic:
     def __init__(self, rollout: RealRollout, unseen: tuple[int, ...]):
         self.rollout, self.unseen = rollout, unseen
         self.mask = rollout.mask.bool()
-        self.hidden = rollout.hidden_states()  # (N, R, H)
+        self.hidden = hidden_states(rollout.actor, rollout.buffer)  # (N, R, H)
         self.seen = self.mask.clone()
         self.seen[list(unseen)] = False
 

@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from course_utils.exercises import unless_stub
 from course_utils.figures.show import BLUE, GREEN, GREY, ORANGE, PURPLE, new_figure, show
 from course_utils.figures.table import html_table
 from course_utils.policy import ActorCritic
@@ -27,6 +26,7 @@ from course_utils.real_rollout import (
     training_prompts,
 )
 from course_utils.rollout import texts_of
+from course_utils.stubs import unless_stub
 
 # Found by looking: of some 150 direct guesses in 60 rollouts, two were right. Another model needs another seed.
 LUCKY_SEED = 28

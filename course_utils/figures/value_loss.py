@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from course_utils.exercises import unless_stub
 from course_utils.figures.show import BLUE, GREEN, GREY, ORANGE, new_figure, show
 from course_utils.figures.token_explorer import visible
-from course_utils.real_rollout import RealRollout
+from course_utils.real_rollout import RealRollout, hidden_states
+from course_utils.stubs import unless_stub
 
 CLIP = 0.2
 FOLLOWED, UPDATES = 8, 60  # responses that one critic is trained on, and the steps taken on them
@@ -34,7 +34,7 @@ def draw_critics(rollout: RealRollout, loss: Callable | None = None) -> tuple[Fi
 
     Only the value head learns, at the default run's learning rate; a token's return is its response's reward.
     """
-    hidden, mask = rollout.hidden_states(), rollout.mask.bool()
+    hidden, mask = hidden_states(rollout.actor, rollout.buffer), rollout.mask.bool()
     returns = rollout.rewards.unsqueeze(1).expand(mask.shape)
     batches = torch.arange(len(mask)).split(FOLLOWED)[:-1]  # the last ones are kept to be looked at
     shown = max(range(len(mask) - FOLLOWED, len(mask)), key=lambda row: mask[row].sum())
