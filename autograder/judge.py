@@ -186,8 +186,8 @@ class Questioning:
             self._settle()
 
     def _settle(self) -> None:
-        """Behind a child that has ended. A worker that then says anything but what it is asked to has been tampered
-        with, or has a scratch folder in which something was left: another takes its place."""
+        """After a child has ended, the worker has to echo a nonce. One that says anything else has been tampered with,
+        or found files left in its scratch folder: another takes its place."""
         self.loaded, nonce = False, secrets.token_hex(8)
         if self.process.process and self._ask({"kind": "ping", "nonce": nonce})[0] != {"pong": nonce}:
             self.process.stop()

@@ -16,8 +16,9 @@ class Result:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One exercise of one submission. Inputs are drawn by the course's secret and the solution's source: the same
-    source is asked the same, and but for a time-out an honest one has the same verdict whatever stands beside it."""
+    """One exercise of one submission. Its inputs depend on the course's secret and the solution's source alone: the
+    same source gets the same questions and, but for a time-out, an honest one the same verdict, whatever stands beside.
+    """
 
     key: str  # of course_utils.exercises.EXERCISES
     results: tuple[Result, ...]

@@ -72,7 +72,7 @@ def _to_disk(folder: Path) -> None:
 
 
 def recover(run_dir: Path) -> None:
-    """Puts back what a process had taken out of the way when it was killed, before it put a new one there."""
+    """Puts an old checkpoint back that had been moved away by a process killed before the new one took its place."""
     for replaced in run_dir.glob(".*.replaced"):
         folder = run_dir / replaced.name.removeprefix(".").removesuffix(".replaced")
         if not folder.exists():

@@ -1,4 +1,4 @@
-"""Exports an exercise notebook to a module: the one way by which its code reaches the trainer and the judge.
+"""Exports an exercise notebook to a module: the one way by which its code reaches the judge and notebook 6.
 
     jupyter nbconvert --to nbgrader-module notebooks/01_policy_loss/policy_loss.ipynb   # writes it beside
     python -m course_utils.export notebooks/0[1-5]*/*.ipynb --to build/solutions        # several, to a folder
@@ -109,7 +109,7 @@ def header(key: str) -> str:
     return IMPORTS + RELATIVE_IMPORTS.get(key, "")
 
 
-def module_source(notebook: NotebookNode, name: str, alone: bool = False) -> tuple[str, str]:
+def module_source(notebook: NotebookNode, name: str, alone: bool) -> tuple[str, str]:
     """The exercise's key and its module's text, of the notebook at `name`. ExportError: it is unfinished, or imports
     course_utils where it is to stand `alone`, as in the judge; a file that checks itself may do so."""
     cells = _solution_cells(notebook, name)

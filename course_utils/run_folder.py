@@ -72,8 +72,8 @@ def _new_folder(cfg: Config) -> Path:
 
 
 def _is_finished(run: Path, steps: int) -> bool:
-    """A run may have been killed between its last step and final/, which may be there from a shorter one; of a finished
-    run somebody may have kept final/ alone."""
+    """Whether the run has come to `steps` steps and to its end. final/ may be missing, since it was killed just before,
+    be that of a shorter run, or be all that somebody kept."""
     last = latest(run)
     if last is None:
         return (run / "final").exists()

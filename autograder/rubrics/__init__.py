@@ -1,7 +1,7 @@
 """What is asked of each exercise, case by case: one module an exercise, each with `cases(draw)`.
 
-A case belongs to a criterion, knows what to send to the worker, says in words what is wrong with the answer, and which
-hint to open then. The numbers are drawn for each verdict; where a case is fixed, it is because no draw would hit it.
+A case belongs to a criterion, knows what to send to the worker, and says in words what is wrong with the answer;
+`HINTS` has the hint of each criterion. Numbers are drawn for each verdict; where a case is fixed, no draw would hit it.
 """
 
 import re
