@@ -1,5 +1,7 @@
 """Exercise 4: compute_gae_advantages."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -10,17 +12,22 @@ HINTS = {"token_rewards": 1, "recursion": 2, "whitening": 3, "masking": 2, "no_g
 
 
 def cases(draw: Draw) -> list[Call]:
-    by_hand = arguments_of("gae")
-    found = []
+    return [*_token_rewards(draw), *_recursion(draw), *_whitening(draw), *_masking(draw), *_no_gradient(draw)]
+
+
+def _token_rewards(draw: Draw) -> Iterator[Call]:
     for lengths in (mask_of(5, 5), mask_of(6, 2, 4, 1)):
-        found.append(_returns("token_rewards", "with γ = λ = 1", _args(draw, lengths, 1.0, 1.0)))
+        yield _returns("token_rewards", "with γ = λ = 1", _args(draw, lengths, 1.0, 1.0))
     wide = _args(draw, mask_of(4, 3, 2), 1.0, 1.0)  # rewards below 0 and above 1, penalties of more than a nat
     wide |= {"final_rewards": torch.tensor([-20.0, 30.0, 0.0]), "kl_penalties": wide["kl_penalties"] * 15}
-    found.append(_returns("token_rewards", "with rewards below 0 and above 1", wide))
+    yield _returns("token_rewards", "with rewards below 0 and above 1", wide)
     later = _args(draw, mask_of(6, 2, 4, 1), draw.number(0.6, 0.95), 1.0)  # from its own last token, not the batch's
     later |= {"values": torch.zeros(4, 6), "kl_penalties": torch.zeros(4, 6)}
-    found.append(_returns("token_rewards", "with γ below 1", later))
-    found.append(_returns("recursion", "in the worked example", by_hand))
+    yield _returns("token_rewards", "with γ below 1", later)
+
+
+def _recursion(draw: Draw) -> Iterator[Call]:
+    yield _returns("recursion", "in the worked example", arguments_of("gae"))
     for gamma, lam in (
         (draw.number(0.6, 0.95), draw.number(0.3, 0.9)),
         (draw.number(0.6, 0.95), 0.0),
@@ -29,34 +36,43 @@ def cases(draw: Draw) -> list[Call]:
         (0.0, 0.5),
     ):
         args = _of_values(_args(draw, mask_of(6, 3, 4), gamma, lam))
-        found.append(_returns("recursion", "with other γ and λ", args))
+        yield _returns("recursion", "with other γ and λ", args)
     paid = _args(draw, mask_of(5, 5), draw.number(0.6, 0.95), draw.number(0.3, 0.9))
     paid["kl_penalties"] = torch.zeros(2, 5)
-    found.append(_returns("recursion", "with a reward at the end, and other γ and λ", paid))
+    yield _returns("recursion", "with a reward at the end, and other γ and λ", paid)
     large = _of_values(_args(draw, mask_of(6, 3, 4), 0.9, 0.5))
     large["values"] = large["values"] * 30
-    found.append(_returns("recursion", "with large values", large))
+    yield _returns("recursion", "with large values", large)
+
+
+def _whitening(draw: Draw) -> Iterator[Call]:
     for lengths in (mask_of(5, 5, 5), mask_of(6, 2, 4, 1), mask_of(4, 0, 5)):
         args = _of_values(_args(draw, lengths, 1.0, 1.0))
         args["values"] = (args["values"] * 64).round() / 64  # exact in float32, as the 0 below has to be
         args["values"][0, 1] = 0  # a raw advantage of 0 is one too
-        found.append(Call("whitening", "of several responses", args, ("advantages",)))
+        yield Call("whitening", "of several responses", args, ("advantages",))
     outlier = _of_values(_args(draw, mask_of(20, 20), 1.0, 1.0))
     outlier["values"][0, 3] = 100  # more than six standard deviations from the mean
-    found.append(Call("whitening", "of which one is far from all others", outlier, ("advantages",)))
+    yield Call("whitening", "of which one is far from all others", outlier, ("advantages",))
     small = _of_values(_args(draw, mask_of(5, 3, 4), 1.0, 1.0))  # as of a task that is nearly solved
     deviation = small["values"][small["response_mask"].bool()].std(correction=0)
     small["values"] = small["values"] / deviation / 500  # an eps of 1e-8 beside it or in its root is as good
-    found.append(Call("whitening", "that differ by little", small, ("advantages",), tolerance=2e-3))
+    yield Call("whitening", "that differ by little", small, ("advantages",), tolerance=2e-3)
     for gamma, lam in ((draw.number(0.6, 0.95), draw.number(0.3, 0.9)), (1.0, 0.0)):
         args = _args(draw, mask_of(6, 3, 4), gamma, lam)
-        found.append(Whitening("whitening", "with other γ and λ", args, ("advantages",)))
+        yield Whitening("whitening", "with other γ and λ", args, ("advantages",))
     one = _args(draw, mask_of(1), 1.0, 1.0)
-    found.append(Call("whitening", "of a batch of one token", one, ("advantages",)))
+    yield Call("whitening", "of a batch of one token", one, ("advantages",))
+
+
+def _masking(draw: Draw) -> Iterator[Call]:
     for lengths in (mask_of(6, 2, 4), mask_of(1, 1, width=3), mask_of(4, 0, 5)):
         args = _of_values(_poisoned(draw, lengths, 1.0, 0.5))  # with λ = 1 the returns would be 0
-        found.append(_returns("masking", "with other numbers on the padding", args))
-        found.append(Call("masking", "on the padding", args, ("advantages",), at={"advantages": 1 - lengths}))
+        yield _returns("masking", "with other numbers on the padding", args)
+        yield Call("masking", "on the padding", args, ("advantages",), at={"advantages": 1 - lengths})
+
+
+def _no_gradient(draw: Draw) -> Iterator[Call]:
     lengths = mask_of(4, 2, 0, 1)
     args = _poisoned(draw, lengths, 0.9, 0.8)
     args["final_rewards"][3] = 0  # in which column it is paid is asked elsewhere
@@ -65,20 +81,17 @@ def cases(draw: Draw) -> list[Call]:
     for argument in ("values", "kl_penalties"):
         args[argument] = args[argument].where((lengths + 1 - of_one_token).bool(), 0)
     for argument in ("values", "kl_penalties", "final_rewards"):
-        found.append(
-            Call(
-                "no_gradient",
-                "of a response of one token",
-                args,
-                ("returns",),
-                wrt=argument,
-                at={"returns": lengths * of_one_token},
-                unchanged=True,
-                typed=True,
-                no_gradient=("advantages", "returns"),
-            )
+        yield Call(
+            "no_gradient",
+            "of a response of one token",
+            args,
+            ("returns",),
+            wrt=argument,
+            at={"returns": lengths * of_one_token},
+            unchanged=True,
+            typed=True,
+            no_gradient=("advantages", "returns"),
         )
-    return found
 
 
 class Whitening(Call):

@@ -5,6 +5,7 @@ says the same at every position, and a "neutral" buffer holds the same numbers w
 another.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import factorial, prod
 
@@ -41,17 +42,23 @@ PREDICTED = (
 
 
 def cases(draw: Draw) -> list["Epoch"]:
-    found = []
+    return [*_forward(draw), *_losses(draw), *_minibatches(draw), *_step(draw), *_metrics(draw)]
+
+
+def _forward(draw: Draw) -> Iterator["Epoch"]:
     for lengths, width in ((mask_of(5, 2, 4), 4), (mask_of(1, 3, 3, 2), 5)):
         buffer = _buffer(draw, lengths, neutral=False, prompt_width=width)
-        found.append(Epoch("forward", _actor(draw, flat=False), buffer, {}))
+        yield Epoch("forward", _actor(draw, flat=False), buffer, {})
     sure = _actor(draw, flat=False)  # log-probs far below 0, and values far from it
     sure |= {"logits": sure["logits"] * 60, "actor_values": sure["actor_values"] * 20}
-    found.append(Epoch("forward", sure, _buffer(draw, mask_of(3, 2), neutral=False), {}))
+    yield Epoch("forward", sure, _buffer(draw, mask_of(3, 2), neutral=False), {})
     for _ in range(3):  # the last mini-batch is of one response, whose prompt is the longest once in nine times
         buffer = _buffer(draw, mask_of(3, 2, 4, 1, 2, 3, 1, 4, 2), neutral=False, prompt_width=6)
         in_turn = {"mini_batch_size": 2, "gradient_accumulation_steps": 3}
-        found.append(Epoch("forward", _actor(draw, flat=False), buffer, in_turn))
+        yield Epoch("forward", _actor(draw, flat=False), buffer, in_turn)
+
+
+def _losses(draw: Draw) -> Iterator["Epoch"]:
     for _ in range(2):
         ppo = {
             "mini_batch_size": 3,  # all of them: how several mini-batches are weighed is asked elsewhere
@@ -60,55 +67,56 @@ def cases(draw: Draw) -> list["Epoch"]:
             "vf_coeff": draw.number(0.2, 0.8),
             "entropy_coeff": draw.number(0.05, 0.3),
         }
-        found.append(Epoch("losses", _actor(draw), _buffer(draw, mask_of(4, 2, 3), neutral=False), ppo))
+        yield Epoch("losses", _actor(draw), _buffer(draw, mask_of(4, 2, 3), neutral=False), ppo)
     far = _buffer(draw, mask_of(4, 2, 3), neutral=False)
     far |= {name: far[name] * 30 for name in ("values", "advantages", "returns")}
     far["logprobs"] = far["logprobs"] - 8  # what moved far is trained on too
-    found.append(Epoch("losses", _actor(draw), far, {"mini_batch_size": 3, "vf_coeff": 0.5, "entropy_coeff": 0.2}))
+    yield Epoch("losses", _actor(draw), far, {"mini_batch_size": 3, "vf_coeff": 0.5, "entropy_coeff": 0.2})
+
+
+def _minibatches(draw: Draw) -> Iterator["Epoch"]:
     for responses, size, steps in ((5, 2, 2), (7, 2, 2), (9, 4, 1), (9, 4, 3), (3, 8, 1)):
         cut = {"mini_batch_size": size, "gradient_accumulation_steps": steps}
         buffer = _buffer(draw, mask_of(*([3] * responses)))
-        found.append(_of_values("minibatches", _actor(draw), buffer, cut, seed=draw.seed()))
+        yield _of_values("minibatches", _actor(draw), buffer, cut, seed=draw.seed())
     # Of unequal length, one to a mini-batch; the same number all along a response, so that its mask does not matter.
     unequal = _buffer(draw, mask_of(4, 1, 2, 1, 3))
     for name in ("response_input_ids", "ref_logprobs", "logprobs", "values", "advantages", "returns"):
         unequal[name] = unequal[name][:, :1].expand_as(unequal[name]).clone()
     cut = {"mini_batch_size": 1, "gradient_accumulation_steps": 3}
-    found.append(_of_values("minibatches", _actor(draw), unequal, cut, seed=draw.seed()))
+    yield _of_values("minibatches", _actor(draw), unequal, cut, seed=draw.seed())
     eighteen, seed = _buffer(draw, mask_of(*([2, 1, 3, 1, 2, 3] * 3))), draw.seed()
     for drawn in (0, 0, 7):
         cut = {"mini_batch_size": 3}
-        found.append(Epoch("minibatches", _actor(draw), eighteen, cut, seed=seed, shuffled=True, drawn=drawn))
+        yield Epoch("minibatches", _actor(draw), eighteen, cut, seed=seed, shuffled=True, drawn=drawn)
+    yield _weighed("minibatches", draw, 9, {"mini_batch_size": 4, "gradient_accumulation_steps": 3})
+
+
+def _step(draw: Draw) -> Iterator["Epoch"]:
     for steps, norm in ((2, 1e6), (2, 0.05), (1, 0.05)):
         clipped = {"mini_batch_size": 1, "gradient_accumulation_steps": steps, "max_grad_norm": norm}
         buffer = _buffer(draw, mask_of(3, 3, 3, 3, 3))
-        found.append(_of_values("step", _actor(draw), buffer, clipped, seed=draw.seed()))
-    # One of each in which policy loss and entropy are weighed too.
-    for criterion, responses, changes in (
-        ("minibatches", 9, {"mini_batch_size": 4, "gradient_accumulation_steps": 3}),
-        ("step", 5, {"mini_batch_size": 1, "gradient_accumulation_steps": 2, "max_grad_norm": 0.05}),
-    ):
-        buffer = _buffer(draw, mask_of(*([3] * responses)))
-        weighed = changes | {"entropy_coeff": 0.2}
-        found.append(Epoch(criterion, _actor(draw), buffer, weighed, seed=draw.seed(), requires="losses"))
+        yield _of_values("step", _actor(draw), buffer, clipped, seed=draw.seed())
+    changes = {"mini_batch_size": 1, "gradient_accumulation_steps": 2, "max_grad_norm": 0.05}
+    yield _weighed("step", draw, 5, changes)
+
+
+def _metrics(draw: Draw) -> Iterator["Epoch"]:
     for size, steps in ((2, 2), (3, 1)):
-        found.append(
-            Epoch(
-                "metrics",
-                _actor(draw),
-                _buffer(draw, mask_of(3, 3, 3, 3, 3)),
-                # So small that gradients which no zero_grad() took away do not show here.
-                {"mini_batch_size": size, "gradient_accumulation_steps": steps, "max_grad_norm": 1e-6},
-                seed=draw.seed(),
-            )
+        yield Epoch(
+            "metrics",
+            _actor(draw),
+            _buffer(draw, mask_of(3, 3, 3, 3, 3)),
+            # So small that gradients which no zero_grad() took away do not show here.
+            {"mini_batch_size": size, "gradient_accumulation_steps": steps, "max_grad_norm": 1e-6},
+            seed=draw.seed(),
         )
     likelier = _buffer(draw, mask_of(3, 3, 3))
     for name in ("logprobs", "ref_logprobs"):
         likelier[name] = likelier[name] - 8  # than they were, almost all tokens: approx_kl is below 0
-    found.append(Epoch("metrics", _actor(draw), likelier, {}))
+    yield Epoch("metrics", _actor(draw), likelier, {})
     weighed = {"vf_coeff": 0.5, "entropy_coeff": 0.2}
-    found.append(Epoch("metrics", _actor(draw), _buffer(draw, mask_of(3, 3, 3)), weighed, requires="losses"))
-    return found
+    yield Epoch("metrics", _actor(draw), _buffer(draw, mask_of(3, 3, 3)), weighed, requires="losses")
 
 
 def across(cases: list["Epoch"], answers: list[tuple[dict, dict]]) -> dict[str, str]:
@@ -318,6 +326,12 @@ def _of_values(criterion: str, actor: dict, buffer: dict[str, Tensor], changes: 
     mask = buffer["response_attention_mask"]
     nothing = {name: buffer[name].where(mask == 0, 0) for name in ("advantages", "returns")}
     return Epoch(criterion, actor, buffer | nothing, changes | {"clip_ratio": 0.0, "clip_range_value": 0.0}, **more)
+
+
+def _weighed(criterion: str, draw: Draw, responses: int, changes: dict) -> Epoch:
+    """An epoch in which policy loss and entropy are weighed too."""
+    buffer = _buffer(draw, mask_of(*([3] * responses)))
+    return Epoch(criterion, _actor(draw), buffer, changes | {"entropy_coeff": 0.2}, draw.seed(), requires="losses")
 
 
 def _buffer(draw: Draw, mask: Tensor, neutral: bool = True, prompt_width: int = 4) -> dict[str, Tensor]:
