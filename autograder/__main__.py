@@ -89,11 +89,11 @@ def _grade(args: argparse.Namespace) -> int:
         )
     students, refused = handed_in(book.submitted, args.assignment, args.student)
     graded = grade(book, students, judging)
-    print(report.class_table(graded))
+    print(report.class_table(graded), report.WHOSE, sep="\n")
     page = judging.folder / "report.html"
     write_whole(report.class_report(graded, f"{datetime.now():%Y-%m-%d %H:%M}"), page)
     print(f"report: {page}")
-    for line in report.unfinished(graded):
+    for line in report.unfinished(graded) + report.overruled(graded):
         print(line, file=sys.stderr)
     failures = refused + [
         f"{one.student}, {one.verdict.key} could not be graded: {one.ungraded}. Run it again."

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from autograder.master import GradedCell
 
 LONGEST = 2000  # characters of any one text
+LONGEST_LINE = 300  # of what stands in a table or a message
 BLUE, ORANGE = "#0072B2", "#D55E00"  # of Okabe and Ito's palette, which colour-blind readers can tell apart
 KEPT = "\n\t\u200c\u200d"  # not "printable"; the last two join letters of Persian, of Hindi, and emoji
 
@@ -80,6 +81,12 @@ def bounded(text: str) -> str:
     """Printable, and at most LONGEST characters."""
     text = printable(text)
     return text if len(text) <= LONGEST else text[:LONGEST] + " … (cut)"
+
+
+def one_line(text: object) -> str:
+    """Printable, on one line, of at most LONGEST_LINE characters."""
+    text = printable(" ".join(str(text).splitlines()).replace("\t", " "))
+    return text if len(text) <= LONGEST_LINE else text[: LONGEST_LINE - 1] + "…"
 
 
 def printable(text: str) -> str:

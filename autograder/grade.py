@@ -242,9 +242,10 @@ def grade(book: CourseGradebook, students: dict[str, list[str]], judging: Judgin
                     _record(book, recorded, student, one)
                     graded.append(as_graded(student, one))
                 bar.update()
+            by_hand = book.overruled()
     except DBAPIError as error:
         raise GradingError(f"{_file(book.coursedir.db_url)}: {advice(error.orig)}") from error
-    return graded
+    return [dataclasses.replace(one, overruled=(one.student, one.assignment) in by_hand) for one in graded]
 
 
 def _record(book: CourseGradebook, recorded: Recorded, student: str, one: Judged) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
-from nbgrader.api import Gradebook, InvalidEntry, MissingEntry, SubmittedNotebook
+from nbgrader.api import Grade, Gradebook, InvalidEntry, MissingEntry, SubmittedNotebook
 from nbgrader.apps.baseapp import NbGrader
 from nbgrader.preprocessors import AssignLatePenalties
 from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError
@@ -58,6 +58,10 @@ class CourseGradebook:
         return Path(self.coursedir.root) / self.coursedir.autograded_directory
 
     @property
+    def feedback(self) -> Path:
+        return Path(self.coursedir.root) / self.coursedir.feedback_directory
+
+    @property
     def late_rule(self) -> str:
         """nbgrader's plug-in for late work, with its settings."""
         plugin = self.late_penalties.plugin_class
@@ -86,6 +90,11 @@ class CourseGradebook:
         handed_in = moment(receipt(self.submitted, student, key).timestamp)
         graded = moment(_existing(folder / TIMESTAMP))
         return bool(handed_in and graded and handed_in != graded)
+
+    def overruled(self) -> set[tuple[str, str]]:
+        """(student, assignment) where points that somebody gave by hand hold, though the judge's have changed since."""
+        grades = self.db.query(Grade).filter(Grade.needs_manual_grade, Grade.manual_score.is_not(None))
+        return {(grade.notebook.student.id, grade.notebook.assignment.assignment.name) for grade in grades}
 
     def record(self, student: str, submission: Submission, verdict: Verdict) -> None:
         """Writes one verdict. Manual grades stay.
@@ -171,6 +180,8 @@ class CourseGradebook:
             exercise.file: nbformat.writes(rebuilt(submission.key, submission.cell_sources, verdict)),
         }
         folder.mkdir(parents=True, exist_ok=True)
+        if _existing(folder / exercise.file) != files[exercise.file]:  # a page made before would stay as it is
+            shutil.rmtree(self.feedback / student / exercise.assignment, ignore_errors=True)
         for path in folder.iterdir():
             if path.name not in files:  # of an earlier run by nbgrader's own autograder, or cut short
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
@@ -224,6 +235,6 @@ def advice(error: Exception) -> str:
         return f"{reason}. You need permission to write to it and to its folder."
     return (
         f"{reason}. If it was made by another version of nbgrader: make a copy of it and run `nbgrader db upgrade`. If "
-        "it is damaged: put a copy in its place, or move it away and run `make release`. Then grade again: every "
-        "finished verdict is kept."
+        "it is damaged: put a copy in its place; or move it away, run `make release`, and give points changed by hand, "
+        "due dates, names and LMS ids again. Then grade again: every finished verdict is kept."
     )

@@ -48,7 +48,7 @@ class CourseAutograde(Autograde):
 
     def _grade(self, book: CourseGradebook) -> None:
         from autograder.grade import Judging, cores, grade
-        from autograder.report import unfinished
+        from autograder.report import overruled, unfinished
 
         students = self._chosen(book)
         try:
@@ -59,6 +59,8 @@ class CourseAutograde(Autograde):
             self.log.info("%s, %s: %g of %g points", one.student, one.assignment, one.score, one.max_score)
         for line in unfinished(graded):
             self.log.warning("%s (nbgrader autograde takes it again with --force)", line)
+        for line in overruled(graded):
+            self.log.warning(line)
         if failures := [one for one in graded if one.ungraded]:
             self._fail(
                 "Not graded, run it again, with --force: "

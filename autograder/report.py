@@ -10,11 +10,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from autograder.feedback import BLUE, printable
+from autograder.feedback import BLUE, one_line
 from autograder.verdict import Verdict
 from course_utils.exercises import EXERCISES
 
-LONGEST = 300  # characters of any one thing in a table
+WHOSE = "Scores are the judge's: before late penalties and before changes made by hand."
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,7 @@ class Graded:
     max_score: float
     attempts: tuple[str, ...] = ()  # what the submission tried, in words
     ungraded: str = ""  # why there is no verdict yet: nothing is in the gradebook
-
-
-def one_line(text: object) -> str:
-    """Printable, on one line, of at most LONGEST characters."""
-    text = printable(" ".join(str(text).splitlines()).replace("\t", " "))
-    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+    overruled: bool = False  # points given by hand hold, though the judge's have changed since
 
 
 def unfinished(graded: Sequence[Graded]) -> list[str]:
@@ -45,6 +40,18 @@ def unfinished(graded: Sequence[Graded]) -> list[str]:
         )
         for one in graded
         if one.verdict.timed_out
+    ]
+
+
+def overruled(graded: Sequence[Graded]) -> list[str]:
+    """A line on each exercise whose points somebody has to look at again."""
+    return [
+        one_line(
+            f"{one.student}, {one.verdict.key}: points that were given by hand hold, though the judge's have changed "
+            "since. Look at it in the formgrader's Manual Grading."
+        )
+        for one in graded
+        if one.overruled
     ]
 
 
@@ -130,8 +137,8 @@ def class_report(graded: Sequence[Graded], made: str) -> str:
             '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">',
             """<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">""",
             f"<title>Class report</title><style>{STYLE}</style></head><body>",
-            f"<h1>Class report</h1><p>{students} students, {len(graded)} exercises handed in, {_escaped(made)}. Scores "
-            "are the autograder's: before late penalties and before changes made by hand.</p>",
+            f"<h1>Class report</h1><p>{students} students, {len(graded)} exercises handed in, {_escaped(made)}. "
+            f"{WHOSE}</p>",
             "<h2>Scores by exercise</h2>",
             _distribution(graded),
             "<h2>Criteria most often missed</h2>",

@@ -32,6 +32,7 @@ class Course:
         app = course_app()
         app.coursedir.submitted_directory = str(self.folder / "submitted")
         app.coursedir.autograded_directory = str(self.folder / "autograded")
+        app.coursedir.feedback_directory = str(self.folder / "feedback")
         app.coursedir.db_url = f"sqlite:///{self.db}"
         return app
 

@@ -492,9 +492,24 @@ def test_it_ends_with_the_table_and_the_report(course, cli):
     assert (code, err) == (0, "")
     assert out == (
         "student  entropy  gae  total\nanna           8    -      8\nben            -   10     10\n"
+        "Scores are the judge's: before late penalties and before changes made by hand.\n"
         f"report: {course.folder / 'report.html'}\n"
     )
     assert "about masking" in (course.folder / "report.html").read_text()
+
+
+def test_points_given_by_hand_that_hold_down_a_new_hand_in_are_named(course, cli):
+    course.hand_in("anna", "entropy", "miss masking")
+    course.hand_in("ben", "entropy", "miss masking")
+    cli("grade")
+    with sqlite3.connect(course.db) as database:
+        database.execute("UPDATE grade SET manual_score = 1, needs_manual_grade = 0 WHERE auto_score = 0")
+    assert cli("grade")[2] == ""
+    course.hand_in("anna", "entropy")
+    for _ in range(2):  # until somebody has looked at it
+        code, _, err = cli("grade")
+        assert code == 0 and err.startswith("anna, entropy: points that were given by hand hold") and "ben" not in err
+    assert course.scores()[("anna", "03_entropy")] == 9
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "two", "1.5"])

@@ -98,6 +98,21 @@ def test_a_grade_given_by_hand_is_kept_and_shown_again_only_when_the_verdict_cha
     assert grades(course)["masking"] == (2, 2, True)
 
 
+def test_a_feedback_page_goes_when_the_verdict_is_another_one(course):
+    """generate_feedback would pass it over, since the hand-in is the same."""
+    record(course, "clipping")
+    pages = {
+        student: course.folder / "feedback" / student / "01_policy_loss/policy_loss.html" for student in ("ada", "bob")
+    }
+    for page in pages.values():
+        page.parent.mkdir(parents=True)
+        page.write_text("3 of 10")
+    record(course, "clipping")
+    assert pages["ada"].exists()
+    record(course, "clipping", "masking")
+    assert not pages["ada"].exists() and pages["bob"].exists()
+
+
 def test_late_penalties_are_those_of_nbgraders_plugin(course):
     def due(book):
         book.update_or_create_assignment("01_policy_loss", duedate="2026-11-22 09:00:00 UTC")
