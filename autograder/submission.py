@@ -20,7 +20,7 @@ from nbformat import from_dict
 from nbgrader.utils import parse_utc
 
 from autograder import attempts
-from autograder.feedback import printable
+from autograder.feedback import one_line, printable
 from autograder.master import ASSIGNMENTS, ROOT, master
 from autograder.verdict import Verdict
 from course_utils.exercises import EXERCISES
@@ -33,8 +33,10 @@ MAX_CELLS = 1000  # the course's longest notebook has 51
 TIMESTAMP, SECRET = "timestamp.txt", "submission_secret.txt"  # what nbgrader's submit leaves beside the notebooks
 MAX_RECEIPT = 1_000  # bytes of each
 MAX_STUDENT = 128  # characters: the width of the gradebook's column
+NOBODY = {".ipynb_checkpoints", "__MACOSX"}  # folders that JupyterLab, and zip on a Mac, put beside those of students
+PLACE = "A notebook belongs into a folder STUDENT/ASSIGNMENT."
 DATE = re.compile(r"\d{4}-\d\d-\d\d(?!\d)")
-ZONE = re.compile(r"[A-Za-z]\w*([/+-]\w+)*|[+-]?\d+")  # Europe/Berlin, CET, +0100
+ZONE = re.compile(r"[A-Za-z]\w*([/+-]\w+)*|[+-]\d\d(:?\d\d)?")  # Europe/Berlin, CET, +0100, -03
 DAYS = datetime(1970, 1, 1), datetime(9999, 1, 1)  # the first and the last that every time zone can show
 READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 
@@ -80,10 +82,13 @@ def find(submitted: Path) -> tuple[list[tuple[str, str]], list[str]]:
     names = {*os.listdir(ROOT / "notebooks")}  # also what is handed out and not graded
     for student in sorted(os.listdir(submitted)) if submitted.is_dir() else []:
         folder = submitted / student
-        if student == ".ipynb_checkpoints" or not (folder.is_dir() or folder.is_symlink()):
+        if student in NOBODY:
             continue
-        if why := no_student(student):
-            refused.append(f"{ascii(str(folder))} is not graded: {why}")
+        if not (folder.is_dir() or folder.is_symlink()):
+            if not student.startswith("."):
+                refused.append(one_line(f"{folder} is not graded: it is no folder. {PLACE}"))
+        elif why := no_student(student):
+            refused.append(one_line(f"{folder} is not graded: {why}"))
         elif folder.is_symlink():
             refused.append(f"{folder} is not graded: it is a symbolic link. Put the folder itself there.")
         else:
@@ -94,8 +99,10 @@ def find(submitted: Path) -> tuple[list[tuple[str, str]], list[str]]:
                 continue
             found += [(student, key) for assignment, key in ASSIGNMENTS.items() if assignment in there]
             refused += [
-                f"{ascii(str(folder / name))} is not graded: no assignment has this name. Graded are the folders "
-                f"{', '.join(ASSIGNMENTS)}: rename it, or move it elsewhere."
+                one_line(
+                    f"{folder / name} is not graded: no assignment has this name. Graded are the folders "
+                    f"{', '.join(ASSIGNMENTS)}: rename it, or move it elsewhere."
+                )
                 for name in sorted(there)
                 if name not in names and not name.startswith(".")
             ]
@@ -108,11 +115,13 @@ def no_student(name: str) -> str:
         name.encode()
     except UnicodeEncodeError:
         return "its name is not UTF-8. Rename it to the student's id."
-    if name.strip() == "" or not name.isprintable() or name != name.strip() or set(name) & set('<>\\*?[],;"'):
-        return (  # of * ? [ ] nbgrader makes patterns, and its grades.csv quotes none of the last three
-            "a student's id has no control characters, none of < > \\ * ? [ ] , ; \" and no space at its ends. Rename "
-            "it to the student's id."
+    if name.strip() == "" or not name.isprintable() or name != name.strip() or set(name) & set('<>\\*?[],;"#'):
+        return (  # of * ? [ ] nbgrader makes patterns, and behind a # the formgrader's addresses end
+            "a student's id has no control characters, none of < > \\ * ? [ ] , ; \" # and no space at its ends. "
+            "Rename it to the student's id."
         )
+    if name != unicodedata.normalize("NFC", name):
+        return "its letters and their accents are apart, as a Mac's zip has them. Rename it to the student's id."
     if name[0] in ".=+-@":  # hidden; the others begin a formula in the spreadsheet that opens grades.csv
         return "a student's id has none of . = + - @ in front. Rename it to the student's id."
     if len(name) > MAX_STUDENT:
@@ -180,6 +189,8 @@ def moment(timestamp: str) -> datetime | None:
     whole = timestamp.isascii() and timestamp == timestamp.strip() and DATE.match(timestamp)
     if not whole or len(words) == 3 and not ZONE.fullmatch(words[2]):
         return None
+    if len(words) == 3 and words[2][0] in "+-":
+        timestamp = "".join(timestamp.rsplit(" ", 1))  # nbgrader would take +0100 behind a space for 100 seconds
     try:
         found = parse_utc(timestamp)
     except Exception:  # whatever dateutil meets in a forged one
@@ -223,12 +234,13 @@ def _file(folder: Path, key: str) -> Path:
     path = folder / master(key).file
     if os.path.lexists(path):
         return path
-    others = sorted(name for name in os.listdir(folder) if name.endswith(".ipynb"))
+    others = sorted(name for name in os.listdir(folder) if name not in (TIMESTAMP, SECRET) and name[0] != ".")
     if not others:
         raise Unreadable(f"{path.name} is not there: no notebook was handed in.")
+    notebooks = [name for name in others if name.lower().endswith(".ipynb")]
     raise Unreadable(
-        f"{path.name} is not there, only {', '.join(others[:3])}. Rename your notebook to {path.name} and "
-        "hand it in again."
+        f"{path.name} is not there, only {', '.join((notebooks or others)[:3])}. Hand in your notebook as {path.name}, "
+        "in no folder and no archive of its own."
     )
 
 
