@@ -24,6 +24,7 @@ from pathlib import Path
 from nbgrader.exchange.default import ExchangeCollect
 from nbgrader.utils import ignore_patterns
 
+from autograder.feedback import one_line
 from autograder.foreign_folder import MAX_FILES, NEW, Copy, extent, opened, permit
 from autograder.master import ASSIGNMENTS, master
 from autograder.submission import (
@@ -103,7 +104,7 @@ class CourseCollect(ExchangeCollect):
             uid = -1
         self.refused[uid] += 1
         if self.refused[uid] <= MAX_TOLD:
-            self.log.warning("Not collected: %s: %s", ascii(path), error)
+            self.log.warning("Not collected: '%s': %s", one_line(path), error)
 
     def copy_files(self) -> None:
         """As nbgrader's own, but that what is wrong with one submission ends nothing else, and that an older copy stays
@@ -146,6 +147,11 @@ class CourseCollect(ExchangeCollect):
             raise OSError(f"{dest} is a symbolic link")
         if updating:
             there = moment(small_text(dest / TIMESTAMP, MAX_RECEIPT))
+            if not os.path.lexists(dest / TIMESTAMP) and (self.update or self.before_duedate):
+                raise ValueError(
+                    f"{one_line(dest)} has no {TIMESTAMP}, so it came another way and stays. Delete it to have the one "
+                    "in the exchange"
+                )
             newer = there is None or record["timestamp"] > there
             if not (self.update and newer or self.before_duedate and record["timestamp"] != there):
                 why = "No newer one" if self.update else "There already, and --update was not given"
@@ -193,7 +199,7 @@ class CourseCollect(ExchangeCollect):
                 raise error
             problems.append(error)
             if len(problems) <= MAX_PROBLEMS:
-                self.log.warning("%s is not collected whole: %s", ascii(source), str(error)[:500])
+                self.log.warning("'%s' is not collected whole: %s", one_line(source), str(error)[:500])
 
         new.mkdir()
         limits = 1000 * self.coursedir.max_dir_size, 1000 * self.coursedir.max_file_size  # bytes
@@ -226,7 +232,7 @@ class CourseCollect(ExchangeCollect):
                 return False
         except OSError as error:
             why = f"no size that can be told ({error.strerror})"
-        self.log.warning("%s has %s: only its notebooks are collected", ascii(source), why)
+        self.log.warning("'%s' has %s: only its notebooks are collected", one_line(source), why)
         return True
 
 

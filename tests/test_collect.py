@@ -579,6 +579,18 @@ def test_an_older_copy_stays_while_the_newer_is_handed_in(students, capsys):
     assert receipt(students.submitted, "ada", KEY).timestamp == STAMP
 
 
+def test_work_that_came_another_way_stays(students, capsys):
+    """As a notebook sent by mail: it may be newer than what the exchange has, and nobody has it a second time."""
+    students.collect()
+    collected = students.submitted / "ada/01_policy_loss"
+    (collected / "timestamp.txt").unlink()
+    (collected / "policy_loss.ipynb").write_text("from the mail")
+    students.submit("bob")
+    assert students.collect(update=True) == [("ada", KEY), ("bob", KEY)]
+    assert (collected / "policy_loss.ipynb").read_text() == "from the mail"
+    assert "has no timestamp.txt, so it came another way and stays" in capsys.readouterr().err
+
+
 def test_of_two_collections_at_once_one_waits(students, capsys):
     """Or one would delete what the other is copying."""
     students.submitted.mkdir()
