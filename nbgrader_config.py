@@ -32,3 +32,4 @@ from autograder.nbgrader_plugin import install  # noqa: E402  (nbgrader puts thi
 
 install(c.CourseDirectory.root)
 c.ExchangeFactory.collect = "autograder.collect.CourseCollect"
+c.ExportApp.plugin_class = "autograder.exporters.GradesExport"

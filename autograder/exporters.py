@@ -1,26 +1,27 @@
-"""Grades for a learning management system: plug-ins of `nbgrader export`.
+"""Grades as tables: plug-ins of `nbgrader export`, of which nbgrader_config.py makes the first the default.
 
+    nbgrader export                                                     # grades.csv
     nbgrader export --exporter=autograder.exporters.CanvasExport --to canvas.csv
     nbgrader export --exporter=autograder.exporters.MoodleExport --to moodle.csv
 
-Both take nbgrader's --assignment [...] and --student [...]. A score is the one that nbgrader shows: with a grader's
-corrections, less the late penalty, and never below 0. Who handed in nothing has an empty cell, which neither system
-takes for a grade; assignments without points are left out. Ids and names come from students, so a cell that a
-spreadsheet would take for a formula gets an apostrophe in front.
+All take nbgrader's --assignment [...] and --student [...]. A score is the one that nbgrader shows: with a grader's
+corrections, less the late penalty, and never below 0. Who handed in nothing has an empty cell, which no learning
+management system takes for a grade; assignments without points are left out. Ids and names come from students, so a
+cell that a spreadsheet would take for a formula gets an apostrophe in front.
 """
 
 import csv
 import sys
 from pathlib import Path
 
-from nbgrader.api import Assignment, Gradebook, MissingEntry, Student
+from nbgrader.api import Assignment, Gradebook, MissingEntry, Student, SubmittedAssignment
 from nbgrader.plugins import ExportPlugin
 
 FORMULA = tuple("=+-@＝＋－＠\t\r\n")  # OWASP's list of how a formula begins
 
 
-class LmsExport(ExportPlugin):
-    """What the two have in common: the choice of students and assignments, and the file."""
+class TableExport(ExportPlugin):
+    """What they have in common: the choice of students and assignments, and the file."""
 
     default_file = "grades.csv"
 
@@ -59,7 +60,26 @@ class LmsExport(ExportPlugin):
         sys.exit(1)
 
 
-class CanvasExport(LmsExport):
+class GradesExport(TableExport):
+    """The columns of nbgrader's own grades.csv, a row for each assignment of each student. nbgrader's does not quote
+    them: a comma in a name moves all that stand behind it. Who handed in nothing has a score of 0, as there."""
+
+    def rows(self, students: list[Student], assignments: list[Assignment], gradebook: Gradebook) -> list[list]:
+        columns = "assignment duedate timestamp student_id last_name first_name email".split()
+        scores = "raw_score late_submission_penalty score max_score".split()
+        rows = [columns + scores]
+        for one in assignments:
+            for student in students:
+                submission = found(gradebook, one, student)
+                raw, penalty = (submission.score, submission.late_submission_penalty) if submission else (0.0, 0.0)
+                when = one.duedate, submission and submission.timestamp
+                who = student.id, student.last_name, student.first_name, student.email
+                numbers = raw, penalty, max(0.0, raw - penalty), one.max_score
+                rows.append(["" if cell is None else str(cell) for cell in (one.name, *when, *who, *numbers)])
+        return rows
+
+
+class CanvasExport(TableExport):
     """Canvas' gradebook CSV (Grades > Import; "How do I import grades in the Gradebook?" in Canvas' guides).
 
     Columns: Student, ID, SIS User ID, SIS Login ID, Section, then one an assignment; the second row has the points
@@ -86,7 +106,7 @@ class CanvasExport(LmsExport):
         ]
 
 
-class MoodleExport(LmsExport):
+class MoodleExport(TableExport):
     """Moodle's grade import from CSV (Grades > Import > CSV file; docs.moodle.org/en/Grade_import).
 
     Columns: ID number, Username, Email address, then one an assignment, with the points possible in its title. Moodle
@@ -117,11 +137,15 @@ class MoodleExport(LmsExport):
 
 def score(gradebook: Gradebook, assignment: Assignment, student: Student) -> str:
     """Empty for who handed in nothing."""
+    submission = found(gradebook, assignment, student)
+    return f"{max(0.0, submission.score - submission.late_submission_penalty):g}" if submission else ""
+
+
+def found(gradebook: Gradebook, assignment: Assignment, student: Student) -> SubmittedAssignment | None:
     try:
-        submission = gradebook.find_submission(assignment.name, student.id)
+        return gradebook.find_submission(assignment.name, student.id)
     except MissingEntry:
-        return ""
-    return f"{max(0.0, submission.score - submission.late_submission_penalty):g}"
+        return None
 
 
 def full_name(student: Student) -> str:

@@ -1,12 +1,13 @@
-"""The CSV files for Canvas and Moodle."""
+"""grades.csv, and the CSV files for Canvas and Moodle."""
 
 import csv
 from pathlib import Path
 
 import pytest
 from nbgrader.api import Gradebook
+from nbgrader.plugins import CsvExportPlugin
 
-from autograder.exporters import CanvasExport, MoodleExport, harmless
+from autograder.exporters import CanvasExport, GradesExport, MoodleExport, harmless
 from tests.class_of_students import new_course
 
 
@@ -33,6 +34,16 @@ def exported(plugin, gradebook) -> list[list[str]]:
     text = Path(plugin.to).read_text(encoding="utf-8")
     assert all(line.startswith('"') and line.endswith('"') for line in text.splitlines())  # also for who splits at ;
     return list(csv.reader(text.splitlines()))
+
+
+def test_grades_csv_has_nbgrader_s_columns_and_numbers_and_quotes_what_nbgrader_leaves_bare(gradebook, tmp_path):
+    ours, theirs = ({"to": str(tmp_path / name), "student": ["ada"]} for name in ("ours.csv", "theirs.csv"))
+    CsvExportPlugin(**theirs).export(gradebook)
+    expected = list(csv.reader(Path(theirs["to"]).read_text().splitlines()))
+    assert exported(GradesExport(**ours), gradebook) == [row for row in expected if row[0] != "06_train_gsm8k"]
+    everybody = exported(GradesExport(to=str(tmp_path / "grades.csv")), gradebook)
+    assert {len(row) for row in everybody} == {11} and len(everybody) == 1 + 5 * 3
+    assert everybody[3][:4] == ["01_policy_loss", "", "", 'łucja, "q"']
 
 
 def test_canvas(gradebook, tmp_path):
