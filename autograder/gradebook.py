@@ -136,10 +136,8 @@ class CourseGradebook:
             ) from None
 
     def _grade(self, notebook: SubmittedNotebook, scores: dict[str, float]) -> None:
-        changed = False
         for grade in notebook.grades:
             score = scores.pop(grade.name)
-            changed |= grade.auto_score != score
             # As nbgrader does, a grade that somebody gave by hand is kept, and shown to them again; but only where
             # there is something to look at again.
             if grade.auto_score != score or grade.manual_score is None:
