@@ -10,7 +10,7 @@ from nbgrader.api import Gradebook, MissingEntry
 from traitlets.config import Config
 
 from autograder.gradebook import CourseGradebook, GradebookError
-from autograder.master import master
+from autograder.master import ROOT, master
 from autograder.submission import read
 from tests.class_of_students import new_course
 from tests.course import hand_in, verdict
@@ -204,6 +204,21 @@ def test_a_gradebook_without_the_assignment_or_with_other_points_is_refused(cour
     with pytest.raises(GradebookError, match="01_policy_loss.*run `make release`"):
         record(course, *ALL)
     assert not (course.folder / "autograded").exists()
+
+
+def test_points_for_which_the_gradebook_has_no_place_are_not_lost_in_silence(course):
+    """As of a cell that a later release added, after the student's first hand-in was graded."""
+    record(course, *ALL)
+    change(course, lambda book: book.db.delete(book.find_grade("policy_loss_masking", *WHERE)))
+    with pytest.raises(GradebookError, match="grades of policy_loss_masking"):
+        record(course, *ALL)
+
+
+def test_the_courses_gradebook_is_meant_in_whatever_folder_the_command_is_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    book = CourseGradebook()
+    assert book.submitted == ROOT / "autograder/submitted"
+    assert book.coursedir.db_url == f"sqlite:///{ROOT / 'autograder/gradebook.db'}"
 
 
 def test_a_file_that_is_no_gradebook_is_refused_and_left_alone(course):
