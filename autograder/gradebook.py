@@ -188,7 +188,7 @@ class CourseGradebook:
 
     @contextmanager
     def _in_words(self):
-        """Whatever stands in the way of writing as a GradebookError; the transaction that it broke is rolled back."""
+        """Whatever stands in the way of writing as a GradebookError."""
         place, level = self.coursedir.db_url.removeprefix("sqlite:///"), app_log.level
         app_log.setLevel(logging.CRITICAL)  # nbgrader logs a traceback of what is said here in a line
         try:
@@ -196,7 +196,6 @@ class CourseGradebook:
         except MissingEntry as error:
             raise GradebookError(f"{place} does not know {error}: run `make release`, then grade again.") from error
         except (DatabaseError, InvalidEntry) as error:
-            self._roll_back()
             cause = error.__context__ if isinstance(error, InvalidEntry) else error  # nbgrader's is raised for any
             if isinstance(cause, OperationalError | IntegrityError):
                 raise GradebookError(f"{place}: {advice(cause.orig)}") from error
@@ -212,10 +211,6 @@ class CourseGradebook:
             ) from error
         finally:
             app_log.setLevel(level)
-
-    def _roll_back(self) -> None:
-        if hasattr(self, "gradebook"):
-            self.db.rollback()
 
 
 def _existing(path: Path) -> str:
