@@ -597,6 +597,9 @@ def test_a_gradebook_that_cannot_be_used(course, cli, monkeypatch, trouble, says
         (sqlite3.IntegrityError("UNIQUE constraint failed: grade.id"), "another program is writing to it"),
         (sqlite3.OperationalError("database is locked"), "another program is writing to it"),
         (sqlite3.OperationalError("database or disk is full"), "make room"),
+        (sqlite3.OperationalError("disk I/O error"), "make room"),
+        (sqlite3.OperationalError("attempt to write a readonly database"), "You need permission to write to it"),
+        (sqlite3.OperationalError("unable to open database file"), "You need permission to write to it"),
     ],
 )
 def test_a_gradebook_that_fails_on_the_way_is_one_line_and_no_verdict_is_lost(course, cli, monkeypatch, error, says):
