@@ -161,6 +161,14 @@ def test_nothing_of_the_submission_but_its_solution_gets_into_autograded(course)
     nbformat.validate(nbformat.read(old / "policy_loss.ipynb", as_version=4))
 
 
+def test_a_group_that_grades_together_may_change_all_of_it(course):
+    app = course.app()
+    app.coursedir.groupshared = True
+    record(course, *ALL, app=app)
+    graded = course.folder / "autograded/ada/01_policy_loss"
+    assert {stat.S_IMODE(path.stat().st_mode) for path in graded.iterdir()} == {0o664}
+
+
 def test_without_a_secret_one_is_made_and_kept(course):
     (course.folder / "submitted/ada/01_policy_loss/submission_secret.txt").unlink()
     record(course, *ALL)
