@@ -146,8 +146,9 @@ def test_a_learner_sees_what_is_missing_and_what_to_do():
         [
             graded("you", "gae", "b", misconception="forgets the mask", advice="Mask it."),
             graded("you", "entropy", "a", "b", "c", problem="still unsolved"),
+            graded("you", "value_loss", "b", "c"),
         ],
-        {key: {"a": 4, "b": 3, "c": 3} for key in ("gae", "entropy")},
+        {key: {"a": 4, "b": 3, "c": 3} for key in ("gae", "entropy", "value_loss")},
     )
     assert text.splitlines() == [
         "gae                7 of 10 points",
@@ -158,5 +159,11 @@ def test_a_learner_sees_what_is_missing_and_what_to_do():
         "    likely: forgets the mask. Mask it.",
         "entropy            0 of 10 points",
         "    still unsolved",
-        "total              7 of 20 points",
+        "value_loss         4 of 10 points",
+        "    [x] 4      a: expects a",
+        "    [ ] 0 of 3 b: expects b",
+        "               -> look at b",
+        "    [ ] 0 of 3 c: expects c",
+        "               -> look at c",
+        "total              11 of 30 points",
     ]
