@@ -35,7 +35,7 @@ def outputs(graded: "Sequence[GradedCell]", verdict: Verdict) -> dict[str, Noteb
             "display_data",
             data={
                 "text/html": _html(lines, color),
-                "text/plain": "\n".join(f"{title}: {text}" if title else text for title, text in lines),
+                "text/plain": "\n".join(f"{title}: {text}" for title, text in lines),
             },
         )
     return made
