@@ -9,6 +9,7 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
+from nbgrader.api import Gradebook
 from nbgrader.apps.baseapp import NbGrader
 from nbgrader.coursedir import CourseDirectory
 from nbgrader.exchange import ExchangeError
@@ -42,7 +43,7 @@ class Class:
         (folder / "submission_secret.txt").write_text("s3cret")
         return folder.rename(self.inbound / (name or f"{student}+01_policy_loss+{STAMP}+r4nd0m"))
 
-    def collect(self, check_owner=False, update=False, **limits):
+    def collect(self, check_owner=False, update=False, before_duedate=False, **limits):
         app = NbGrader()
         app.coursedir = CourseDirectory(
             parent=app,
@@ -53,7 +54,7 @@ class Class:
             db_url=f"sqlite:///{self.course.db}",
             **limits,
         )
-        options = {"check_owner": check_owner, "update": update}
+        options = {"check_owner": check_owner, "update": update, "before_duedate": before_duedate}
         CourseCollect(coursedir=app.coursedir, parent=app, root=str(self.exchange), **options).start()
         return find(self.submitted)[0]
 
@@ -76,6 +77,31 @@ def test_a_submission_is_collected_whole(students):
     assert read(students.submitted, "ada", KEY).problem == ""
     assert receipt(students.submitted, "ada", KEY).timestamp == STAMP
     assert (students.submitted / "ada/01_policy_loss/notes.txt").read_text() == "x"
+
+
+def test_what_is_there_already_stays_until_an_update_is_asked_for(students):
+    students.collect()
+    later = students.submit("ada", f"ada+01_policy_loss+{LATER}+r4nd0m")
+    (later / "timestamp.txt").write_text(LATER)
+    students.collect()
+    assert receipt(students.submitted, "ada", KEY).timestamp == STAMP
+    students.collect(update=True)
+    assert receipt(students.submitted, "ada", KEY).timestamp == LATER
+    kept = students.submitted / "ada/01_policy_loss/of_the_instructor.txt"
+    kept.touch()
+    students.collect(update=True)  # nothing is newer
+    assert kept.exists()
+
+
+def test_before_the_due_date_takes_the_last_that_was_in_time(students):
+    later = students.submit("ada", f"ada+01_policy_loss+{LATER}+r4nd0m")
+    (later / "timestamp.txt").write_text(LATER)
+    with Gradebook(f"sqlite:///{students.course.db}", "tinier_zero") as book:
+        book.update_or_create_assignment("01_policy_loss", duedate="2026-11-22 10:30:00 UTC")
+    students.collect()
+    assert receipt(students.submitted, "ada", KEY).timestamp == LATER
+    students.collect(before_duedate=True)
+    assert receipt(students.submitted, "ada", KEY).timestamp == STAMP
 
 
 def test_a_group_that_grades_together_may_change_all_of_it(students):
@@ -186,9 +212,6 @@ def test_what_takes_a_folders_place_is_not_waited_for_nor_followed(students, tmp
     students.submit("zoe")
     assert students.collect() == [("ada", KEY), ("eve", KEY), ("zoe", KEY)]
     assert not list((students.submitted / "eve/01_policy_loss/d").iterdir())
-
-
-LATER = "2026-11-22 11:00:00.000000 UTC"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
