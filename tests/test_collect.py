@@ -93,6 +93,15 @@ def test_what_is_there_already_stays_until_an_update_is_asked_for(students):
     assert kept.exists()
 
 
+def test_a_link_in_a_submissions_place_stays_and_is_told(students, tmp_path, capsys):
+    (students.submitted / "ada").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    (students.submitted / "ada/01_policy_loss").symlink_to(tmp_path / "elsewhere")
+    students.collect(update=True)
+    assert (students.submitted / "ada/01_policy_loss").is_symlink()
+    assert "ada/01_policy_loss is a symbolic link" in capsys.readouterr().err
+
+
 def test_before_the_due_date_takes_the_last_that_was_in_time(students):
     later = students.submit("ada", f"ada+01_policy_loss+{LATER}+r4nd0m")
     (later / "timestamp.txt").write_text(LATER)
@@ -742,11 +751,12 @@ def test_more_folders_in_folders_than_python_goes_down_into_stop_nobody(students
         subprocess.run(["rm", "-rf", tmp_path])  # pytest's own would not get down there either
 
 
-def test_a_folder_that_is_too_large_comes_without_its_files(students):
+def test_a_folder_that_is_too_large_comes_without_its_files(students, capsys):
     folder = students.submit("bob")
     (folder / "film.mp4").write_bytes(b"")
     os.truncate(folder / "film.mp4", 3_000_000)
     assert students.collect(max_dir_size=2000) == [("ada", KEY), ("bob", KEY)]
+    assert "has more than 2000 kB: only its notebooks are collected" in capsys.readouterr().err
     assert sorted(path.name for path in (students.submitted / "bob/01_policy_loss").iterdir()) == [
         "policy_loss.ipynb",
         "submission_secret.txt",
@@ -794,6 +804,15 @@ def test_a_file_larger_than_nbgrader_takes_is_named_without_its_control_characte
     students.collect(max_file_size=2)
     said = capsys.readouterr().err
     assert "\x1b" not in said and "\nError" not in said and "x1b[2J" in said and "kB that are left for it" in said
+
+
+def test_of_many_files_that_are_not_copied_ten_are_told(students, capsys):
+    folder = students.submit("bob")
+    for number in range(15):
+        (folder / f"{number}.txt").write_bytes(b"x" * 3000)
+    students.collect(max_file_size=2)
+    told = [line for line in capsys.readouterr().err.splitlines() if "bob+" in line]
+    assert len(told) == 10 and all("is not collected whole" in line for line in told)
 
 
 @pytest.mark.parametrize("name, collected", [("{}.txt", 3), ("{}.ipynb", 1000), ("{}/x.ipynb", 3)])
