@@ -100,7 +100,21 @@ def test_the_same_answer_of_another_student_is_judged_once(course, marks):
     assert len(list(marks.iterdir())) == 1
 
 
-@pytest.mark.parametrize("change", ["submission", "autograded", "score", "duedate", "gradebook", "version", "damaged"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "submission",
+        "autograded",
+        "score",
+        "duedate",
+        "extension",
+        "gradebook",
+        "version",
+        "wording",
+        "damaged",
+        "half a digest",
+    ],
+)
 def test_what_changed_is_made_again(course, monkeypatch, change):
     course.hand_in("anna", "entropy")
     run(course)
@@ -111,22 +125,27 @@ def test_what_changed_is_made_again(course, monkeypatch, change):
         expected = {("anna", "03_entropy"): 8}
     if change == "autograded":
         notebook.unlink()
-    if change in ("score", "duedate"):
+    updates = {
+        "score": "UPDATE grade SET auto_score = 1",
+        "duedate": "UPDATE assignment SET duedate = '2020-01-01 00:00:00.000000'",
+        "extension": "UPDATE submitted_assignment SET extension = '1970-01-02 00:00:00.000000'",
+    }
+    if change in updates:
         with sqlite3.connect(course.db) as database:
-            database.execute(
-                "UPDATE grade SET auto_score = 1"
-                if change == "score"
-                else "UPDATE assignment SET duedate = '2020-01-01 00:00:00.000000'"
-            )
+            database.execute(updates[change])
     if change == "gradebook":
         course.db.unlink()
         new_course(course.folder)
     if change == "version":
         monkeypatch.setattr(judge, "VERSION", "another")
+    if change == "wording":  # of the feedback
+        monkeypatch.setattr("autograder.recorded._wording", lambda: "another")
     if change == "damaged":
         for path in (course.folder / "verdicts").iterdir():
             path.write_text('{"key": "entropy"')
         notebook.unlink()
+    if change == "half a digest":
+        (course.folder / "recorded/anna/03_entropy").write_bytes(b"\xff")
     recorded = []
     monkeypatch.setattr(
         CourseGradebook,
