@@ -466,6 +466,21 @@ def test_the_same_secret_draws_the_same_and_another_draws_otherwise():
     assert rubrics.Draw(1).normal(3).tolist() == cases[1] != cases[2]
 
 
+def test_the_inputs_are_drawn_for_the_secret_the_exercise_and_the_source(process, monkeypatch):
+    """Who knows the course's code, and not its secret, knows none of them."""
+    seeds = []
+    monkeypatch.setattr(judge, "Draw", lambda seed: seeds.append(seed) or rubrics.Draw(seed))
+    for key, source, secret in (
+        ("entropy", "1 / 0", b"one"),
+        ("entropy", "1 / 0", b"two"),
+        ("gae", "1 / 0", b"one"),
+        ("entropy", "1 / 0 ", b"one"),
+        ("entropy", "1 / 0", b"one"),
+    ):
+        judge.judge_exercise(process, key, source, secret)
+    assert seeds[4] == seeds[0] and len(set(seeds)) == 4 and min(seeds) > 2**32
+
+
 def test_a_verdict_survives_being_written_down():
     found = Verdict("gae", (Result("masking", False, "what", "“why” ≠ 1"),), "name", "advice", "problem")
     assert Verdict.from_json(found.to_json()) == found
