@@ -43,13 +43,13 @@ class Class:
         (folder / "submission_secret.txt").write_text("s3cret")
         return folder.rename(self.inbound / (name or f"{student}+01_policy_loss+{STAMP}+r4nd0m"))
 
-    def collect(self, check_owner=False, update=False, before_duedate=False, **limits):
+    def collect(self, check_owner=False, update=False, before_duedate=False, assignment="01_policy_loss", **limits):
         app = NbGrader()
         app.coursedir = CourseDirectory(
             parent=app,
             root=str(self.course.folder),
             course_id="tinier_zero",
-            assignment_id="01_policy_loss",
+            assignment_id=assignment,
             submitted_directory="submitted",
             db_url=f"sqlite:///{self.course.db}",
             **limits,
@@ -77,6 +77,12 @@ def test_a_submission_is_collected_whole(students):
     assert read(students.submitted, "ada", KEY).problem == ""
     assert receipt(students.submitted, "ada", KEY).timestamp == STAMP
     assert (students.submitted / "ada/01_policy_loss/notes.txt").read_text() == "x"
+
+
+def test_an_assignment_that_is_not_graded_is_collected_too(students):
+    students.submit("bob", f"bob+06_train_gsm8k+{STAMP}+r4nd0m")
+    students.collect(assignment="06_train_gsm8k")
+    assert (students.submitted / "bob/06_train_gsm8k/policy_loss.ipynb").exists()
 
 
 def test_what_is_there_already_stays_until_an_update_is_asked_for(students):
