@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from sqlalchemy import Engine, event
@@ -635,6 +636,12 @@ def test_a_gradebook_that_fails_on_the_way_is_one_line_and_no_verdict_is_lost(co
     assert cli("grade")[0] == 0
 
 
+def test_ctrl_c_is_a_line_and_an_exit_code_of_its_own(course, cli, monkeypatch):
+    course.hand_in("anna", "gae")
+    monkeypatch.setattr("autograder.grade.grade", Mock(side_effect=KeyboardInterrupt))
+    assert cli("grade") == (130, "", command.STOPPED)
+
+
 def test_no_sandbox(course, cli):
     course.hand_in("anna", "gae", "nosandbox")
     code, out, err = cli("grade")
@@ -753,6 +760,14 @@ def test_a_learner_without_a_sandbox_is_told_so(course, cli):
     code, out, err = cli("check", str(course.folder / "submitted"))
     assert code == 0 and len(err.splitlines()) == 1 and "no sandbox on this machine" in err
     assert "entropy            10 of 10 points" in out
+
+
+def test_a_learners_exercise_that_could_not_be_judged_is_said_by_the_exit_code_too(course, cli):
+    course.hand_in("notebooks", "entropy", "raise")
+    course.hand_in("notebooks", "gae")
+    code, out, err = cli("check", str(course.folder / "submitted"))
+    assert (code, err) == (1, "")
+    assert "entropy            0 of 10 points\n    The autograder could not finish with this exercise." in out
 
 
 def test_a_workspace_that_is_not_there(tmp_path, cli):
