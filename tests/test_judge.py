@@ -4,6 +4,7 @@ import importlib
 import itertools
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,8 +14,9 @@ from autograder.sandbox import Worker
 from autograder.verdict import Result, Verdict
 from course_utils.exercises import EXERCISES
 from course_utils.export import header
+from tests.course import python
 from tests.right_solutions import right_solutions
-from tests.solutions import solution_source
+from tests.solutions import ROOT, solution_source
 from tests.wild_numbers import WRONG_ON_WILD_NUMBERS, wrong_on_wild_numbers
 
 pytestmark = pytest.mark.skipif(not shutil.which("bwrap"), reason="bubblewrap is not installed")
@@ -479,6 +481,22 @@ def test_the_inputs_are_drawn_for_the_secret_the_exercise_and_the_source(process
     ):
         judge.judge_exercise(process, key, source, secret)
     assert seeds[4] == seeds[0] and len(set(seeds)) == 4 and min(seeds) > 2**32
+
+
+def test_a_verdicts_version_is_that_of_all_the_code_that_makes_it():
+    """Or, once a rubric was corrected, a verdict of the wrong one would be taken from the disk."""
+    code = f"""
+import importlib, sys
+from autograder import judge
+for key in {[*EXERCISES]}:
+    importlib.import_module(f"autograder.rubrics.{{key}}")
+course = [module for name, module in sys.modules.items() if name.partition(".")[0] in ("autograder", "course_utils")]
+print(*{{module.__file__ for module in course}} - {{str(path) for path in judge.MAKE_A_VERDICT}}, sep="\\n")
+"""
+    made = python(ROOT, "-c", code)
+    # Of the rest, export.py's work is the text that a verdict is of, which is in its name.
+    known = ("__init__", "export", "plain_error", "stubs", "this_python", "whole_file")
+    assert made.returncode == 0 and {Path(name).stem for name in made.stdout.splitlines()} == set(known), made
 
 
 def test_a_verdict_survives_being_written_down():
