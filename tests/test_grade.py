@@ -579,6 +579,7 @@ def test_nothing_was_handed_in_at_all(cli):
         ("no database", "file is not a database. If it was made by another version of nbgrader"),
         ("old release", "knows no assignment 04_gae: run 'make release' first"),
         ("locked", "another program is writing to it"),
+        ("being written", "another program is writing to it"),
     ],
 )
 def test_a_gradebook_that_cannot_be_used(course, cli, monkeypatch, trouble, says):
@@ -595,16 +596,17 @@ def test_a_gradebook_that_cannot_be_used(course, cli, monkeypatch, trouble, says
     if trouble == "old release":
         with sqlite3.connect(course.db) as database:
             database.execute("DELETE FROM assignment WHERE name = '04_gae'")
-    if trouble == "locked":
+    if trouble in ("locked", "being written"):
         monkeypatch.setattr(grading, "LOCK_SECONDS", 0.1)
         holder = sqlite3.connect(course.db)
-        holder.execute("BEGIN EXCLUSIVE")
+        holder.execute("BEGIN EXCLUSIVE" if trouble == "locked" else "BEGIN IMMEDIATE")  # the latter lets others read
     before = course.db.read_bytes() if course.db.exists() else None
     code, out, err = cli("grade")
     assert (code, out) == (2, "")
     assert says in err and len(err.splitlines()) == 1
     assert (course.db.read_bytes() if course.db.exists() else None) == before
-    if trouble == "locked":
+    assert not cached(course)  # it is said before anything is judged
+    if trouble in ("locked", "being written"):
         holder.rollback()
         assert cli("grade")[0] == 0
     if holder:
