@@ -275,7 +275,7 @@ def test_an_owner_without_a_name_is_nobody_of_the_class(students, capsys):
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 @pytest.mark.parametrize("owner, collected", [(0, True), (54321, False)])
 @pytest.mark.parametrize("how", ["hard link", "moved", "in a folder", "a folder"])
-def test_what_belongs_to_somebody_else_is_not_collected(students, tmp_path, owner, collected, how):
+def test_what_belongs_to_somebody_else_is_not_collected(students, tmp_path, capsys, owner, collected, how):
     """Whoever may write the folder that a file is in can move it, and link to it, without the right to read it."""
     folder, theirs = students.submit("bob"), tmp_path / "theirs.txt"
     theirs.write_text("their work")
@@ -288,7 +288,7 @@ def test_what_belongs_to_somebody_else_is_not_collected(students, tmp_path, owne
         os.chown(place.parent, owner, -1)
     assert students.collect() == [("ada", KEY), ("bob", KEY)]
     copy = students.submitted / "bob/01_policy_loss" / place.relative_to(folder)
-    assert copy.exists() == collected
+    assert copy.exists() == collected != ("belongs to another account" in capsys.readouterr().err)
     assert read(students.submitted, "bob", KEY).problem == ""
 
 
@@ -739,6 +739,13 @@ def test_one_folder_under_a_thousand_names_is_not_listed_a_thousand_times(studen
     students.collect()
     assert 4000 in listed and sum(listed) < 25_000
     assert read(students.submitted, "eve", KEY).problem == ""
+
+
+def test_folders_that_are_too_deep_in_one_another_are_told(students, capsys):
+    os.makedirs(students.submit("bob") / "/".join("f" * 22))
+    students.collect()
+    assert "bob+" in (said := capsys.readouterr().err) and "it has more than 20 folders in one another" in said
+    assert len(list((students.submitted / "bob/01_policy_loss").rglob("f"))) == 21
 
 
 def test_more_folders_in_folders_than_python_goes_down_into_stop_nobody(students, tmp_path, monkeypatch):
