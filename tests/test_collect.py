@@ -213,7 +213,7 @@ def test_a_folder_that_takes_a_links_place_is_not_copied_to_where_the_link_leads
 
 
 @pytest.mark.parametrize("thing", ["pipe", "link"])
-def test_what_takes_a_folders_place_is_not_waited_for_nor_followed(students, tmp_path, monkeypatch, thing):
+def test_what_takes_a_folders_place_is_not_waited_for_nor_followed(students, tmp_path, monkeypatch, capsys, thing):
     folder, private = students.submit("eve"), tmp_path / "private"
     private.mkdir()
     (private / "policy_loss.ipynb").write_text("the solution")
@@ -226,6 +226,7 @@ def test_what_takes_a_folders_place_is_not_waited_for_nor_followed(students, tmp
     then(monkeypatch, "mkdir", "d", swap)
     students.submit("zoe")
     assert students.collect() == [("ada", KEY), ("eve", KEY), ("zoe", KEY)]
+    assert "is not collected whole" in capsys.readouterr().err
     assert not list((students.submitted / "eve/01_policy_loss/d").iterdir())
 
 
