@@ -772,9 +772,12 @@ def test_a_learners_exercise_that_could_not_be_judged_is_said_by_the_exit_code_t
     assert "entropy            0 of 10 points\n    The autograder could not finish with this exercise." in out
 
 
-def test_a_workspace_that_is_not_there(tmp_path, cli):
-    code, _, err = cli("check", str(tmp_path / "nowhere"))
-    assert code == 2 and "make lab" in err and len(err.splitlines()) == 1
+def test_a_workspace_that_is_not_there(tmp_path, cli, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for arguments, workspace in ((["nowhere"], "nowhere"), ([], "workspace")):  # the latter is what `make lab` makes
+        code, _, err = cli("check", *arguments)
+        assert code == 2 and f"no exercises in {tmp_path / workspace / 'notebooks'}: 'make lab'" in err
+        assert len(err.splitlines()) == 1
 
 
 @pytest.mark.parametrize("name", ["grade", "check"])
