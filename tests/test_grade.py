@@ -27,6 +27,7 @@ from autograder.gradebook import CourseGradebook
 from autograder.master import ROOT
 from autograder.misconceptions import BANK
 from autograder.pool import NoCluster
+from autograder.recorded import _wording
 from autograder.verdict_cache import CacheError, VerdictCache, course_secret
 from course_utils.whole_file import write_whole
 from tests.class_of_students import new_course
@@ -157,6 +158,15 @@ def test_what_changed_is_made_again(course, monkeypatch, change):
     assert course.scores() == expected
     assert notebook.is_file()
     assert len(recorded) == (0 if change == "version" else 1)  # the same verdict of other rubrics is recorded already
+
+
+def test_the_feedbacks_code_is_part_of_its_wording(tmp_path, monkeypatch):
+    monkeypatch.setattr("autograder.recorded.HERE", tmp_path)
+    for name in ("master", "feedback", "gradebook"):
+        (tmp_path / f"{name}.py").write_text("")
+    before = _wording.__wrapped__()
+    (tmp_path / "feedback.py").write_text("# in other words")
+    assert _wording.__wrapped__() != before
 
 
 def test_a_grade_given_by_hand_stays(course):
@@ -537,6 +547,16 @@ def test_a_number_of_workers_that_is_none_is_refused(cli, capsys, number):
     with pytest.raises(SystemExit):
         cli("grade", f"--workers={number}")
     assert f"'{number}' is not a whole number above 0" in capsys.readouterr().err
+
+
+def test_as_many_processes_grade_as_are_asked_for(course, cli, monkeypatch):
+    asked = []
+    monkeypatch.setattr(grading, "run_on_cores", lambda _, jobs, workers: asked.append(workers) or iter(()))
+    monkeypatch.setattr(grading, "cores", lambda: 7)
+    course.hand_in("anna", "gae")
+    cli("grade", "--workers", "3")
+    cli("grade")
+    assert asked == [3, 7]
 
 
 def test_what_could_not_be_graded_is_named_and_the_exit_code_is_1(course, cli):
