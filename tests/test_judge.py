@@ -5,6 +5,7 @@ import itertools
 import re
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -90,6 +91,28 @@ def test_what_is_wrong_on_wild_numbers_only_loses_its_criterion(process, name, s
     monkeypatch.setattr(judge, "recognise", lambda *_: None)  # they have no name, and to look for one takes time
     key, source, criterion = wrong_on_wild_numbers(name)
     assert criterion in lost(verdict(process, key, source, secret))
+
+
+@pytest.mark.parametrize("key", EXERCISES)
+def test_no_form_that_the_judge_stumbles_over_is_worth_a_point(process, key, monkeypatch):
+    """A submission's own process can say anything: here parts that are none, and calls that are not counted from 0."""
+    ask = Worker.ask
+
+    def oddly(self, message, *rest, **options):
+        told, tensors = ask(self, message, *rest, **options)
+        if "parts" in told:
+            told["parts"] = [None for _ in told["parts"]]
+        kept = {name: value for name, value in tensors.items() if not name.startswith(("out", "grad"))}
+        return told, {name.replace("call", "call9"): value for name, value in kept.items()}
+
+    monkeypatch.setattr(Worker, "ask", oddly)
+    assert list(lost(verdict(process, key, solution_source(key)))) == list(judge.criteria(key))
+
+
+def test_answers_that_cannot_be_looked_at_together_are_no_shuffle(process, monkeypatch):
+    rubric = importlib.import_module("autograder.rubrics.minibatch_update")
+    monkeypatch.setattr(rubric, "across", Mock(side_effect=TypeError))
+    assert list(lost(verdict(process, "minibatch_update", solution_source("minibatch_update")))) == ["minibatches"]
 
 
 def test_two_zeros_are_no_answer_to_any_criterion(process):
