@@ -120,7 +120,12 @@ class CourseGradebook:
         if {cell.name: cell.max_score for cell in notebook.grade_cells} != {
             cell.grade_id: cell.points for cell in exercise.graded
         }:
-            raise MissingEntry(f"{exercise.assignment} with the graded cells of its notebook")
+            remove = f"nbgrader db assignment remove {exercise.assignment} --force"
+            raise GradebookError(
+                f"the gradebook has other graded cells of {exercise.assignment} than its notebook: run `make release`. "
+                f"If nbgrader refuses, since there are submissions, `{remove}` first, which takes due date and points "
+                "given by hand with it. Then grade again."
+            )
 
     def _require_student(self, student: str) -> None:
         """GradebookError: they are not in the gradebook, and nbgrader's option says not to add them."""
