@@ -271,7 +271,7 @@ def as_graded(student: str, one: Judged) -> Graded:
         one.verdict,
         master.score(one.verdict),
         exercise.max_score,
-        one.submission.attempts,
+        one.submission.tampering,
         one.ungraded,
     )
 

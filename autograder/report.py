@@ -1,6 +1,6 @@
 """What an instructor sees of a class: the table student x exercise, and an HTML report that stands by itself.
 
-Names, advice and attempts come from submissions. So whatever is shown is made printable first, and in HTML escaped by
+Names, advice and tampering come from submissions. So whatever is shown is made printable first, and in HTML escaped by
 the one function that makes the cells.
 """
 
@@ -26,7 +26,7 @@ class Graded:
     verdict: Verdict
     score: float
     max_score: float
-    attempts: tuple[str, ...] = ()  # what the submission tried, in words
+    tampering: tuple[str, ...] = ()  # what the submission tried, in words
     ungraded: str = ""  # why there is no verdict yet: nothing is in the gradebook
     overruled: bool = False  # points given by hand hold, though the judge's have changed since
 
@@ -148,7 +148,7 @@ def class_report(graded: Sequence[Graded], made: str) -> str:
             "<h2>Nothing to judge</h2>",
             _problems(graded),
             "<h2>Tried something</h2>",
-            _attempts(graded),
+            _tampering(graded),
             "<h2>Students</h2>",
             _students(graded),
             "</body></html>\n",
@@ -273,8 +273,8 @@ def _problems(graded: Sequence[Graded]) -> str:
     )
 
 
-def _attempts(graded: Sequence[Graded]) -> str:
-    rows = [(one.student, one.verdict.key, attempt) for one in graded for attempt in one.attempts]
+def _tampering(graded: Sequence[Graded]) -> str:
+    rows = [(one.student, one.verdict.key, what) for one in graded for what in one.tampering]
     return _table(
         "None of this changed a score. Talk to the student before you judge: some of it happens by accident.",
         ("student", "exercise", "what"),

@@ -2,7 +2,7 @@
 
 Of a submission only the source of the solution cells is taken, found by grade_id. Whatever is wrong with the folder,
 the file or the notebook ends up in Submission.problem, in plain words; nothing raises, so that nobody's grading stops
-for somebody else's file. What was tried that has no effect is listed in Submission.attempts for the instructor.
+for somebody else's file. What was tried that has no effect is listed in Submission.tampering for the instructor.
 """
 
 import json
@@ -19,7 +19,7 @@ from pathlib import Path
 from nbformat import from_dict
 from nbgrader.utils import parse_utc
 
-from autograder import attempts
+from autograder import tampering
 from autograder.feedback import one_line, printable
 from autograder.master import ASSIGNMENTS, ROOT, master
 from autograder.verdict import Verdict
@@ -53,7 +53,7 @@ class Submission:
     cell_sources: dict[str, str]  # by grade_id, also where they cannot be graded
     module: str | None
     problem: str
-    attempts: tuple[str, ...] = ()  # what was tried that has no effect, in words; never costs points
+    tampering: tuple[str, ...] = ()  # what was tried that has no effect, in words; never costs points
     receipt: "Receipt" = field(default_factory=lambda: Receipt("", ""))
 
     def failed(self) -> Verdict:
@@ -139,20 +139,20 @@ def _read(submitted: Path, student: str, key: str) -> Submission:
     folder = submitted / student / master(key).assignment
     try:
         _require_folder(folder)
-        tried = attempts.in_folder(folder, master(key).file)
+        tried = tampering.in_folder(folder, master(key).file)
     except (Unreadable, OSError) as error:
         return Submission(key, {}, None, _words(error))
     try:
         cells = _cells(_notebook(_bytes(_file(folder, key), MAX_NOTEBOOK), key))
     except (Unreadable, OSError) as error:
         return Submission(key, {}, None, _words(error), tried)
-    tried += attempts.in_cells(cells, master(key))
+    tried += tampering.in_cells(cells, master(key))
     try:
         sources, positions = _solution(cells, key)
     except Unreadable as error:
         return Submission(key, {}, None, _words(error), tried)
     for source in sources.values():
-        tried += attempts.in_source(source)
+        tried += tampering.in_source(source)
     try:
         module = _module(sources, positions, key)
     except Unreadable as error:

@@ -31,8 +31,8 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from course_utils.checks.criteria import CRITERIA
 from course_utils.checks.devices import mixed_devices
+from course_utils.checks.fingerprints import recognised
 from course_utils.checks.minibatch_parts import PARTS
-from course_utils.checks.misconceptions import recognised
 from course_utils.checks.side_by_side import side_by_side
 from course_utils.exercises import EXERCISES, Exercise
 from course_utils.export import AGAIN, ExportError, header, module_source

@@ -16,7 +16,7 @@ from autograder.misconceptions.__main__ import fingerprints_text
 from course_utils.check import check
 from course_utils.checks.behaviour import Fact, of_call, of_value, same
 from course_utils.checks.epoch_probe import TokenActor, token_buffer
-from course_utils.checks.misconceptions import FINGERPRINTS, recognised
+from course_utils.checks.fingerprints import FINGERPRINTS, recognised
 from course_utils.checks.one_epoch import Epoch
 from course_utils.exercises import EXERCISES
 from tests.right_solutions import right_solutions

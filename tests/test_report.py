@@ -9,7 +9,7 @@ from autograder.verdict import Result, Verdict
 HOSTILE = "<script>alert(1)</script><img src=x onerror=y>'\"&"
 
 
-def graded(student, key, *missed, max_score=10, attempts=(), ungraded="", **verdict):
+def graded(student, key, *missed, max_score=10, tampering=(), ungraded="", **verdict):
     """One exercise of the criteria a (4 points), b and c (3 points each)."""
     points = {"a": 4, "b": 3, "c": 3}
     results = tuple(
@@ -17,7 +17,7 @@ def graded(student, key, *missed, max_score=10, attempts=(), ungraded="", **verd
         for name in points
     )
     score = sum(value for name, value in points.items() if name not in missed)
-    return Graded(student, f"0_{key}", Verdict(key, results, **verdict), score, max_score, attempts, ungraded)
+    return Graded(student, f"0_{key}", Verdict(key, results, **verdict), score, max_score, tampering, ungraded)
 
 
 def tables(page):
@@ -50,19 +50,19 @@ def test_the_report_counts():
         [
             graded("anna", "gae", "a", misconception="forgets the mask", advice="mask it"),
             graded("ben", "gae", "a", "b", misconception="forgets the mask", advice="mask it"),
-            graded("carl", "gae", attempts=("test cell gae_a was edited",)),
+            graded("carl", "gae", tampering=("test cell gae_a was edited",)),
             graded("dora", "gae", "a", "b", "c", problem="gae.ipynb is not a notebook."),
         ],
         "today",
     )
-    distribution, missed, misconceptions, problems, attempts, students = tables(page)
+    distribution, missed, misconceptions, problems, tampering, students = tables(page)
     # 6, 3, 10 and 0 points
     assert distribution[1][:5] == ["gae", "4", "4.8", "4.5", "1"]
     assert 'aria-label="points: 1 with 0, 1 with 3, 1 with 6, 1 with 10"' in page
     assert missed[1:] == [["gae", "a", "2", "67%", "expects", "a"], ["gae", "b", "1", "33%", "expects", "b"]]
     assert misconceptions[1:] == [["gae", "forgets", "the", "mask", "2", "mask", "it"]]
     assert problems[1:] == [["dora", "gae", "gae.ipynb", "is", "not", "a", "notebook."]]
-    assert attempts[1:] == [["carl", "gae", "test", "cell", "gae_a", "was", "edited"]]
+    assert tampering[1:] == [["carl", "gae", "test", "cell", "gae_a", "was", "edited"]]
     assert students[1:] == [["anna", "6", "6"], ["ben", "3", "3"], ["carl", "10", "10"], ["dora", "0", "0"]]
 
 
@@ -91,7 +91,7 @@ class Tags(HTMLParser):
 def test_nothing_of_a_submission_is_html():
     page = class_report(
         [
-            graded(HOSTILE, "gae", "a", misconception=HOSTILE, advice=HOSTILE, attempts=(HOSTILE,), problem=HOSTILE),
+            graded(HOSTILE, "gae", "a", misconception=HOSTILE, advice=HOSTILE, tampering=(HOSTILE,), problem=HOSTILE),
             graded("ben", "gae", ungraded=HOSTILE),
         ],
         HOSTILE,
@@ -130,7 +130,7 @@ def test_names_that_a_file_or_a_terminal_cannot_show():
     assert one_line(odd) == "a\ufffd[31m\ufffdb\ufffdc d"
     assert one_line("x =\t10\u00a0%\r\n") == "x = 10\u00a0%"
     assert len(one_line("x" * 1000)) == 300
-    for text in (class_table([graded(odd, "gae")]), class_report([graded(odd, "gae", attempts=(odd,))], "")):
+    for text in (class_table([graded(odd, "gae")]), class_report([graded(odd, "gae", tampering=(odd,))], "")):
         text.encode()
         assert "\x1b" not in text and "\u202e" not in text
     assert aligned([["a\nb", "1"]]) == "a b  1"

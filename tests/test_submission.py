@@ -9,7 +9,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from autograder import attempts, submission
+from autograder import submission, tampering
 from autograder.feedback import printable
 from autograder.master import ASSIGNMENTS, master
 from autograder.submission import MAX_SOURCE, find, moment, read, receipt
@@ -55,7 +55,7 @@ def test_a_cell_that_needs_course_utils_has_a_plain_reason(tmp_path):
 @pytest.mark.parametrize("key", EXERCISES)
 def test_a_submission_becomes_the_module_that_the_exporter_makes(tmp_path, key):
     found = read_one(tmp_path, notebook(key), key)
-    assert found.problem == "" and found.attempts == ()
+    assert found.problem == "" and found.tampering == ()
     assert found.cell_sources == solution_cells(key)
     assert (key, found.module) == read_exercise(ROOT / EXERCISES[key].notebook)
 
@@ -298,7 +298,7 @@ def test_nothing_but_a_plain_file_is_opened(tmp_path):
     path.rename(tmp_path / "elsewhere.ipynb")
     path.symlink_to(tmp_path / "elsewhere.ipynb")
     found = read(tmp_path, "ada", KEY)
-    assert "symbolic link" in found.problem and found.attempts == ("policy_loss.ipynb is a symbolic link",)
+    assert "symbolic link" in found.problem and found.tampering == ("policy_loss.ipynb is a symbolic link",)
     path.unlink()
     os.mkfifo(path)  # opening it would wait for ever
     assert "not a file" in read(tmp_path, "ada", KEY).problem
@@ -482,7 +482,7 @@ def test_attempts_on_the_tests_are_listed(tmp_path):
     own_cells(data)
     cell(data, KEY)["metadata"]["nbgrader"]["points"] = 5
     cell(data, KEY)["metadata"]["tags"] = ["raises-exception"]
-    assert read_one(tmp_path, data).attempts == (
+    assert read_one(tmp_path, data).tampering == (
         f"cell number {LAST + 1} is marked as graded: extra",
         "solution cell policy_loss has tags: raises-exception",
         "solution cell policy_loss is marked as graded",
@@ -509,7 +509,7 @@ def test_files_that_would_shadow_or_configure_something_are_listed(tmp_path):
         (folder / name).write_text("raise SystemExit")
     (folder / "numpy").mkdir()
     (folder / "gradebook").symlink_to("/work")
-    assert read(tmp_path, "ada", KEY).attempts == (
+    assert read(tmp_path, "ada", KEY).tampering == (
         "course_utils.py shadows a module",
         "evil.pth would configure a tool that ran in the folder",
         "gradebook is a symbolic link",
@@ -537,23 +537,23 @@ def test_files_that_would_shadow_or_configure_something_are_listed(tmp_path):
     ],
 )
 def test_what_a_solution_reaches_for_is_listed(source, words):
-    assert attempts.in_source(source) == (f"the solution {words}",)
+    assert tampering.in_source(source) == (f"the solution {words}",)
 
 
 @pytest.mark.parametrize("source", ["f(x).data = 1", "del x[0].grad", "f(x).load", "def f(:", "x = 1\x00"])
 def test_what_a_solution_does_to_its_own_is_not_listed_and_stops_nothing(source):
-    assert attempts.in_source(source) == ()
+    assert tampering.in_source(source) == ()
 
 
 @pytest.mark.parametrize("key", EXERCISES)
 def test_the_courses_own_solutions_try_nothing(key):
-    assert attempts.in_source(solution_source(key)) == ()
+    assert tampering.in_source(solution_source(key)) == ()
 
 
 def test_each_attempt_is_bounded_and_printable(tmp_path):
     data = notebook(KEY)
     cell(data, "policy_loss_masking")["metadata"]["tags"] = ["\x1b[2J\u202e" + "x" * 100_000]
-    (line,) = read_one(tmp_path, data).attempts
+    (line,) = read_one(tmp_path, data).tampering
     assert len(line) < 250 and line.isprintable()
 
 
@@ -567,8 +567,8 @@ def test_attempts_are_bounded(tmp_path):
     folder = hand_in(tmp_path, "ada", KEY, data)
     for number in range(100):
         (folder / f"torch.{number}.py").write_text("")
-    found = read(tmp_path, "ada", KEY).attempts
-    assert len(found) == 3 * attempts.MOST
+    found = read(tmp_path, "ada", KEY).tampering
+    assert len(found) == 3 * tampering.MOST
 
 
 @pytest.mark.parametrize(

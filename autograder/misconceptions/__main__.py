@@ -4,7 +4,7 @@ import json
 
 from autograder.misconceptions import BANK, wrong_module
 from course_utils.checks.behaviour import stored
-from course_utils.checks.misconceptions import FINGERPRINTS, probed
+from course_utils.checks.fingerprints import FINGERPRINTS, probed
 from course_utils.exercises import EXERCISES
 
 
