@@ -62,6 +62,7 @@ def test_evaluation_counts_each_way_of_being_right(small_config, monkeypatch):
         for question, answer in answers.items()
     ]
     assert (result.low, result.high) == pytest.approx(wilson_interval(1, 5))
+    assert str(result) == "20.0% [3.6%, 62.4%] of 5"  # as notebook 6 prints it
 
 
 def test_samples_are_shown_escaped_and_side_by_side(tmp_path):
