@@ -5,6 +5,8 @@ import math
 import shutil
 from dataclasses import replace
 from functools import wraps
+from itertools import count
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
@@ -14,10 +16,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from course_utils.accelerator import make_accelerator
 from course_utils.checkpoint import CheckpointError, latest, save, step_of
 from course_utils.config import ConfigError
+from course_utils.evaluate import Evaluation
 from course_utils.exercises import EXERCISES, LOSSES, UPDATE_METRICS, ExerciseError, load_exercises
 from course_utils.metrics import read_metrics
 from course_utils.policy import load_actor
-from course_utils.trainer import Trainer, TrainingError, notes
+from course_utils.reward import Score
+from course_utils.trainer import Trainer, TrainingError, describe_rollout, notes
 
 SEED_METRICS = {
     "loss/policy",
@@ -70,6 +74,78 @@ def test_a_run_writes_what_the_course_promises(make_trainer):
     model = AutoModelForCausalLM.from_pretrained(trainer.folder / "final")
     tokens = AutoTokenizer.from_pretrained(trainer.folder / "final")("Question: 1", return_tensors="pt")
     torch.testing.assert_close(model(tokens.input_ids).logits, trainer.unwrapped.model(tokens.input_ids).logits)
+
+
+def test_the_numbers_of_a_rollout_by_hand():
+    buffer = {
+        "response_attention_mask": torch.tensor([[1, 1], [1, 0], [1, 1], [1, 0]]),
+        "rewards": torch.tensor([1.0, 0.1, 0.1, 0.0]),
+        "values": torch.tensor([[0.0, 1.0], [2.0, 50.0], [0.0, 1.0], [2.0, 50.0]]),
+        "returns": torch.tensor([[0.0, 2.0], [4.0, 50.0], [0.0, 2.0], [4.0, 50.0]]),  # twice the values
+    }
+    answers = [(True, True, True), (False, True, True), (False, False, True), (False, False, False)]
+    scores = [Score(reward, *answer) for reward, answer in zip(buffer["rewards"].tolist(), answers)]
+    kl = torch.tensor([[1.0, 2.0], [3.0, 0.0], [-1.0, 1.0], [2.0, 0.0]])
+    assert describe_rollout(buffer, scores, kl) == {
+        "rollout/reward_mean": pytest.approx(0.3),
+        "rollout/accuracy": 0.25,
+        "rollout/flexible_accuracy": 0.5,
+        "rollout/well_formed": 0.75,
+        "rollout/kl": 2,  # a response, not a token
+        "rollout/response_length": 1.5,
+        "rollout/value_mean": 1,
+        "rollout/explained_variance": pytest.approx(0.75),
+    }
+
+
+def test_each_number_of_an_evaluation_is_written_under_its_own_name(make_trainer, monkeypatch):
+    trainer = make_trainer("training.total_ppo_steps=1")
+    results = iter(Evaluation(n, n + 1, n + 2, n + 3, n + 4, 8, [{"n": n}]) for n in (10, 20))
+    monkeypatch.setattr(trainer, "evaluate", lambda: next(results))
+    (line,) = trainer.train()
+    assert {name: line[name] for name in line if name.startswith(("before/", "eval/"))} == {
+        "before/accuracy": 10,
+        "before/low": 11,
+        "before/high": 12,
+        "eval/accuracy": 20,
+        "eval/low": 21,
+        "eval/high": 22,
+        "eval/flexible_accuracy": 23,
+        "eval/well_formed": 24,
+    }
+    samples = [(trainer.folder / f"samples_{when}.jsonl").read_text() for when in ("before", "after")]
+    assert samples == ['{"n": 10}\n', '{"n": 20}\n']
+
+
+def test_a_steps_update_metrics_are_the_means_of_its_epochs(make_trainer):
+    epochs = count()
+
+    def numbered(*_):
+        return {name: number + 10 * epoch for epoch in [next(epochs)] for number, name in enumerate(UPDATE_METRICS)}
+
+    line = make_trainer("ppo.epochs=3", run_ppo_update_epoch=numbered).ppo_step()
+    assert [line[name] for name in UPDATE_METRICS] == [number + 10 for number in range(len(UPDATE_METRICS))]
+
+
+def test_the_time_of_a_step_is_shared_out_among_its_parts(make_trainer, monkeypatch):
+    """By a clock that goes on by 1 whenever it is looked at: three parts of 1 in a step of 7."""
+    trainer = make_trainer()
+    monkeypatch.setattr("course_utils.trainer.time", SimpleNamespace(perf_counter=count().__next__))
+    line = trainer.ppo_step()
+    assert [line[f"time/{part}_share"] for part in ("rollout", "reference", "update")] == pytest.approx([1 / 7] * 3)
+    assert line["time/step_seconds"] == 7
+    assert line["time/tokens_per_second"] == pytest.approx(16 * line["rollout/response_length"] / 7)
+
+
+def test_problems_that_are_too_long_are_left_out_and_counted_aloud(make_trainer, capsys):
+    trainer = make_trainer()
+    assert len(trainer.prompts_of("train", 20)) == 20 and "skipped" not in capsys.readouterr().out
+    longest = sorted(len(prompt.input_ids) for prompt in trainer.prompts_of("train", 20))[-2]
+    trainer.cfg = replace(trainer.cfg, dataset=replace(trainer.cfg.dataset, max_prompt_length=longest - 1))
+    kept = len(trainer.prompts_of("train", 20))
+    assert kept <= 18
+    words = f"{20 - kept} of 20 problems of train are longer than dataset.max_prompt_length={longest - 1} tokens"
+    assert words in capsys.readouterr().out
 
 
 def test_the_first_ratio_is_one_in_every_step(make_trainer):
@@ -307,6 +383,7 @@ def test_a_diverged_model_stops_the_run_before_exercise_4_is_asked(make_trainer,
     ) as stop:
         list(trainer.train())
     assert len(asked) == 1 and "non_finite_step_2.json" in str(stop.value)
+    assert "No checkpoint was written yet." in str(stop.value)
     assert len(json.loads((trainer.folder / "non_finite_step_2.json").read_text())) == 16
 
 
