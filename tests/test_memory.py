@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -11,7 +12,7 @@ import pytest
 from transformers import AutoConfig, GPT2Config, LlamaConfig, LlamaForCausalLM, Qwen2Config
 
 from course_utils.config import ConfigError, load_config
-from course_utils.memory import check_gpu, estimate, main
+from course_utils.memory import Memory, check_gpu, estimate, main
 from course_utils.policy import load_shape
 from tests.test_policy import ARCHITECTURES
 
@@ -153,6 +154,8 @@ def test_half_precision_halves_the_reference_and_counts_the_rounded_weights(monk
     assert half.reference == whole.reference - 2 * (matrices + head)  # the embedding stays float32
     assert half.update - whole.update == 2 * (matrices + head)  # kept for the backward pass
     assert recomputed.update - whole.update == 2 * head  # a layer's are made anew
+    frozen = found("model.lora=4", "model.torch_dtype=bfloat16")  # are half already
+    assert frozen.update == found("model.lora=4").update
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -169,6 +172,28 @@ def test_where_the_width_of_the_mlp_has_no_name_it_is_four_times_the_hidden_one(
     weights = large.weights - small.weights  # of a layer, and of its gradients
     numbers = 4 * 32 + 5 * 32 + 2 * 32 + 4 * 128  # norms; products; keys and values; MLP
     assert large.update - small.update == weights + 32 * 128 * numbers * 4
+    cfg.training.gradient_checkpointing = True  # one layer at a time, and what goes into each
+    recomputed = estimate(GPT2Config(vocab_size=50, n_embd=32, n_head=2, n_layer=2), cfg)
+    assert large.update - recomputed.update == 32 * 128 * (numbers - 2 * 32) * 4
+
+
+def test_a_head_may_be_wider_than_its_share_of_the_hidden_numbers():
+    cfg = load_config(ROOT / "configs/config_debug.yaml")
+    usual, wide = (estimate(LlamaConfig(**DEEP | {"head_dim": width}), cfg) for width in (64, 128))
+    tokens, layers, heads = 128, 4, 6
+    assert wide.sampling - usual.sampling == cfg.ppo.batch_size * tokens * layers * 2 * heads * 64 * 4
+
+
+def test_the_peak_is_what_is_kept_and_the_larger_of_sampling_and_update():
+    assert Memory(1, 2, 4, 8, sampling=32, update=16).peak == Memory(1, 2, 4, 8, sampling=16, update=32).peak == 47
+
+
+def test_without_a_kl_penalty_there_is_no_reference():
+    shape = LlamaConfig(**DEEP)
+    with_one, without = (
+        estimate(shape, load_config(ROOT / "configs/config_debug.yaml", [f"ppo.kl_coeff={beta}"])) for beta in (1, 0)
+    )
+    assert without.reference == 0 and without.kept == with_one.kept - with_one.reference < with_one.kept
 
 
 def test_lora_needs_no_reference_and_little_for_the_optimizer():
@@ -178,6 +203,8 @@ def test_lora_needs_no_reference_and_little_for_the_optimizer():
     )
     assert adapters.reference == 0 and adapters.optimizer < whole.optimizer / 20
     assert adapters.weights == pytest.approx(whole.weights, rel=0.1)  # float32 here: the frozen ones are as large
+    half = load_config(ROOT / "configs/config_debug.yaml", ["model.lora=4", "model.torch_dtype=bfloat16"])
+    assert adapters.weights - estimate(shape, half).weights == whole.weights / 2
 
 
 def test_four_processes_with_fsdp_hold_a_quarter_of_what_is_trained_and_a_copy_to_sample_with():
@@ -189,6 +216,9 @@ def test_four_processes_with_fsdp_hold_a_quarter_of_what_is_trained_and_a_copy_t
     assert alone.copy == 0 and shared.copy == alone.reference == 4 * shared.reference
     # A quarter of the gradients; but the embedding's are whole, and so is it.
     assert shared.update - alone.update == 2 * 4 * embedding - 0.75 * 4 * weights
+    cfg.training.device = "cuda"  # where one process alone has 8-bit Adam
+    assert (estimate(shape, cfg).optimizer, estimate(shape, cfg, 2).optimizer) == (2 * weights, 4 * weights)
+    assert estimate(shape, cfg, 2).copy == shared.copy
 
 
 def test_a_gpu_that_is_too_small_is_said_before_anything_is_loaded(small_config):
@@ -204,6 +234,9 @@ def test_a_gpu_that_is_too_small_is_said_before_anything_is_loaded(small_config)
     assert len(said) == 1 and "batches are halved" in said[0]
     with pytest.raises(ConfigError, match="model.lora=16"):
         check_gpu(shape, cfg, 0.99 * memory.kept, said.append)
+    kept = estimate(shape, cfg, 2).kept  # of each of two processes, to which LoRA is no way out
+    with pytest.raises(ConfigError, match="Use more GPUs, a smaller model or another engine"):
+        check_gpu(shape, cfg, 0.99 * kept, said.append, 2)
 
 
 @pytest.mark.parametrize("architecture", ["mamba", "rwkv", "gemma3"])
@@ -227,11 +260,28 @@ def test_what_cannot_be_estimated_stops_no_run(small_config, monkeypatch, kind):
     assert "no attribute 'heads'" in said[0]
 
 
+def test_the_command_prints_each_part_of_a_process_and_the_peak(monkeypatch, capsys):
+    cfg = load_config(ROOT / "configs/config_debug.yaml", ["ppo.mini_batch_size=8"])
+    half = replace(cfg, ppo=replace(cfg.ppo, mini_batch_size=4))  # a process's share
+    memory = estimate(load_shape(cfg), half, 2)
+    arguments = ["--config", str(ROOT / "configs/config_debug.yaml"), "--fsdp", "2", "ppo.mini_batch_size=8"]
+    monkeypatch.setattr("sys.argv", ["memory", *arguments])
+    main()
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    parts = asdict(memory) | {"peak": memory.peak}
+    assert lines == [[part, f"{size / 1e9:.2f}", "GB"] for part, size in parts.items()]
+
+
 @pytest.mark.parametrize(
-    "fsdp, complaint", [("0", "--fsdp 0: it is a number"), ("3", "mini_batch_size=32 cannot be shared by 3")]
+    "fsdp, complaint",
+    [
+        (["0"], "--fsdp 0: it is a number"),
+        (["3"], "mini_batch_size=32 cannot be shared by 3"),
+        (["2", "ppo.rollout_samples=33"], "rollout_samples=33 cannot be shared by 2"),
+    ],
 )
 def test_processes_that_there_cannot_be_are_said(fsdp, complaint, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["memory", "--config", "configs/config_debug.yaml", "--fsdp", fsdp])
+    monkeypatch.setattr("sys.argv", ["memory", "--config", "configs/config_debug.yaml", "--fsdp", *fsdp])
     with pytest.raises(SystemExit) as stopped:
         main()
     assert complaint in f"{stopped.value} {capsys.readouterr().err}"
