@@ -69,6 +69,13 @@ def test_overrides_win_and_are_converted():
     assert cfg.dataset.prompt_format == "Q: {question}\nA:"
 
 
+def test_what_no_file_names_is_off_or_as_it_is_described():
+    cfg = Config()
+    assert not (cfg.model.trust_remote_code or cfg.model.lora or cfg.wandb.report_to_wandb)
+    assert (cfg.tracking, cfg.training.resume, cfg.dataset.eval_split) == ("none", "never", "test")
+    assert (cfg.reward.correct, cfg.reward.well_formed) == (1.0, 0.1)  # as reward.py has it
+
+
 def test_interpolation_follows_an_override():
     assert load_config(DEBUG, ["dataset.max_gen_length=17"]).generation.max_new_tokens == 17
 
@@ -230,6 +237,8 @@ def test_schedule_cannot_end_above_its_peak():
 def test_a_polynomial_schedule_cannot_begin_below_its_end():
     words = "ppo.learning_rate=1e-08 must exceed 1e-07"
     assert words in refusal("ppo.scheduler=polynomial", "ppo.learning_rate=1e-8")
+    load_config(DEBUG, ["ppo.scheduler=linear", "ppo.learning_rate=1e-8"])  # ends at 0
+    load_config(DEBUG, ["ppo.scheduler=polynomial", "ppo.learning_rate=2e-7"])
 
 
 def test_all_faults_are_told_at_once():
