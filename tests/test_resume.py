@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from course_utils.checkpoint import CheckpointError, latest, step_of
+from course_utils.checkpoint import CheckpointError, latest, restore, step_of
 from course_utils.config import ConfigError, save_config
 from course_utils.exercises import load_exercises
 from course_utils.metrics import MetricsLog, read_metrics
@@ -197,6 +197,9 @@ def test_a_checkpoint_of_the_other_adam_is_refused_before_a_rollout(small_config
     exercises = load_exercises(solutions)
     trainer = Trainer(small_config("training.save_interval=1"), exercises)
     next(trainer.train())
+    eight_bits = torch.optim.SGD(trainer.actor.parameters())  # or whatever is no AdamW
+    with pytest.raises(CheckpointError, match="written with 32-bit Adam, and here it is the 8-bit one"):
+        restore(trainer.folder / "step_1", eight_bits, trainer.lr_scheduler, sharded=False)
     file = trainer.folder / "step_1/optimizer.pt"
     saved = torch.load(file, weights_only=True)
     for moments in saved["optimizer"]["state"].values():  # as bitsandbytes names them
@@ -204,6 +207,13 @@ def test_a_checkpoint_of_the_other_adam_is_refused_before_a_rollout(small_config
     torch.save(saved, file)
     with pytest.raises(CheckpointError, match="written with 8-bit Adam, and here it is the 32-bit one"):
         Trainer(small_config("training.resume=auto", "training.save_interval=1"), exercises)
+
+
+def test_a_checkpoint_from_before_the_first_update_can_be_resumed(small_config, solutions):
+    """As of a run whose steps so far all overflowed float16: Adam has no numbers yet."""
+    trainer = Trainer(small_config(), load_exercises(solutions))
+    trainer.save("step_1")
+    assert restore(trainer.folder / "step_1", trainer.optimizer, trainer.lr_scheduler, sharded=False) == {"step": 0}
 
 
 def test_a_half_written_last_line_of_the_metrics_is_dropped(tmp_path):
@@ -258,9 +268,11 @@ def test_a_checkpoint_that_cannot_be_replaced_is_still_there(small_config, solut
         trainer.save("step_1")
     assert (trainer.folder / "step_1/optimizer.pt").exists() and not list(trainer.folder.glob(".*"))
     monkeypatch.undo()
-    (trainer.folder / ".step_1.replaced/old").mkdir(parents=True)  # of a process that was killed in the middle
+    for what in ("partial", "replaced"):
+        (trainer.folder / f".step_1.{what}/old").mkdir(parents=True)  # of a process that was killed in the middle
     trainer.save("step_1")
     assert (trainer.folder / "step_1/optimizer.pt").exists() and not list(trainer.folder.glob(".*"))
+    assert not (trainer.folder / "step_1/old").exists()
 
 
 def test_the_latest_checkpoint_is_the_one_with_the_largest_number(tmp_path):
