@@ -229,6 +229,24 @@ def test_colab_takes_the_config_that_fits_its_gpu(gigabytes, config, monkeypatch
     assert installed == (["bitsandbytes"] if config != "config_debug" else [])
 
 
+def test_colab_installs_what_is_missing_alone_and_shows_what_pip_complains_of(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(colab, "fitting_config", lambda: "configs/config_colab.yaml")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda device: SimpleNamespace(name="T4", total_memory=15.8e9)
+    )
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for pip, told in ("", "bitsandbytes is installed, for 8-bit Adam.\n"), ("ERROR: no network", "ERROR: no network\n"):
+        monkeypatch.setattr(subprocess, "run", lambda *_, pip=pip, **__: SimpleNamespace(stdout=pip))
+        colab.prepare_training()
+        words = f"T4 with 16 GB, so CONFIG will be configs/config_colab.yaml.\n{told}"
+        assert capsys.readouterr().out == words
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("it is there already"))
+    colab.prepare_training()
+
+
 # ------------------------------------------------------------------ running it
 
 
