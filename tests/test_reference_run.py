@@ -131,6 +131,20 @@ def test_each_symptom_alone_is_found(name, metric, value):
     assert shown(history) == [name]
 
 
+def test_the_numbers_beside_each_symptom_by_hand():
+    metrics = [name for name in reference_run().history[0] if name.startswith(("rollout/", "params/", "loss/"))]
+    history = [dict.fromkeys(metrics, step) for step in range(1, 13)]
+    assert {symptom.judge.__name__: symptom.judge(history)[1] for symptom in SYMPTOMS} == {
+        "flat_reward": "2.00 → 10.00",  # the first three steps, and the last five
+        "lost_reward": "best 10.00, now 10.00",
+        "high_kl": "10.0 nats",
+        "useless_critic": "10.50",  # the last third
+        "much_clipping": "10.00",
+        "collapsed_entropy": "2.000 → 10.000 nats",
+        "odd_length": "2 → 10 tokens",
+    }
+
+
 def test_a_low_entropy_is_a_symptom_only_while_the_reward_is_low():
     low = [line | {"loss/entropy": 0.5 ** line["step"]} for line in reference_run().history]
     assert shown(low) == []
@@ -148,8 +162,9 @@ def test_the_table_compares_after_as_many_steps_and_waits_before_it_judges():
     assert "✗ <b>yes</b><br>0.25 → 0.25" in table and table.count("✗") == 1
     assert symptoms.flat_reward(reference[:12])[1] in table  # not the numbers at the reference's end
     assert "The course's" not in symptom_table(history)
-    for early in ([], history[:3]):
-        assert symptom_table(early, reference).count("too early") == 2 * len(SYMPTOMS)
+    for early in ([], history[: symptoms.SOONEST - 1]):
+        assert symptom_table(early, reference).count("too early: wait for step 10") == 2 * len(SYMPTOMS)
+    assert "too early" not in symptom_table(history[:10], reference)
 
 
 def test_symptoms_name_every_exercise():
