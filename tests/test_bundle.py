@@ -124,6 +124,16 @@ def test_a_course_without_its_source_is_an_error(tmp_path, monkeypatch):
         bundle.build_wheel(tmp_path)
 
 
+def test_a_wheel_that_pip_cannot_build_is_told_and_leaves_the_old_bundle(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    failed = SimpleNamespace(returncode=1, stderr="No module named 'setuptools'")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
+    (tmp_path / "a.zip").write_text("old")
+    with pytest.raises(SystemExit, match="error: pip could not build the wheel of .*\n.*No module named 'setuptools'"):
+        bundle.main(["--to", str(tmp_path / "a.zip")])
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.zip", "old")]
+
+
 # ------------------------------------------------------------------ the notebooks' first cells
 
 
