@@ -20,6 +20,7 @@ from course_utils.evaluate import Evaluation
 from course_utils.exercises import EXERCISES, LOSSES, UPDATE_METRICS, ExerciseError, load_exercises
 from course_utils.metrics import read_metrics
 from course_utils.policy import load_actor
+from course_utils.problems import load_problems
 from course_utils.reward import Score
 from course_utils.trainer import Trainer, TrainingError, describe_rollout, notes
 
@@ -115,6 +116,14 @@ def test_each_number_of_an_evaluation_is_written_under_its_own_name(make_trainer
     }
     samples = [(trainer.folder / f"samples_{when}.jsonl").read_text() for when in ("before", "after")]
     assert samples == ['{"n": 10}\n', '{"n": 20}\n']
+
+
+def test_another_split_is_evaluated_on_as_many_of_its_problems(make_trainer, monkeypatch):
+    trainer = make_trainer()
+    monkeypatch.setattr("course_utils.trainer.evaluate", lambda _, prompts, *__: [prompt.problem for prompt in prompts])
+    data = trainer.cfg.dataset
+    assert trainer.evaluate() == load_problems(data, data.eval_split)[:8]
+    assert trainer.evaluate("test_wordings") == load_problems(data, "test_wordings")[:8]
 
 
 def test_a_steps_update_metrics_are_the_means_of_its_epochs(make_trainer):
