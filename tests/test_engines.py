@@ -127,6 +127,7 @@ def test_verl_is_told_the_same_ppo(tmp_path):
     assert found["algorithm.use_kl_in_reward"] == "True" and found["algorithm.kl_penalty"] == "kl"
     assert found["actor_rollout_ref.model.path"] == found["critic.model.path"] == '"Qwen/Qwen1.5-1.8B-Chat"'
     assert found["data.train_files"] == str(tmp_path / "verl/train.jsonl")
+    assert found["data.tokenizer"] == found["critic.model.tokenizer_path"] == "null"  # hydra's None: the model's own
 
 
 def test_openrlhf_is_told_the_same_ppo(tmp_path):
