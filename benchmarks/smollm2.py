@@ -7,9 +7,10 @@ r"""The runs of docs/smollm2.md: SmolLM2-135M-Instruct on GSM8K, their steps, be
         training.output_dir=outputs/smollm2_kl_0.03                                    # and 0.06
     OMP_NUM_THREADS=1 python benchmarks/smollm2.py --name smollm2_kl_0.06_30 ppo.kl_coeff=0.06 \
         training.output_dir=outputs/smollm2_kl_0.06_30
+    OMP_NUM_THREADS=1 python benchmarks/smollm2.py --name smollm2_kl_0.06_30_seed_2 ppo.kl_coeff=0.06 \
+        training.seed=2 training.output_dir=outputs/smollm2_kl_0.06_30_seed_2          # and 3
     OMP_NUM_THREADS=1 python benchmarks/smollm2.py --seed 2                            # and 3: ten steps each
     OMP_NUM_THREADS=2 python benchmarks/smollm2.py --seed 1 ppo.learning_rate=3e-5     # and 2, 3, 42
-    OMP_NUM_THREADS=1 python benchmarks/smollm2.py --seed 2 ppo.kl_coeff=0.06 training.total_ppo_steps=8  # and 3
     python benchmarks/smollm2.py --draw                                                # docs/smollm2.png
 
 results/NAME.jsonl gets a line a PPO step, results/NAME.json the summary; with --seed only smollm2_seeds.jsonl gets
@@ -102,7 +103,8 @@ def draw() -> None:
         for metric, label, colour in lines:
             runs = [(history, {"lw": 1, "alpha": 0.5}) for history in other_seeds() if metric != "rollout/accuracy"]
             runs.append((read_metrics(RESULTS / "smollm2_kl_0.03.jsonl"), {"ls": "--"}))
-            runs.append((read_metrics(RESULTS / "smollm2_kl_0.06_30.jsonl"), {"ls": ":"}))
+            for seed, style in {"": {}, "_seed_2": {"lw": 1, "alpha": 0.5}, "_seed_3": {"lw": 1, "alpha": 0.5}}.items():
+                runs.append((read_metrics(RESULTS / f"smollm2_kl_0.06_30{seed}.jsonl"), {"ls": ":", **style}))
             runs.append((read_metrics(RESULTS / "smollm2.jsonl"), {"marker": "o", "ms": 3, "label": label or None}))
             for history, style in runs:
                 points = [(line["step"], line[metric]) for line in history]
