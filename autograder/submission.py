@@ -34,7 +34,6 @@ TIMESTAMP, SECRET = "timestamp.txt", "submission_secret.txt"  # what nbgrader's 
 MAX_RECEIPT = 1_000  # bytes of each
 MAX_STUDENT = 128  # characters: the width of the gradebook's column
 NOBODY = {".ipynb_checkpoints", "__MACOSX"}  # folders that JupyterLab, and zip on a Mac, put beside those of students
-PLACE = "A notebook belongs into a folder STUDENT/ASSIGNMENT."
 DATE = re.compile(r"\d{4}-\d\d-\d\d(?!\d)")
 ZONE = re.compile(r"[A-Za-z]\w*([/+-]\w+)*|[+-]\d\d(:?\d\d)?")  # Europe/Berlin, CET, +0100, -03
 DAYS = datetime(1970, 1, 1), datetime(9999, 1, 1)  # the first and the last that every time zone can show
@@ -86,7 +85,8 @@ def find(submitted: Path) -> tuple[list[tuple[str, str]], list[str]]:
             continue
         if not (folder.is_dir() or folder.is_symlink()):
             if not student.startswith("."):
-                refused.append(one_line(f"{folder} is not graded: it is no folder. {PLACE}"))
+                why = "it is no folder. A notebook belongs into a folder STUDENT/ASSIGNMENT."
+                refused.append(one_line(f"{folder} is not graded: {why}"))
         elif why := no_student(student):
             refused.append(one_line(f"{folder} is not graded: {why}"))
         elif folder.is_symlink():

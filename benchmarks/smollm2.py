@@ -39,6 +39,7 @@ from course_utils.trainer import Trainer
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results"
 PICTURE = ROOT / "docs/smollm2.png"
+THIN = {"lw": 1, "alpha": 0.5}  # of the other seeds
 
 
 def shares(samples: list[dict], cfg) -> dict:
@@ -101,9 +102,9 @@ def draw() -> None:
     )
     for axes, (title, lines) in zip(figure.subplots(1, 3), panels):
         for metric, label, colour in lines:
-            runs = [(history, {"lw": 1, "alpha": 0.5}) for history in other_seeds() if metric != "rollout/accuracy"]
+            runs = [(history, THIN) for history in other_seeds() if metric != "rollout/accuracy"]
             runs.append((read_metrics(RESULTS / "smollm2_kl_0.03.jsonl"), {"ls": "--"}))
-            for seed, style in {"": {}, "_seed_2": {"lw": 1, "alpha": 0.5}, "_seed_3": {"lw": 1, "alpha": 0.5}}.items():
+            for seed, style in (("", {}), ("_seed_2", THIN), ("_seed_3", THIN)):
                 runs.append((read_metrics(RESULTS / f"smollm2_kl_0.06_30{seed}.jsonl"), {"ls": ":", **style}))
             runs.append((read_metrics(RESULTS / "smollm2.jsonl"), {"marker": "o", "ms": 3, "label": label or None}))
             for history, style in runs:

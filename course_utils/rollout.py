@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import LogitsProcessor, PreTrainedTokenizerBase, TopKLogitsWarper, TopPLogitsWarper
+from transformers import LogitsProcessorList, PreTrainedTokenizerBase, TopKLogitsWarper, TopPLogitsWarper
 
 from course_utils.config import Config, GenerationConfig
 from course_utils.decoding import begin
@@ -24,14 +24,18 @@ def pad_prompts(prompts: list[Prompt], pad_id: int, device) -> tuple[Tensor, Ten
     return ids.to(device), mask.to(device)
 
 
-def truncations(cfg: GenerationConfig) -> list[LogitsProcessor]:
+def truncation(cfg: GenerationConfig) -> LogitsProcessorList:
     """What takes away the logits that top-k and top-p (nucleus, Holtzman et al. 2020) leave out.
 
-    None by default. Switched on, responses come from another distribution than the one whose log-probs the ratio
+    Empty by default. Switched on, responses come from another distribution than the one whose log-probs the ratio
     compares, so the policy gradient is biased, and tokens that were cut off can never be learned.
     """
-    top_k = [TopKLogitsWarper(cfg.top_k)] if cfg.top_k else []
-    return top_k + [TopPLogitsWarper(cfg.top_p)] if cfg.top_p < 1 else top_k
+    found = LogitsProcessorList()
+    if cfg.top_k:
+        found.append(TopKLogitsWarper(cfg.top_k))
+    if cfg.top_p < 1:
+        found.append(TopPLogitsWarper(cfg.top_p))
+    return found
 
 
 def pick(probs: Tensor, uniforms: Tensor) -> Tensor:
@@ -67,7 +71,7 @@ def generate(
     mask = torch.zeros(shape, dtype=torch.long, device=device)
     logprobs, values = torch.zeros(shape, device=device), torch.zeros(shape, device=device)
 
-    rows = torch.arange(len(prompts), device=device)
+    rows, truncate = torch.arange(len(prompts), device=device), truncation(cfg)
     if uniforms is not None:
         uniforms = uniforms.to(device)
 
@@ -79,9 +83,7 @@ def generate(
         if uniforms is None:
             token = allowed.argmax(-1)
         else:
-            for truncate in truncations(cfg):
-                allowed = truncate(ids, allowed)
-            token = pick(allowed.softmax(-1), uniforms[rows, t])
+            token = pick(truncate(ids, allowed).softmax(-1), uniforms[rows, t])
         ids[rows, t], mask[rows, t], values[rows, t] = token, 1, value
         logprobs[rows, t] = logits.gather(-1, token[:, None]).squeeze(-1) - logits.logsumexp(-1)
 
